@@ -1,0 +1,1 @@
+"""Everything between a parsed request and its answer; knows no HTTP."""

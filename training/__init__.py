@@ -1,0 +1,1 @@
+"""From a dataset folder to a trained checkpoint."""
