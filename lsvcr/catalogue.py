@@ -1,0 +1,306 @@
+"""Videos and comments by dense row, from memory-mapped columns.
+
+Row 0 is padding in both tables. Comments are sorted by the video they stand under and, there, most
+popular first, so a video's comments are one slice and its popular comments the head of that slice.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.errors import BundleError
+
+NO_TIME = np.iinfo(np.int64).min
+"""Stands for an unknown time in columns of Unix milliseconds."""
+
+
+def item_hash(identifier: str) -> int:
+    """Hash a video or comment id to 64 bits (BLAKE2b, so equal in every process and language)."""
+    return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "little")
+
+
+def item_hashes(identifiers: Sequence[str]) -> NDArray[np.uint64]:
+    """Hash ids, in order; shape (N,)."""
+    digests = b"".join(
+        hashlib.blake2b(identifier.encode(), digest_size=8).digest() for identifier in identifiers
+    )
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
+
+
+@dataclass(frozen=True)
+class TextColumn(Sequence[str]):
+    """Strings as one UTF-8 blob with offsets; reading one touches only its bytes.
+
+    Attributes:
+        blob_B: uint8, all texts one after the other.
+        offset_N1: int64, text i is `blob_B[offset_N1[i] : offset_N1[i + 1]]`.
+    """
+
+    blob_B: NDArray[np.uint8]
+    offset_N1: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, texts: Sequence[str]) -> Self:
+        """Encode texts, in order."""
+        encoded = [text.encode() for text in texts]
+        offset_N1 = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offset_N1[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offset_N1)
+
+    def __len__(self) -> int:
+        return len(self.offset_N1) - 1
+
+    def __getitem__(self, row: int) -> str:  # type: ignore[override] # no slices: nobody needs them
+        return self.blob_B[self.offset_N1[row] : self.offset_N1[row + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+
+@dataclass(frozen=True)
+class IdIndex:
+    """Finds rows by item hash: a sorted array, so that it can be memory-mapped.
+
+    Attributes:
+        sorted_hash_N: uint64, ascending.
+        row_N: int32, the row of each hash.
+    """
+
+    sorted_hash_N: NDArray[np.uint64]
+    row_N: NDArray[np.int32]
+
+    @classmethod
+    def build(cls, ids: Sequence[str]) -> Self:
+        """Index ids whose rows are 1, 2, …: row 0 is padding and has none.
+
+        Raises:
+            BundleError: If two ids share a hash.
+        """
+        hash_N = item_hashes(ids)
+        order_N = np.argsort(hash_N, kind="stable")
+        sorted_hash_N = hash_N[order_N]
+        clash_P = np.flatnonzero(sorted_hash_N[1:] == sorted_hash_N[:-1])
+        if len(clash_P):
+            first, second = (ids[order_N[clash_P[0] + step]] for step in (0, 1))
+            raise BundleError(f"ids {first!r} and {second!r} are equal or share a 64-bit hash")
+        return cls(sorted_hash_N, (order_N + 1).astype(np.int32))
+
+    def rows(self, hash_N: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Look up rows; 0 where the catalogue doesn't know the item. Shape as `hash_N`."""
+        if len(self.sorted_hash_N) == 0:
+            return np.zeros(hash_N.shape, np.int32)
+        position_N = np.searchsorted(self.sorted_hash_N, hash_N)
+        position_N = np.minimum(position_N, len(self.sorted_hash_N) - 1)
+        is_known_N = self.sorted_hash_N[position_N] == hash_N
+        return np.where(is_known_N, self.row_N[position_N], 0).astype(np.int32, copy=False)
+
+    def row(self, identifier: str) -> int:
+        """Look up one id; 0 if unknown."""
+        return int(self.rows(np.array([item_hash(identifier)], np.uint64))[0])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All videos and comments of one bundle. Every column has a padding entry at row 0.
+
+    Attributes:
+        video_id, video_title: Text by video row.
+        category_V, author_V: int32 codes into `categories` and `authors`; 0 = unknown.
+        published_V: int64 Unix milliseconds or `NO_TIME`.
+        comment_id, comment_text: Text by comment row.
+        comment_video_C: int32, the video row each comment stands under.
+        comment_start_V1: int64, comments of video row v are rows
+            `comment_start_V1[v]` to `comment_start_V1[v + 1]` (exclusive), most popular first.
+    """
+
+    video_id: TextColumn
+    video_title: TextColumn
+    category_V: NDArray[np.int32]
+    author_V: NDArray[np.int32]
+    published_V: NDArray[np.int64]
+    categories: TextColumn
+    authors: TextColumn
+    comment_id: TextColumn
+    comment_text: TextColumn
+    comment_video_C: NDArray[np.int32]
+    comment_start_V1: NDArray[np.int64]
+    video_index: IdIndex
+    comment_index: IdIndex
+
+    @property
+    def video_count(self) -> int:
+        """Rows of video tables, padding included."""
+        return len(self.video_id)
+
+    @property
+    def comment_count(self) -> int:
+        """Rows of comment tables, padding included."""
+        return len(self.comment_id)
+
+    def comments_under(self, video_row: int) -> NDArray[np.int64]:
+        """Rows of the comments under a video, most popular first."""
+        return np.arange(self.comment_start_V1[video_row], self.comment_start_V1[video_row + 1])
+
+    def popular_comment(self) -> NDArray[np.int32]:
+        """Each video's most popular comment row, 0 where it has none; shape (V,)."""
+        has_comment_V = self.comment_start_V1[1:] > self.comment_start_V1[:-1]
+        return np.where(has_comment_V, self.comment_start_V1[:-1], 0).astype(np.int32)
+
+    def save(self, folder: Path) -> None:
+        """Write every column as `.npy` files into an existing folder."""
+        for name, array in self._arrays():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Memory-map what `save` wrote.
+
+        Raises:
+            BundleError: If a column is missing, misshapen or contradicts another.
+        """
+
+        def column(name: str) -> NDArray[np.generic]:
+            path = folder / f"{name}.npy"
+            try:
+                array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise BundleError(
+                    f"catalogue column {path.name} cannot be read: {error}"
+                ) from error
+
+        values: dict[str, object] = {}
+        for name, kind in cls.__annotations__.items():
+            if kind is TextColumn:
+                values[name] = TextColumn(column(f"{name}.blob"), column(f"{name}.offset"))  # type: ignore[arg-type]
+            elif kind is IdIndex:
+                values[name] = IdIndex(column(f"{name}.hash"), column(f"{name}.row"))  # type: ignore[arg-type]
+            else:
+                values[name] = column(name)
+        catalogue = cls(**values)  # type: ignore[arg-type]
+        catalogue.check()
+        return catalogue
+
+    def check(self) -> None:
+        """Compare the columns with one another.
+
+        Raises:
+            BundleError: If lengths, offsets or row numbers disagree.
+        """
+        videos, comments = self.video_count, self.comment_count
+        lengths = {
+            "video_title": (len(self.video_title), videos),
+            "category_V": (len(self.category_V), videos),
+            "author_V": (len(self.author_V), videos),
+            "published_V": (len(self.published_V), videos),
+            "comment_text": (len(self.comment_text), comments),
+            "comment_video_C": (len(self.comment_video_C), comments),
+            "comment_start_V1": (len(self.comment_start_V1), videos + 1),
+            "video_index": (len(self.video_index.row_N), videos - 1),
+            "comment_index": (len(self.comment_index.row_N), comments - 1),
+        }
+        for name, (actual, expected) in lengths.items():
+            if actual != expected:
+                raise BundleError(f"catalogue column {name} has {actual} entries, not {expected}")
+        bounds: dict[str, tuple[NDArray[np.integer], int]] = {
+            "category_V": (self.category_V, len(self.categories)),
+            "author_V": (self.author_V, len(self.authors)),
+            "comment_video_C": (self.comment_video_C, videos),
+            "comment_start_V1": (self.comment_start_V1, comments + 1),
+            "video_index": (self.video_index.row_N, videos),
+            "comment_index": (self.comment_index.row_N, comments),
+        }
+        for name, (array, bound) in bounds.items():
+            if len(array) and (array.min() < 0 or array.max() >= bound):
+                raise BundleError(f"catalogue column {name} holds values outside 0 to {bound - 1}")
+        for name, text in self._texts():
+            if text.offset_N1[0] != 0 or text.offset_N1[-1] != len(text.blob_B):
+                raise BundleError(f"catalogue column {name}: offsets do not span its text")
+            if (np.diff(text.offset_N1) < 0).any():
+                raise BundleError(f"catalogue column {name}: offsets decrease")
+        if (np.diff(self.comment_start_V1) < 0).any():
+            raise BundleError("catalogue column comment_start_V1 decreases")
+
+    def _texts(self) -> Iterator[tuple[str, TextColumn]]:
+        for name in self.__annotations__:
+            value = getattr(self, name)
+            if isinstance(value, TextColumn):
+                yield name, value
+
+    def _arrays(self) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        for name in self.__annotations__:
+            value = getattr(self, name)
+            if isinstance(value, TextColumn):
+                yield f"{name}.blob", value.blob_B
+                yield f"{name}.offset", value.offset_N1
+            elif isinstance(value, IdIndex):
+                yield f"{name}.hash", value.sorted_hash_N
+                yield f"{name}.row", value.row_N
+            else:
+                yield name, value
+
+
+def build_catalogue(
+    *,
+    video_ids: Sequence[str],
+    titles: Sequence[str],
+    categories: Sequence[str | None],
+    authors: Sequence[str | None],
+    published_ms: Sequence[int | None],
+    comment_ids: Sequence[str],
+    comment_texts: Sequence[str],
+    comment_video_ids: Sequence[str],
+    likes: Sequence[int],
+) -> Catalogue:
+    """Give every video and comment its row.
+
+    Videos keep their order (rows 1, 2, …). Comments are sorted by video row, then likes
+    (descending), then the order given.
+
+    Raises:
+        BundleError: If ids repeat or a comment stands under an unknown video.
+    """
+    video_index = IdIndex.build(video_ids)
+    video_row_C = video_index.rows(item_hashes(comment_video_ids))
+    if len(video_row_C) and video_row_C.min() == 0:
+        orphan = int(np.argmin(video_row_C))
+        raise BundleError(
+            f"comment {comment_ids[orphan]!r} stands under unknown video "
+            f"{comment_video_ids[orphan]!r}"
+        )
+    order_C = np.lexsort((-np.asarray(likes, np.int64), video_row_C))
+    sorted_video_C = np.concatenate([[0], video_row_C[order_C]]).astype(np.int32)
+    starts = np.searchsorted(sorted_video_C, np.arange(len(video_ids) + 2)).astype(np.int64)
+    starts[0] = 1  # the padding video owns no comment, not even the padding comment
+    category_names, category_V = _encode_names(categories)
+    author_names, author_V = _encode_names(authors)
+    sorted_ids = [comment_ids[row] for row in order_C]
+    return Catalogue(
+        video_id=TextColumn.build(["", *video_ids]),
+        video_title=TextColumn.build(["", *titles]),
+        category_V=category_V,
+        author_V=author_V,
+        published_V=np.array(
+            [NO_TIME, *(NO_TIME if time is None else time for time in published_ms)], np.int64
+        ),
+        categories=category_names,
+        authors=author_names,
+        comment_id=TextColumn.build(["", *sorted_ids]),
+        comment_text=TextColumn.build(["", *(comment_texts[row] for row in order_C)]),
+        comment_video_C=sorted_video_C,
+        comment_start_V1=starts,
+        video_index=video_index,
+        comment_index=IdIndex.build(sorted_ids),
+    )
+
+
+def _encode_names(names: Sequence[str | None]) -> tuple[TextColumn, NDArray[np.int32]]:
+    """Code names as 1, 2, … in sorted order, None as 0; the codes get a padding entry."""
+    distinct = sorted({name for name in names if name is not None})
+    code = {name: number for number, name in enumerate(distinct, start=1)}
+    codes = [0, *(0 if name is None else code[name] for name in names)]
+    return TextColumn.build(["", *distinct]), np.array(codes, np.int32)

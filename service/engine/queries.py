@@ -1,0 +1,151 @@
+"""What a front-end asks of the engine and what comes back: plain data, no HTTP, no catalogue rows.
+
+Items are named by their 64-bit hash (`lsvcr.catalogue.item_hash`) on the way in, so that a query
+means the same to every bundle, and by their identifier on the way out.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Source = Literal["model", "popular"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventHistory:
+    """One user's events as the store or the caller gave them, in any order.
+
+    Attributes:
+        video_hash_N: uint64 item hashes of the videos acted on.
+        video_timestamp_N: int64, Unix milliseconds.
+        comment_hash_M: uint64 item hashes of the comments acted on.
+        comment_timestamp_M: int64, Unix milliseconds.
+    """
+
+    video_hash_N: NDArray[np.uint64]
+    video_timestamp_N: NDArray[np.int64]
+    comment_hash_M: NDArray[np.uint64]
+    comment_timestamp_M: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFilter:
+    """Exact conditions on videos; an empty set means "no condition"."""
+
+    categories_any: frozenset[str] = frozenset()
+    categories_none: frozenset[str] = frozenset()
+    authors_any: frozenset[str] = frozenset()
+    authors_none: frozenset[str] = frozenset()
+    published_after_ms: int | None = None
+    published_before_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """Maximal marginal relevance (`lambda_` = 1 is pure relevance) and caps, after retrieval."""
+
+    lambda_: float = 1.0
+    max_per_author: int | None = None
+    max_per_category: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoQuery:
+    """Rank the catalogue's videos for one user.
+
+    Attributes:
+        history: None where the store could not be read or the user is unknown.
+        exclude_M: uint64 hashes of videos that must not appear.
+        deadline_s: `time.monotonic()` value after which nobody waits for the answer.
+    """
+
+    history: EventHistory | None
+    k: int
+    deadline_s: float
+    exclude_M: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    exclude_seen: bool = True
+    filter: VideoFilter | None = None
+    diversity: Diversity | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommentQuery:
+    """Rank comments for one user: under one video, or over the whole catalogue.
+
+    Attributes:
+        video_id: The video on screen; None ranks all comments of the catalogue.
+        candidates: Comment ids to rank, where not all comments of the video are meant.
+    """
+
+    history: EventHistory | None
+    k: int
+    deadline_s: float
+    video_id: str | None = None
+    candidates: tuple[str, ...] | None = None
+    exclude_M: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    exclude_seen: bool = False
+    filter: VideoFilter | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FeedQuery:
+    """Videos, each with its best comments, from one encoding of the user."""
+
+    videos: VideoQuery
+    comments_per_video: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One history entry that a recommendation rests on, with its share in [0, 1]."""
+
+    kind: Literal["video", "comment"]
+    item_id: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedComment:
+    """A recommended comment; `parts` and `because` only where explanation was asked for."""
+
+    comment_id: str
+    video_id: str
+    score: float
+    text: str
+    parts: dict[str, float] | None = None
+    because: tuple[Reason, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedVideo:
+    """A recommended video; `comments` only in a feed."""
+
+    video_id: str
+    score: float
+    title: str
+    parts: dict[str, float] | None = None
+    because: tuple[Reason, ...] | None = None
+    comments: tuple[RankedComment, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Ranked items, best first, and how they came about.
+
+    Attributes:
+        history_used: Events that reached the encoder: (videos, comments).
+        ignored: Unknown history items and candidates that were skipped.
+        timings_ms: Durations by stage: `queue`, `encode`, `retrieve`, …
+    """
+
+    items: tuple[RankedVideo, ...] | tuple[RankedComment, ...]
+    source: Source
+    model_version: str
+    history_used: tuple[int, int]
+    ignored: int
+    degraded: tuple[str, ...]
+    timings_ms: dict[str, float]
