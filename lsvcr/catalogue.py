@@ -172,6 +172,7 @@ class Catalogue:
                 raise BundleError(
                     f"catalogue column {path.name} cannot be read: {error}"
                 ) from error
+            return array
 
         values: dict[str, object] = {}
         for name, kind in cls.__annotations__.items():
