@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,22 +164,15 @@ class Catalogue:
             BundleError: If a column is missing, misshapen or contradicts another.
         """
 
-        def column(name: str) -> NDArray[np.generic]:
-            path = folder / f"{name}.npy"
-            try:
-                array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise BundleError(
-                    f"catalogue column {path.name} cannot be read: {error}"
-                ) from error
-            return array
+        def column(name: str) -> NDArray[Any]:
+            return load_array(folder / f"{name}.npy")
 
         values: dict[str, object] = {}
         for name, kind in cls.__annotations__.items():
             if kind is TextColumn:
-                values[name] = TextColumn(column(f"{name}.blob"), column(f"{name}.offset"))  # type: ignore[arg-type]
+                values[name] = TextColumn(column(f"{name}.blob"), column(f"{name}.offset"))
             elif kind is IdIndex:
-                values[name] = IdIndex(column(f"{name}.hash"), column(f"{name}.row"))  # type: ignore[arg-type]
+                values[name] = IdIndex(column(f"{name}.hash"), column(f"{name}.row"))
             else:
                 values[name] = column(name)
         catalogue = cls(**values)  # type: ignore[arg-type]
@@ -243,6 +236,15 @@ class Catalogue:
                 yield f"{name}.row", value.row_N
             else:
                 yield name, value
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Memory-map an `.npy` file; raises BundleError where that fails."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
+    return array
 
 
 def build_catalogue(

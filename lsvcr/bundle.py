@@ -1,0 +1,352 @@
+"""The bundle, format 1: an immutable folder that holds all a service needs to answer.
+
+    manifest.json       what this is, every file's size and checksum, offline metrics
+    encoder.onnx        histories and tables -> video preference and comment states
+    comment_head.onnx   comment states and target videos -> comment preferences
+    tables/             rows that histories look up, and candidate vectors
+    index/              FAISS indexes over the candidate vectors
+    catalogue/          ids, texts, categories, authors, times (`lsvcr.catalogue`)
+    popular/            videos by popularity, overall and by category
+    golden/             inputs with expected outputs
+
+Arrays are `.npy`, memory-mapped; nothing is pickled. A bundle is usable only after its checksums
+and dimensions (`load_bundle`) and its golden outputs (`Golden.check`, by whoever runs the graphs)
+agree.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lsvcr.catalogue import Catalogue, load_array
+from lsvcr.errors import BundleError
+from lsvcr.history import HistoryBatch
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TABLES = (
+    "video_input_VD",
+    "comment_video_input_VD",
+    "comment_input_CD",
+    "video_query_VD",
+    "video_candidate_VD",
+    "comment_candidate_CD",
+)
+GOLDEN_TOLERANCE = 1e-3
+"""Largest difference of a golden output's component (unit vectors): covers fp16 and TF32."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """One file of the bundle."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class IndexEntry(_Frozen):
+    """How one FAISS index was chosen and what it was measured to find."""
+
+    kind: Literal["flat", "ivf_flat"]
+    nprobe: int | None = Field(default=None, ge=1)
+    recall_at_100: float = Field(ge=0, le=1)
+
+
+class Counts(_Frozen):
+    """Rows without padding, and events trained on."""
+
+    videos: int = Field(ge=1)
+    comments: int = Field(ge=0)
+    users: int = Field(ge=0)
+    video_events: int = Field(ge=0)
+    comment_events: int = Field(ge=0)
+
+
+class Manifest(_Frozen):
+    """`manifest.json`.
+
+    Attributes:
+        width: D, the length of every vector.
+        max_history: Events a side that the encoder reads, at most.
+        comments_per_event: K, comments kept of one comment event.
+        temperature: tau; a score's encoder part is cosine / tau.
+        query_norm: Mean length of a video's query vector: what a user's video preference is
+            scaled to where it stands in for a target video (all-comments ranking).
+        score_parts: Names of the parts whose sum a score is.
+        metrics: `metrics.json` of the run.
+    """
+
+    format: Literal[1]
+    version: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$")
+    created_at: str
+    width: int = Field(ge=1)
+    max_history: int = Field(ge=1)
+    comments_per_event: int = Field(ge=1)
+    temperature: float = Field(gt=0)
+    query_norm: float = Field(gt=0)
+    score_parts: tuple[str, ...]
+    counts: Counts
+    indexes: dict[Literal["video", "comment"], IndexEntry]
+    files: dict[str, FileEntry]
+    data_fingerprint: str
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    libraries: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+                raise ValueError(f"file name {name!r} leaves the bundle's folder")
+        return files
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs with the outputs that the exporting machine computed from the trained model.
+
+    Attributes:
+        history: The encoder's inputs for B users, among them cold and full ones.
+        target_BT: int32 video rows whose comments are ranked.
+        video_preference_BD: Unit vectors.
+        comment_preference_BTD: Unit vectors.
+        top_video_BK: int32, the best video rows by exact score, best first.
+    """
+
+    history: HistoryBatch
+    target_BT: NDArray[np.int32]
+    video_preference_BD: NDArray[np.float32]
+    comment_preference_BTD: NDArray[np.float32]
+    top_video_BK: NDArray[np.int32]
+
+    def check(
+        self,
+        run: Callable[
+            [HistoryBatch, NDArray[np.int32]], tuple[NDArray[np.float32], NDArray[np.float32]]
+        ],
+    ) -> None:
+        """Run the graphs on the golden inputs and compare.
+
+        Args:
+            run: Maps (history, target_BT) to (video_preference_BD, comment_preference_BTD).
+
+        Raises:
+            BundleError: If a component differs by more than `GOLDEN_TOLERANCE`.
+        """
+        video_BD, comment_BTD = run(self.history, self.target_BT)
+        for name, actual, expected in (
+            ("video_preference", video_BD, self.video_preference_BD),
+            ("comment_preference", comment_BTD, self.comment_preference_BTD),
+        ):
+            if actual.shape != expected.shape:
+                raise BundleError(f"golden {name}: shape {actual.shape}, not {expected.shape}")
+            error = float(np.abs(actual.astype(np.float32) - expected).max(initial=0))
+            if not error <= GOLDEN_TOLERANCE:  # also refuses NaN
+                raise BundleError(f"golden {name}: off by {error:.2g} (> {GOLDEN_TOLERANCE})")
+
+    def save(self, folder: Path) -> None:
+        """Write as `.npy` files into an existing folder."""
+        for name, array in {**self.history.arrays(), **self._outputs()}.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; raises BundleError where that fails."""
+        history = [load_array(folder / f"{name}.npy") for name in _HISTORY_NAMES]
+        outputs = [load_array(folder / f"{name}.npy") for name in _GOLDEN_OUTPUTS]
+        return cls(HistoryBatch(*history), *outputs)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return {name: getattr(self, name) for name in _GOLDEN_OUTPUTS}
+
+
+_HISTORY_NAMES = (
+    "video",
+    "video_order",
+    "video_cut",
+    "comment_video",
+    "comment",
+    "comment_last",
+    "comment_cut",
+)
+_GOLDEN_OUTPUTS = (
+    "target_BT",
+    "video_preference_BD",
+    "comment_preference_BTD",
+    "top_video_BK",
+)
+
+
+@dataclass(frozen=True)
+class PopularVideos:
+    """Video rows by popularity, best first, without padding.
+
+    Attributes:
+        overall_P: int32.
+        by_category_Q: int32, one run per category code.
+        category_start: int64, category code c owns `by_category_Q[start[c] : start[c + 1]]`.
+    """
+
+    overall_P: NDArray[np.int32]
+    by_category_Q: NDArray[np.int32]
+    category_start: NDArray[np.int64]
+
+    def save(self, folder: Path) -> None:
+        """Write as `.npy` files into an existing folder."""
+        for name in self.__annotations__:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Memory-map what `save` wrote; raises BundleError where that fails."""
+        return cls(*(load_array(folder / f"{name}.npy") for name in cls.__annotations__))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle: checksums and dimensions agree; golden outputs are still to be checked.
+
+    Attributes:
+        tables: By the names of `TABLES`: float32, row 0 zero except in `comment_video_input_VD`
+            and `video_input_VD`, where no event ever points to it.
+    """
+
+    folder: Path
+    manifest: Manifest
+    catalogue: Catalogue
+    tables: dict[str, NDArray[np.float32]]
+    popular: PopularVideos
+    golden: Golden
+
+
+def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
+    """Read a bundle and check all that can be checked without running its graphs.
+
+    Args:
+        folder: The bundle's folder.
+        verify_checksums: Off only where the same process has just verified them.
+
+    Raises:
+        BundleError: With the reason, if anything is missing, damaged or contradictory.
+    """
+    manifest = load_manifest(folder)
+    check_files(folder, manifest, verify_checksums=verify_checksums)
+    catalogue = Catalogue.load(folder / "catalogue")
+    tables = {name: load_array(folder / "tables" / f"{name}.npy") for name in TABLES}
+    bundle = Bundle(
+        folder=folder,
+        manifest=manifest,
+        catalogue=catalogue,
+        tables=tables,
+        popular=PopularVideos.load(folder / "popular"),
+        golden=Golden.load(folder / "golden"),
+    )
+    _check_dimensions(bundle)
+    return bundle
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and validate `manifest.json`; raises BundleError where that fails."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        fields = json.loads(text)
+        if isinstance(fields, dict) and fields.get("format") != FORMAT:
+            raise BundleError(
+                f"{MANIFEST}: format {fields.get('format')!r}; this version reads {FORMAT}"
+            )
+        return Manifest.model_validate(fields)
+    except OSError as error:
+        raise BundleError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{MANIFEST}: {where}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is not valid JSON: {error}") from error
+
+
+def describe_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and checksum of every file below a bundle's folder, the manifest excepted."""
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    return {
+        name: FileEntry(size_bytes=(folder / name).stat().st_size, sha256=_sha256(folder / name))
+        for name in names
+        if name != MANIFEST
+    }
+
+
+def check_files(folder: Path, manifest: Manifest, *, verify_checksums: bool) -> None:
+    """Compare the folder with the manifest: no file missing, changed, added, or a link.
+
+    Raises:
+        BundleError: Naming the first file that disagrees.
+    """
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    for name in sorted(present - set(manifest.files) - {MANIFEST}):
+        raise BundleError(f"{name} is not listed in the manifest")
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if any((folder / part).is_symlink() for part in (Path(name), *Path(name).parents)):
+            raise BundleError(f"{name} is a link")
+        if not path.is_file():
+            raise BundleError(f"{name} is missing")
+        if path.stat().st_size != entry.size_bytes:
+            raise BundleError(f"{name} has {path.stat().st_size} bytes, not {entry.size_bytes}")
+    if verify_checksums:
+        names = list(manifest.files)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for name, actual in zip(
+                names, pool.map(_sha256, (folder / name for name in names)), strict=True
+            ):
+                if actual != manifest.files[name].sha256:
+                    raise BundleError(f"{name}: checksum differs from the manifest's")
+
+
+def _check_dimensions(bundle: Bundle) -> None:
+    manifest, catalogue = bundle.manifest, bundle.catalogue
+    rows = {"V": catalogue.video_count, "C": catalogue.comment_count}
+    if (rows["V"] - 1, rows["C"] - 1) != (manifest.counts.videos, manifest.counts.comments):
+        raise BundleError("the catalogue's size differs from the manifest's counts")
+    for name, table in bundle.tables.items():
+        expected = (rows[name[-2]], manifest.width)
+        if table.shape != expected or table.dtype != np.float32:
+            raise BundleError(
+                f"tables/{name}.npy is {table.dtype}{table.shape}, not float32{expected}"
+            )
+        if not np.isfinite(table.sum(dtype=np.float64)):
+            raise BundleError(f"tables/{name}.npy holds values that are not finite")
+    popular = bundle.popular
+    for name in ("overall_P", "by_category_Q"):
+        rows_P = getattr(popular, name)
+        if len(rows_P) and (rows_P.min() < 1 or rows_P.max() >= rows["V"]):
+            raise BundleError(f"popular/{name}.npy names videos that do not exist")
+    starts = popular.category_start
+    if len(starts) != len(catalogue.categories) + 1 or (np.diff(starts) < 0).any():
+        raise BundleError("popular/category_start.npy does not fit the catalogue's categories")
+    if starts[0] != 0 or starts[-1] != len(popular.by_category_Q):
+        raise BundleError("popular/category_start.npy does not span by_category_Q")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
