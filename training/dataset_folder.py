@@ -1,0 +1,208 @@
+"""The dataset folder: videos, comments and both kinds of events, checked when read.
+
+folder/
+  dataset.json                     source, time unit, counts   (optional when read)
+  videos.parquet                   or .csv or .csv.gz, as every table
+  video_events.parquet
+  comments.parquet                 both absent in a data set without comments
+  comment_events.parquet
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+
+from lsvcr.errors import DataError
+from training.dataset_checks import (
+    SKIPPED_SCHEMA,
+    TABLES,
+    SourceTable,
+    TimeUnit,
+    check_tables,
+)
+from training.table_files import SOURCE_ROW, find_table, need_table, read_table
+
+DESCRIPTION_FILE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set in memory. Every optional column is there, empty values are null.
+
+    Attributes:
+        videos: video_id, title, category, author_id, published_at.
+        comments: comment_id, video_id, text, author_id, created_at, likes.
+        video_events: user_id, video_id, timestamp, type, watch_time_ms.
+        comment_events: user_id, comment_id, timestamp, type.
+        time_unit: `ms`: event timestamps are Unix milliseconds; `position`: they only order the
+            events of one user and can't be compared between users. `published_at` and `created_at`
+            are always Unix milliseconds.
+        source: Where it came from, in a few words.
+        skipped: Rows left out while making this data set: file, row, column, value, reason.
+    """
+
+    videos: pl.DataFrame
+    comments: pl.DataFrame
+    video_events: pl.DataFrame
+    comment_events: pl.DataFrame
+    time_unit: TimeUnit = "ms"
+    source: str = "unknown"
+    skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SKIPPED_SCHEMA))
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table."""
+        return {name: len(getattr(self, name)) for name in TABLES}
+
+
+def load_dataset(folder: Path, *, skip_bad_rows: bool = False) -> Dataset:
+    """Read a dataset folder and check every row.
+
+    Args:
+        folder: Holds the tables as Parquet, CSV or CSV.gz.
+        skip_bad_rows: Leave bad rows out, with whatever refers to them, and list them in
+            `Dataset.skipped`, instead of refusing the folder.
+
+    Raises:
+        DataError: Naming file, row, column and value of the first thing wrong.
+    """
+    description = _read_description(folder / DESCRIPTION_FILE)
+    sources = {}
+    for name, table in TABLES.items():
+        optional_table = name in ("comments", "comment_events")
+        path = find_table(folder, name) if optional_table else need_table(folder, name)
+        if path is None:
+            rows = pl.DataFrame(schema={SOURCE_ROW: pl.UInt32})
+            sources[name] = SourceTable(str(folder / name), rows)
+            continue
+        required = [column for column, rule in table.columns.items() if rule.required]
+        optional = [column for column, rule in table.columns.items() if not rule.required]
+        sources[name] = SourceTable(str(path), read_table(path, required, optional))
+    return build_dataset(
+        sources,
+        time_unit=description["time_unit"],
+        source=description["source"],
+        skip_bad_rows=skip_bad_rows,
+    )
+
+
+def build_dataset(
+    sources: dict[str, SourceTable],
+    *,
+    time_unit: TimeUnit,
+    source: str,
+    skip_bad_rows: bool = False,
+) -> Dataset:
+    """Check four tables of source rows and put them together; raises as `load_dataset` does."""
+    checked, skipped = check_tables(sources, time_unit, skip_bad_rows=skip_bad_rows)
+    return Dataset(**checked, time_unit=time_unit, source=source, skipped=skipped)
+
+
+def write_dataset(dataset: Dataset, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a dataset folder as Parquet: all of it appears at once, or nothing does.
+
+    Raises:
+        DataError: If `refuse_target` refuses the folder.
+    """
+    refuse_target(folder, overwrite=overwrite)
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        written = Path(beside, "new")
+        written.mkdir()
+        for name in TABLES:
+            getattr(dataset, name).write_parquet(written / f"{name}.parquet")
+        description = {
+            "source": dataset.source,
+            "time_unit": dataset.time_unit,
+            "counts": dataset.counts(),
+            "skipped": len(dataset.skipped),
+        }
+        (written / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        if folder.exists():
+            os.rename(folder, Path(beside, "old"))
+        os.rename(written, folder)
+
+
+def refuse_target(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something else would be lost; call it before work that takes long.
+
+    Raises:
+        DataError: If `folder` isn't a folder, or isn't empty and `overwrite` is off, or holds
+            anything but the files of a dataset folder written by us.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, not a folder")
+    found = {path.name for path in folder.iterdir()}
+    if found and not overwrite:
+        raise DataError(f"{folder}: is not empty; --force replaces a dataset folder")
+    if foreign := found - {DESCRIPTION_FILE, *(f"{name}.parquet" for name in TABLES)}:
+        raise DataError(f"{folder}: holds {min(foreign)}, so it is not replaced")
+
+
+def sample_users(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Keep a random sample of users and the part of the catalogue they touched.
+
+    Kept are all events of the sampled users, the videos they touched (by a video event or by an
+    event on a comment under it), and all comments under those videos: threads stay whole, so that
+    ranking a thread stays as hard as it was. What nobody in the sample touched is left out, since
+    reading its text is what makes a run long. Users without video events are not drawn.
+
+    Args:
+        dataset: Stays as it is.
+        count: Users to draw; with at least as many as there are, all are kept.
+        seed: The same seed draws the same users.
+    """
+    users = dataset.video_events.select("user_id").unique().sort("user_id")
+    users = users.sample(min(count, len(users)), seed=seed)
+    video_events = dataset.video_events.join(users, on="user_id", how="semi")
+    comment_events = dataset.comment_events.join(users, on="user_id", how="semi")
+    under = dataset.comments.join(comment_events, on="comment_id", how="semi")
+    touched = pl.concat([video_events.select("video_id"), under.select("video_id")]).unique()
+    return replace(
+        dataset,
+        videos=dataset.videos.join(touched, on="video_id", how="semi"),
+        comments=dataset.comments.join(touched, on="video_id", how="semi"),
+        video_events=video_events,
+        comment_events=comment_events,
+        source=f"{dataset.source}, {len(users):,} users sampled with seed {seed}",
+    )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Hash the content (SHA-256, hexadecimal), whatever the order of rows and the kind of file."""
+    digest = hashlib.sha256(dataset.time_unit.encode())
+    for name, table in TABLES.items():
+        content = io.BytesIO()
+        getattr(dataset, name).sort(list(table.columns)).write_csv(content)
+        digest.update(hashlib.sha256(content.getbuffer()).digest())
+    return digest.hexdigest()
+
+
+def _read_description(path: Path) -> dict[str, str]:
+    """Read what the tables can't say themselves; a folder made by hand may do without it."""
+    description: dict[str, str] = {"time_unit": "ms", "source": path.parent.absolute().name}
+    if not path.is_file():
+        return description
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: must be a JSON object (found {found!r})")
+    for key in description.keys() & found.keys():
+        if not isinstance(found[key], str):
+            raise DataError(f"{path}: {key} must be text (found {found[key]!r})")
+        description[key] = found[key]
+    if description["time_unit"] not in ("ms", "position"):
+        raise DataError(
+            f"{path}: time_unit must be ms or position (found {description['time_unit']!r})"
+        )
+    return description
