@@ -29,6 +29,7 @@ from training.dataset_checks import (
 from training.table_files import SOURCE_ROW, find_table, need_table, read_table
 
 DESCRIPTION_FILE = "dataset.json"
+OTHER_COMMENTS = 10
 
 
 @dataclass(frozen=True)
@@ -147,32 +148,49 @@ def refuse_target(folder: Path, *, overwrite: bool) -> None:
         raise DataError(f"{folder}: holds {min(foreign)}, so it is not replaced")
 
 
-def sample_users(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Keep a random sample of users and the part of the catalogue they touched.
+def sample_users(dataset: Dataset, count: int, seed: int, *, min_events: int = 5) -> Dataset:
+    """Keep a random sample of users and as much of the catalogue as a short run can read.
 
-    Kept are all events of the sampled users, the videos they touched (by a video event or by an
-    event on a comment under it), and all comments under those videos: threads stay whole, so that
-    ranking a thread stays as hard as it was. What nobody in the sample touched is left out, since
-    reading its text is what makes a run long. Users without video events are not drawn.
+    Users are drawn among those with at least `min_events` video events. Kept are the videos that
+    have at least `min_events` events of theirs (a k-core would drop the others anyway), their
+    events on these, the comments under these that they have events on, and of the other comments
+    at most `OTHER_COMMENTS` drawn at random a video: enough to rank among. Most of the time of a
+    run goes into reading texts, and whole threads of popular videos hold nearly all of them.
 
     Args:
         dataset: Stays as it is.
-        count: Users to draw; with at least as many as there are, all are kept.
-        seed: The same seed draws the same users.
+        count: Users to draw; all of them if there are not as many.
+        seed: The same seed draws the same.
+        min_events: The k of the k-core that the run is going to apply.
+
+    Raises:
+        DataError: If no video is left: the users drawn share too few.
     """
-    users = dataset.video_events.select("user_id").unique().sort("user_id")
+    video_events, comments = dataset.video_events, dataset.comments
+    active = video_events.group_by("user_id").len().filter(pl.col("len") >= min_events)
+    users = active.select("user_id").sort("user_id")
     users = users.sample(min(count, len(users)), seed=seed)
-    video_events = dataset.video_events.join(users, on="user_id", how="semi")
+    video_events = video_events.join(users, on="user_id", how="semi")
+    video_events = video_events.filter(pl.len().over("video_id") >= min_events)
+    if not len(video_events):
+        raise DataError(
+            f"{dataset.source}: {len(users):,} users drawn with seed {seed} share no video "
+            f"{min_events} times; draw more"
+        )
+    comments = comments.join(video_events, on="video_id", how="semi")
     comment_events = dataset.comment_events.join(users, on="user_id", how="semi")
-    under = dataset.comments.join(comment_events, on="comment_id", how="semi")
-    touched = pl.concat([video_events.select("video_id"), under.select("video_id")]).unique()
+    comment_events = comment_events.join(comments, on="comment_id", how="semi")
+    others = comments.join(comment_events, on="comment_id", how="anti").sort("comment_id")
+    others = others.sample(fraction=1, shuffle=True, seed=seed)
+    others = others.filter(pl.int_range(pl.len()).over("video_id") < OTHER_COMMENTS)
+    kept = pl.concat([comment_events.select("comment_id"), others.select("comment_id")])
     return replace(
         dataset,
-        videos=dataset.videos.join(touched, on="video_id", how="semi"),
-        comments=dataset.comments.join(touched, on="video_id", how="semi"),
+        videos=dataset.videos.join(video_events, on="video_id", how="semi"),
+        comments=comments.join(kept, on="comment_id", how="semi"),
         video_events=video_events,
         comment_events=comment_events,
-        source=f"{dataset.source}, {len(users):,} users sampled with seed {seed}",
+        source=f"{dataset.source}, {len(users):,} users drawn with seed {seed}",
     )
 
 
