@@ -1,0 +1,67 @@
+import argparse
+from collections.abc import Callable
+
+import pytest
+
+from lsvcr.errors import DataError
+from training.data_commands import add_data_commands
+from training.dataset_folder import load_dataset
+
+
+@pytest.fixture
+def call() -> Callable[..., int]:
+    parser = argparse.ArgumentParser()
+    add_data_commands(parser.add_subparsers(required=True))
+
+    def run(*arguments: object) -> int:
+        args = parser.parse_args([str(argument) for argument in arguments])
+        return args.run(args)
+
+    return run
+
+
+SMALL = ("--videos", 40, "--comments", 60, "--users", 10)
+
+
+def test_a_demo_world_can_be_made_checked_and_imported_as_own_data(call, tmp_path, capsys):
+    assert call("data", "demo", *SMALL, "--out", tmp_path / "demo") == 0
+    assert call("data", "check", tmp_path / "demo") == 0
+    assert call("data", "import", "folder", tmp_path / "demo", "--out", tmp_path / "own") == 0
+    assert load_dataset(tmp_path / "own").videos.equals(load_dataset(tmp_path / "demo").videos)
+    assert "demo world, seed 0" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_asked(call, tmp_path):
+    demo = ("data", "demo", *SMALL, "--out", tmp_path / "demo")
+    assert call(*demo) == 0
+    with pytest.raises(DataError, match="--force"):
+        call(*demo)
+    assert call(*demo, "--seed", 1, "--force") == 0
+
+
+def test_a_refused_import_leaves_nothing_behind(call, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "videos.csv").write_text("video_id,title\nv1,\nv2,B\n")
+    (source / "video_events.csv").write_text(
+        "user_id,video_id,timestamp\na,v1,1700000000000\na,v2,1700000000000\n"
+    )
+    arguments = ("data", "import", "folder", source, "--out", tmp_path / "out")
+    with pytest.raises(DataError, match=r"videos\.csv: row 1, column title: is empty"):
+        call(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_skipped_rows_are_counted_and_listed(call, tmp_path, capsys):
+    test_a_refused_import_leaves_nothing_behind(call, tmp_path)
+    source = tmp_path / "source"
+    assert call("data", "import", "folder", source, "--out", tmp_path / "o", "--skip-bad-rows") == 0
+    printed = capsys.readouterr().out
+    assert "left out 1 rows of videos.csv: title is empty" in printed
+    assert "left out 1 rows of video_events.csv: video_id names an unknown video" in printed
+    assert call("data", "check", source, "--skip-bad-rows") == 1
+
+
+def test_an_option_of_another_source_is_refused(call, tmp_path):
+    with pytest.raises(DataError, match="--long-view belongs to kuaicomt"):
+        call("data", "import", "movielens", tmp_path, "--out", tmp_path / "out", "--long-view")
