@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Console
@@ -28,8 +29,11 @@ IMPORTERS = {
 }
 MOST_SKIPPED_SHOWN = 20
 
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-def add_data_commands(subparsers: argparse._SubParsersAction) -> None:
+
+def add_data_commands(subparsers: "Subparsers") -> None:
     """Add `data` with its sub-commands; each sets `run`, a function of the parsed arguments."""
     data = subparsers.add_parser(
         "data",
@@ -42,7 +46,7 @@ def add_data_commands(subparsers: argparse._SubParsersAction) -> None:
     _add_check(commands)
 
 
-def _add_demo(commands: argparse._SubParsersAction) -> None:
+def _add_demo(commands: "Subparsers") -> None:
     demo = commands.add_parser("demo", help="generate the demo world")
     demo.add_argument("--videos", type=int, default=1000, help="default: %(default)s")
     demo.add_argument("--comments", type=int, default=4000, help="default: %(default)s")
@@ -52,7 +56,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo.set_defaults(run=run_demo)
 
 
-def _add_import(commands: argparse._SubParsersAction) -> None:
+def _add_import(commands: "Subparsers") -> None:
     importer = commands.add_parser(
         "import",
         help="convert and check a data set",
@@ -75,7 +79,7 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     importer.set_defaults(run=run_import)
 
 
-def _add_check(commands: argparse._SubParsersAction) -> None:
+def _add_check(commands: "Subparsers") -> None:
     check = commands.add_parser("check", help="check a dataset folder and print its counts")
     check.add_argument("path", type=Path, metavar="DIR", help="the dataset folder")
     check.add_argument(

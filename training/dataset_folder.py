@@ -72,7 +72,7 @@ def load_dataset(folder: Path, *, skip_bad_rows: bool = False) -> Dataset:
     Raises:
         DataError: Naming file, row, column and value of the first thing wrong.
     """
-    description = _read_description(folder / DESCRIPTION_FILE)
+    time_unit, source = _read_description(folder / DESCRIPTION_FILE)
     sources = {}
     for name, table in TABLES.items():
         optional_table = name in ("comments", "comment_events")
@@ -84,12 +84,7 @@ def load_dataset(folder: Path, *, skip_bad_rows: bool = False) -> Dataset:
         required = [column for column, rule in table.columns.items() if rule.required]
         optional = [column for column, rule in table.columns.items() if not rule.required]
         sources[name] = SourceTable(str(path), read_table(path, required, optional))
-    return build_dataset(
-        sources,
-        time_unit=description["time_unit"],
-        source=description["source"],
-        skip_bad_rows=skip_bad_rows,
-    )
+    return build_dataset(sources, time_unit=time_unit, source=source, skip_bad_rows=skip_bad_rows)
 
 
 def build_dataset(
@@ -204,23 +199,21 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _read_description(path: Path) -> dict[str, str]:
-    """Read what the tables can't say themselves; a folder made by hand may do without it."""
-    description: dict[str, str] = {"time_unit": "ms", "source": path.parent.absolute().name}
+def _read_description(path: Path) -> tuple[TimeUnit, str]:
+    """Read time unit and source; a folder made by hand may do without the file."""
+    source = path.parent.absolute().name
     if not path.is_file():
-        return description
+        return "ms", source
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: must be a JSON object (found {found!r})")
-    for key in description.keys() & found.keys():
-        if not isinstance(found[key], str):
-            raise DataError(f"{path}: {key} must be text (found {found[key]!r})")
-        description[key] = found[key]
-    if description["time_unit"] not in ("ms", "position"):
-        raise DataError(
-            f"{path}: time_unit must be ms or position (found {description['time_unit']!r})"
-        )
-    return description
+    time_unit = found.get("time_unit", "ms")
+    if time_unit not in ("ms", "position"):
+        raise DataError(f"{path}: time_unit must be ms or position (found {time_unit!r})")
+    source = found.get("source", source)
+    if not isinstance(source, str):
+        raise DataError(f"{path}: source must be text (found {source!r})")
+    return time_unit, source

@@ -100,9 +100,9 @@ def draw_catalogue(videos: int, comments: int, rng: np.random.Generator) -> Late
 
 def draw_users(users: int, most_events: int, rng: np.random.Generator) -> LatentUsers:
     """Draw when users are active and how their taste drifts."""
-    count_U = rng.gamma(5, VIDEO_EVENTS_PER_USER / 5, size=users)
+    count_U = rng.gamma(5, VIDEO_EVENTS_PER_USER / 5, size=users).astype(np.int64)
     count_U[rng.random(users) < 0.04] = 1  # some only ever looked in
-    count_U = np.clip(count_U, 1, most_events).astype(np.int64)
+    count_U = np.clip(count_U, 1, most_events)
     is_event_UE = np.arange(most_events) < count_U[:, None]
 
     topics, tones = len(TOPICS), len(TITLES)

@@ -1,5 +1,7 @@
 import argparse
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,15 @@ def test_skipped_rows_are_counted_and_listed(call, tmp_path, capsys):
 def test_an_option_of_another_source_is_refused(call, tmp_path):
     with pytest.raises(DataError, match="--long-view belongs to kuaicomt"):
         call("data", "import", "movielens", tmp_path, "--out", tmp_path / "out", "--long-view")
+
+
+def test_the_example_of_the_documentation_is_a_dataset_folder(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for name, content in re.findall(r"`(\w+\.csv)`\n\n```csv\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(content)
+    assert load_dataset(tmp_path).counts() == {
+        "videos": 3,
+        "comments": 3,
+        "video_events": 3,
+        "comment_events": 2,
+    }
