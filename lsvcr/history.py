@@ -129,12 +129,19 @@ class Timelines:
 
     def latest_windows(self, max_history: int) -> "HistoryBatch":
         """Every user's newest events: what serving encodes; one batch row per user."""
+        users = np.arange(len(self.video_start_U1) - 1)
+        return self.windows_before(users, np.full(len(users), NEVER), max_history)
+
+    def windows_before(self, user_B: IntArray, cut_B: IntArray, max_history: int) -> "HistoryBatch":
+        """The newest `max_history` events a side that are known before each cut (Rule 0)."""
+        video_to_B = _count_before(self.video_start_U1, self.video_order_N, user_B, cut_B)
+        comment_to_B = _count_before(self.comment_start_U1, self.comment_last_M, user_B, cut_B)
         return self.windows(
-            np.arange(len(self.video_start_U1) - 1),
-            np.maximum(self.video_start_U1[:-1], self.video_start_U1[1:] - max_history),
-            self.video_start_U1[1:],
-            np.maximum(self.comment_start_U1[:-1], self.comment_start_U1[1:] - max_history),
-            self.comment_start_U1[1:],
+            user_B,
+            np.maximum(self.video_start_U1[user_B], video_to_B - max_history),
+            video_to_B,
+            np.maximum(self.comment_start_U1[user_B], comment_to_B - max_history),
+            comment_to_B,
         )
 
     def windows(
@@ -320,6 +327,15 @@ def _next_after(
     target_T = np.append(target_T, np.iinfo(np.int64).max)
     owner_S, next_S = np.divmod(target_T[position_S], NEVER)
     return np.where(owner_S == user_S, next_S, NEVER).astype(np.int32)
+
+
+def _count_before(
+    start_U1: IntArray, order_S: IntArray, user_B: IntArray, cut_B: IntArray
+) -> NDArray[np.int64]:
+    """Flat position behind the user's last event with an order below the cut."""
+    owner_S = np.repeat(np.arange(len(start_U1) - 1), np.diff(start_U1))
+    key_S = owner_S * (NEVER + 1) + order_S
+    return np.searchsorted(key_S, user_B * (NEVER + 1) + np.asarray(cut_B, np.int64))
 
 
 def _smallest_from_here(user_M: IntArray, first_M: IntArray) -> NDArray[np.int32]:

@@ -22,7 +22,10 @@ def rank_single(
         is_candidate_SN: Which columns compete; broadcast over S if of shape (1, N).
     """
     score_S1 = np.take_along_axis(score_SN, positive_S[:, None], axis=1)
-    return np.count_nonzero((score_SN >= score_S1) & is_candidate_SN, axis=1)
+    rank_S: NDArray[np.int64] = np.count_nonzero(
+        (score_SN >= score_S1) & is_candidate_SN, axis=1
+    ).astype(np.int64)
+    return rank_S
 
 
 def metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, float]:
@@ -63,15 +66,17 @@ def metrics_of_scores(
 
 
 def sample_metrics_of_scores(
-    score_SN: NDArray[Any],
+    score_SN: NDArray[np.floating[Any]],
     is_positive_SN: NDArray[np.bool_],
     is_candidate_SN: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float64]]:
     """`metrics_of_scores` before the mean, for samples with a positive."""
     is_positive_SN = is_positive_SN & is_candidate_SN
     has_positive_S = is_positive_SN.any(axis=1)
-    score_SN, is_positive_SN, is_candidate_SN = (
-        array[has_positive_S] for array in (score_SN, is_positive_SN, is_candidate_SN)
+    score_SN = score_SN[has_positive_S]
+    is_positive_SN, is_candidate_SN = (
+        is_positive_SN[has_positive_S],
+        is_candidate_SN[has_positive_S],
     )
     order_SN = np.lexsort((is_positive_SN, -score_SN, ~is_candidate_SN), axis=1)
     is_hit_SN = np.take_along_axis(is_positive_SN, order_SN, axis=1)

@@ -47,7 +47,7 @@ def list_versions(registry: Path) -> list[str]:
             if not folder.name.startswith(".") and (folder / MANIFEST).is_file()
         )
     except OSError as error:
-        raise BundleError(f"registry {registry} cannot be read: {error.strerror}") from error
+        raise BundleError(f"registry {registry.name!r} cannot be read: {error.strerror}") from error
 
 
 def read_current(registry: Path) -> Current | None:

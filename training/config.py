@@ -79,7 +79,6 @@ class FitConfig(_Frozen):
     id_text_weight: float = Field(0.1, ge=0)
     id_text_pool: int = Field(1024, ge=2, description="History positions that share negatives.")
     drop_comment_history: float = Field(0.1, ge=0, le=1)
-    drop_video_history: float = Field(0.05, ge=0, le=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 2024
 

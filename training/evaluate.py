@@ -1,0 +1,121 @@
+"""Leave-one-out evaluation of both tasks (MODEL.md, section 8).
+
+Shape suffixes: S samples (one per user), V video rows, N candidates.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.metrics import metrics_of_ranks, metrics_of_scores, rank_single
+from training.checkpoint import load_recommender
+from training.config import RunConfig
+from training.encoder import Recommender
+from training.samples import draw_samples
+from training.scorers import ModelScorer, Popularity, TextNeighbours
+from training.split import Prepared, Split, TextTables
+
+CHUNK = 512
+"""Samples scored at once: a chunk's scores of all videos must fit in memory."""
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+
+
+class Scorer(Protocol):
+    """A ranking to be evaluated: scores for slices of an evaluation's samples."""
+
+    def videos(self, part: slice) -> NDArray[np.float32]:
+        """Scores of all videos, (S, V)."""
+
+    def comments(self, part: slice) -> NDArray[np.float32]:
+        """Scores of the samples' comment candidates, (S, N)."""
+
+
+class Evaluation:
+    """Measures rankings on one split's samples."""
+
+    def __init__(self, prepared: Prepared, config: RunConfig, split: Split) -> None:
+        self.config = config
+        self.samples = draw_samples(prepared, config, split)
+
+    def run(self, recommender: Recommender) -> Metrics:
+        """Evaluate the trained model."""
+        return self.evaluate(ModelScorer(recommender, self.samples))
+
+    def evaluate(self, scorer: Scorer) -> Metrics:
+        """Metrics of both tasks; a task without samples is left out."""
+        metrics: Metrics = {}
+        if len(self.samples.videos.user_T):
+            sampled, full = self._rank_videos(scorer)
+            metrics["video"] = {
+                "sampled": metrics_of_ranks(sampled),
+                "full": metrics_of_ranks(full),
+            }
+        if len(self.samples.comments.user_T):
+            chunks = [scorer.comments(part) for part in _chunks(len(self.samples.comments.user_T))]
+            is_candidate_SN = self.samples.candidate_SN > 0
+            thread = metrics_of_scores(
+                np.concatenate(chunks), self.samples.is_own_SN, is_candidate_SN
+            )
+            metrics["comment"] = {"thread": thread}
+        return metrics
+
+    def selection_score(self, metrics: Metrics, task: str) -> float:
+        """What training selects a checkpoint by: mean NDCG@5 of the tasks it trains."""
+        kinds = {"video": "sampled", "comment": "thread"}
+        wanted = [kind for kind in kinds if task in ("joint", kind) and kind in metrics]
+        return float(np.mean([metrics[kind][kinds[kind]]["ndcg@5"] for kind in wanted]))
+
+    def _rank_videos(self, scorer: Scorer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sampled, full = [], []
+        is_core_1V = self.samples.prepared.is_core_V[None, :]
+        for part in _chunks(len(self.samples.videos.user_T)):
+            score_SV = scorer.videos(part)
+            target_S = self.samples.videos.video_T[part]
+            candidate_SN = np.concatenate(
+                [target_S[:, None], self.samples.negative_SN[part]], axis=1
+            )
+            candidate_score_SN = np.take_along_axis(score_SV, candidate_SN, axis=1)
+            first_S = np.zeros(len(target_S), np.int64)
+            sampled.append(rank_single(candidate_score_SN, first_S, candidate_SN > 0))
+            is_candidate_SV = is_core_1V
+            if self.config.evaluate.exclude_seen:
+                is_candidate_SV = is_core_1V & ~self._seen(part)
+            full.append(rank_single(score_SV, target_S, is_candidate_SV))
+        return np.concatenate(sampled), np.concatenate(full)
+
+    def _seen(self, part: slice) -> NDArray[np.bool_]:
+        """Videos in each sample's whole history; the target itself never counts as seen."""
+        timelines = self.samples.prepared.timelines
+        is_seen_SV = np.zeros(
+            (len(self.samples.videos.user_T[part]), len(self.samples.prepared.is_core_V)), bool
+        )
+        for sample, (user, cut) in enumerate(
+            zip(self.samples.videos.user_T[part], self.samples.videos.cut_T[part], strict=True)
+        ):
+            events = slice(*timelines.video_start_U1[user : user + 2])
+            is_past = timelines.video_order_N[events] < cut
+            is_seen_SV[sample, timelines.video_N[events][is_past]] = True
+        is_seen_SV[np.arange(len(is_seen_SV)), self.samples.videos.video_T[part]] = False
+        return is_seen_SV
+
+
+def evaluate_run(
+    prepared: Prepared, text: TextTables, config: RunConfig, folder: Path
+) -> dict[str, Any]:
+    """Test metrics of a run's best checkpoint beside the rankings that need no training."""
+    evaluation = Evaluation(prepared, config, "test")
+    baselines = {
+        "popularity": Popularity(evaluation.samples),
+        "text_neighbours": TextNeighbours(evaluation.samples, text),
+    }
+    return {
+        **evaluation.run(load_recommender(folder, config, text)),
+        "baselines": {name: evaluation.evaluate(scorer) for name, scorer in baselines.items()},
+    }
+
+
+def _chunks(samples: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, samples, CHUNK)]
