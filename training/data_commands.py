@@ -75,6 +75,11 @@ def _add_import(commands: "Subparsers") -> None:
         action="store_true",
         help="kuaicomt: videos watched long are video events, too, not only liked ones",
     )
+    importer.add_argument(
+        "--replies",
+        action="store_true",
+        help="gatherer: answering a comment is an event on that comment, too",
+    )
     _add_target(importer)
     importer.set_defaults(run=run_import)
 
@@ -113,10 +118,12 @@ def run_import(args: argparse.Namespace) -> int:
         DataError: At what is wrong with the source or the target.
     """
     options = {}
-    if args.long_view:
-        if args.source != "kuaicomt":
-            raise DataError(f"--long-view belongs to kuaicomt (found {args.source})")
-        options["long_view"] = True
+    for option, source in (("long_view", "kuaicomt"), ("replies", "gatherer")):
+        if getattr(args, option):
+            if args.source != source:
+                flag = option.replace("_", "-")
+                raise DataError(f"--{flag} belongs to {source} (found {args.source})")
+            options[option] = True
     refuse_target(args.out, overwrite=args.force)
     dataset = IMPORTERS[args.source](args.path, skip_bad_rows=args.skip_bad_rows, **options)
     return _write(dataset, args)

@@ -51,7 +51,7 @@ def gatherer(tmp_path):
 
 
 def test_a_written_comment_and_a_reply_are_comment_events(gatherer):
-    dataset = import_gatherer(gatherer)
+    dataset = import_gatherer(gatherer, replies=True)
     assert sorted(dataset.comment_events.rows()) == [
         ("7", "1", T, "comment_write"),
         ("7", "4", T + 3, "comment_write"),
@@ -61,6 +61,11 @@ def test_a_written_comment_and_a_reply_are_comment_events(gatherer):
     ]
     assert dataset.video_events.row(3) == ("7", "20", T + 3, "video_like", None)
     assert dataset.time_unit == "ms"
+
+
+def test_replies_are_left_out_unless_asked_for(gatherer):
+    types = import_gatherer(gatherer).comment_events["type"].unique().to_list()
+    assert types == ["comment_write"]
 
 
 def test_votes_become_likes_and_days_become_milliseconds(gatherer):

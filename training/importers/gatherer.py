@@ -1,7 +1,7 @@
 """gatherer-comments: what people wrote under the pages of a card game, 2008 to 2014.
 
 A card is a video, and commenting on it (the first time) a video event: there is no log of views.
-A comment event is a comment the user wrote, and besides, where the comment answers somebody
+A comment event is a comment the user wrote; on request also, where the comment answers somebody
 else's, a reply to that one.
 """
 
@@ -16,13 +16,19 @@ from training.importers.source_rows import days_as_ms, leave_out_blank
 from training.table_files import SOURCE_ROW, need_table, read_table
 
 
-def import_gatherer(folder: Path, *, skip_bad_rows: bool = False) -> Dataset:
+def import_gatherer(folder: Path, *, skip_bad_rows: bool = False, replies: bool = False) -> Dataset:
     """Read videos.csv.gz, comments.csv.gz and interactions.csv.gz.
 
     Comments without text are left out and listed in `skipped`, replies to them ignored. `likes`
     is the sum of a comment's votes (1 to 10 each). Comments known from archived pages alone have
     no sum but a mean; it counts as one vote. These are final totals, fit to order popular lists,
     not to be seen by a model.
+
+    Args:
+        folder: Where the three files lie.
+        skip_bad_rows: As `load_dataset`.
+        replies: Make answering somebody's comment an event on that comment too. The reference
+            figures of this data set were measured without.
 
     Raises:
         DataError: As `load_dataset`.
@@ -34,7 +40,7 @@ def import_gatherer(folder: Path, *, skip_bad_rows: bool = False) -> Dataset:
         "videos": _videos(folder),
         "comments": written,
         "video_events": _video_events(folder),
-        "comment_events": _comment_events(written, textless),
+        "comment_events": _with_replies(written, textless) if replies else _written(written),
     }
     dataset = build_dataset(
         sources, time_unit="ms", source="gatherer-comments", skip_bad_rows=skip_bad_rows
@@ -69,14 +75,20 @@ def _video_events(folder: Path) -> SourceTable:
     return SourceTable(str(path), read_table(path, ("user_id", "video_id", "timestamp")))
 
 
-def _comment_events(written: SourceTable, textless: pl.DataFrame) -> SourceTable:
-    """Each comment once as written by its author, and once more where it is a reply."""
-    rows = written.rows.rename({"author_id": "user_id"})
-    events = rows.select(
-        SOURCE_ROW, "user_id", "comment_id", "timestamp", pl.lit("comment_write").alias("type")
+def _written(written: SourceTable) -> SourceTable:
+    """Each comment once, as written by its author."""
+    return SourceTable(
+        written.file,
+        written.rows.rename({"author_id": "user_id"}).select(
+            SOURCE_ROW, "user_id", "comment_id", "timestamp", pl.lit("comment_write").alias("type")
+        ),
     )
-    replied = rows.filter(pl.col("reply_to_comment_id").is_not_null())
-    replied = replied.join(
+
+
+def _with_replies(written: SourceTable, textless: pl.DataFrame) -> SourceTable:
+    """Each comment as written by its author, and once more where it is a reply."""
+    rows = written.rows.rename({"author_id": "user_id"})
+    replied = rows.filter(pl.col("reply_to_comment_id").is_not_null()).join(
         textless, left_on="reply_to_comment_id", right_on="comment_id", how="anti"
     )
     replies = replied.select(
@@ -86,4 +98,4 @@ def _comment_events(written: SourceTable, textless: pl.DataFrame) -> SourceTable
         "timestamp",
         pl.lit("comment_reply").alias("type"),
     )
-    return SourceTable(written.file, pl.concat([events, replies]))
+    return SourceTable(written.file, pl.concat([_written(written).rows, replies]))
