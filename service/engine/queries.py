@@ -32,7 +32,10 @@ class EventHistory:
 
 @dataclass(frozen=True, slots=True)
 class VideoFilter:
-    """Exact conditions on videos; an empty set means "no condition"."""
+    """Exact conditions on videos; an empty set means "no condition".
+
+    Times are a half-open interval: at or after `published_after_ms`, before `published_before_ms`.
+    """
 
     categories_any: frozenset[str] = frozenset()
     categories_none: frozenset[str] = frozenset()
@@ -58,6 +61,7 @@ class VideoQuery:
     Attributes:
         history: None where the store could not be read or the user is unknown.
         exclude_M: uint64 hashes of videos that must not appear.
+        exclude_seen: Leave out videos that the history acted on, or on whose comments it did.
         deadline_s: `time.monotonic()` value after which nobody waits for the answer.
     """
 
@@ -97,6 +101,18 @@ class FeedQuery:
 
     videos: VideoQuery
     comments_per_video: int
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """Nearest videos to one video by candidate vector."""
+
+    video_id: str
+    k: int
+    deadline_s: float
+
+
+Query = VideoQuery | CommentQuery | FeedQuery | SimilarQuery
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def test_versions_are_finished_bundles_in_order(registry: Path) -> None:
 
 
 def test_a_missing_registry_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="nowhere cannot be read"):
+    with pytest.raises(BundleError, match="'nowhere' cannot be read"):
         list_versions(tmp_path / "nowhere")
 
 

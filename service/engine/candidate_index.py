@@ -1,0 +1,124 @@
+"""Searches a bundle's FAISS index, whose stored ids are catalogue rows.
+
+Shape suffixes: B queries, N candidates found, D width.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import IndexEntry
+from lsvcr.errors import BundleError
+
+GPU_MAX_COUNT = 2048
+"""The most neighbours that FAISS returns for a query on a GPU."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What one search proposed.
+
+    Attributes:
+        row_N: Catalogue rows, nearest first.
+        floor: No row left out is nearer than this inner product; -inf if none was left out.
+    """
+
+    row_N: NDArray[np.int64]
+    floor: float
+
+
+class CandidateIndex:
+    """Nearest candidates of one kind by inner product. One thread owns it."""
+
+    def __init__(self, index: Any, *, max_count: int, device: str) -> None:
+        self._index = index
+        self.size: int = index.ntotal
+        self.max_count = max_count
+        self.device = device
+
+    @classmethod
+    def load(
+        cls, path: Path, entry: IndexEntry, *, rows: int, width: int, on_gpu: bool = False
+    ) -> Self:
+        """Read an index and check that it holds every row from 1 to `rows` once.
+
+        Raises:
+            BundleError: If it can't be read or doesn't fit the catalogue.
+        """
+        faiss.omp_set_num_threads(1)  # several thread pools in one process fight
+        try:
+            index = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:
+            logger.warning("%s: %s", path.name, error)
+            raise BundleError(f"index/{path.name} cannot be read") from error
+        _check(index, path.name, rows=rows, width=width)
+        if entry.nprobe is not None:
+            inverted = faiss.try_extract_index_ivf(index)
+            if inverted is None:
+                raise BundleError(f"index/{path.name} has no lists to probe: it is not ivf_flat")
+            inverted.nprobe = entry.nprobe
+        if on_gpu and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
+            moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+            return cls(moved, max_count=GPU_MAX_COUNT, device="cuda")
+        return cls(index, max_count=max(rows, 1), device="cpu")
+
+    @classmethod
+    def empty(cls, width: int) -> Self:
+        """Stand in where a catalogue has no items of this kind."""
+        return cls(faiss.IndexFlatIP(width), max_count=1, device="cpu")
+
+    def search(self, query_BD: NDArray[np.float32], count: int) -> list[Candidates]:
+        """Find each query's `count` nearest rows, fewer where the index has or finds fewer."""
+        count = min(count, self.size, self.max_count)
+        if count < 1:
+            return [Candidates(np.empty(0, np.int64), -np.inf) for _ in query_BD]
+        similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), count)
+        return [
+            _candidates(similarity_N, row_N, self.size)
+            for similarity_N, row_N in zip(similarity_BN, row_BN, strict=True)
+        ]
+
+
+def _candidates(
+    similarity_N: NDArray[np.float32], row_N: NDArray[np.int64], size: int
+) -> Candidates:
+    row_N = row_N[row_N > 0]  # -1 stands where the probed lists held too few
+    floor = -np.inf if len(row_N) == size else float(similarity_N[max(len(row_N) - 1, 0)])
+    return Candidates(row_N, floor)
+
+
+def _check(index: Any, name: str, *, rows: int, width: int) -> None:
+    """Compare an index with the catalogue; raises BundleError."""
+    if index.d != width:
+        raise BundleError(f"index/{name} holds vectors of {index.d} numbers, not {width}")
+    if index.ntotal != rows:
+        raise BundleError(f"index/{name} holds {index.ntotal} vectors, not {rows}")
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise BundleError(f"index/{name} does not rank by inner product")
+    if not np.array_equal(np.sort(_stored_ids(index, name)), np.arange(1, rows + 1)):
+        raise BundleError(f"index/{name} does not hold every catalogue row from 1 to {rows} once")
+
+
+def _stored_ids(index: Any, name: str) -> NDArray[np.int64]:
+    inverted = faiss.try_extract_index_ivf(index)
+    if isinstance(index, faiss.IndexIDMap):
+        ids: NDArray[np.int64] = faiss.vector_to_array(index.id_map)
+        return ids
+    if inverted is None:
+        raise BundleError(f"index/{name} stores no ids; they must be catalogue rows")
+    lists: Any = inverted.invlists
+    return np.concatenate(
+        [
+            faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)).copy()
+            for number in range(lists.nlist)
+            if lists.list_size(number)
+        ]
+        or [np.empty(0, np.int64)]
+    )

@@ -1,0 +1,93 @@
+"""Ranks comments for one user with one bundle: under one video, or over the whole catalogue.
+
+Shape suffixes: M excluded comments, N rows at hand, D width.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import Bundle
+from lsvcr.catalogue import Catalogue
+from service.engine.candidate_index import CandidateIndex
+from service.engine.popularity import PopularItems, popular_ranking
+from service.engine.queries import CommentQuery
+from service.engine.retrieval import Retriever
+from service.engine.scoring import Ranked, Rows, Scorer
+from service.engine.users import User
+from service.engine.video_conditions import Allows, allow_except, allow_matching
+from service.errors import UnknownVideoError
+
+Preference = NDArray[np.float32] | None
+"""Unit vector in the space of candidate comments; None where there is no history."""
+
+
+class CommentRanking:
+    """All that ranking a bundle's comments takes."""
+
+    def __init__(self, bundle: Bundle, index: CandidateIndex, popular_videos: PopularItems) -> None:
+        self._catalogue = bundle.catalogue
+        self._scorer = Scorer(bundle.tables["comment_candidate_CD"], bundle.manifest.temperature)
+        self._retriever = Retriever(index, self._scorer)
+        self._popular = PopularItems.of_comments(popular_videos, self._catalogue)
+
+    def rank(self, query: CommentQuery, user: User, preference_D: Preference) -> tuple[Ranked, int]:
+        """Rank the query's `k` best comments; also count candidates that had to be ignored.
+
+        Raises:
+            UnknownVideoError: If the catalogue doesn't know the query's video.
+        """
+        allows = self._allows(query, user)
+        if query.video_id is None and query.candidates is None:
+            return self._best_of_all(query.k, allows, preference_D), 0
+        row_N, ignored = self._rows_to_rank(query)
+        return self.rank_rows(row_N[allows(row_N)], preference_D, query.k), ignored
+
+    def rank_under(self, video_row: int, preference_D: Preference, k: int) -> Ranked:
+        """Rank the `k` best comments under a video."""
+        return self.rank_rows(self._catalogue.comments_under(video_row), preference_D, k)
+
+    def rank_rows(self, row_N: Rows, preference_D: Preference, k: int) -> Ranked:
+        """Rank some comments exactly: by score, or in the order of their popularity."""
+        if preference_D is not None:
+            return self._scorer.rank(preference_D, row_N).take(slice(k))
+        first_N = self._catalogue.comment_start_V1[self._catalogue.comment_video_C[row_N]]
+        return popular_ranking(row_N, row_N - first_N).take(slice(k))
+
+    def _best_of_all(self, k: int, allows: Allows, preference_D: Preference) -> Ranked:
+        if preference_D is None:
+            return self._popular.best(k, allows)
+        count = self._retriever.first_count(k, excluded=0, is_filtered=True)
+        [fetched] = self._retriever.index.search(preference_D[None], count)
+        return self._retriever.best(preference_D, k, allows, fetched)
+
+    def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:
+        """List the comments a query means, without repetition, and count the unusable ones."""
+        video_row = None
+        if query.video_id is not None:
+            video_row = find_video(self._catalogue, query.video_id)
+            if query.candidates is None:
+                return self._catalogue.comments_under(video_row), 0
+        names = dict.fromkeys(query.candidates or ())
+        row_N = np.array([self._catalogue.comment_index.row(name) for name in names], np.int64)
+        is_usable_N = row_N > 0
+        if video_row is not None:
+            is_usable_N &= self._catalogue.comment_video_C[row_N] == video_row
+        return row_N[is_usable_N], int(np.sum(~is_usable_N))
+
+    def _allows(self, query: CommentQuery, user: User) -> Allows:
+        excluded = [self._catalogue.comment_index.rows(query.exclude_M)]
+        if query.exclude_seen:
+            excluded.append(user.events.comment_M)
+        if query.filter is None or query.video_id is not None:  # under a video all have one
+            return allow_except(np.concatenate(excluded))
+        matching = allow_matching(query.filter, self._catalogue)
+        video_C = self._catalogue.comment_video_C
+        return allow_except(np.concatenate(excluded), lambda row_N: matching(video_C[row_N]))
+
+
+def find_video(catalogue: Catalogue, video_id: str) -> int:
+    """Look up a video's row; raises UnknownVideoError if it has none."""
+    row = catalogue.video_index.row(video_id)
+    if row == 0:
+        raise UnknownVideoError(f"video {video_id!r} is unknown")
+    return row

@@ -1,0 +1,49 @@
+"""Names the history entries that a recommendation rests on.
+
+Shape suffixes: I and J slots of the video and comment side.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.catalogue import Catalogue, TextColumn
+from service.engine.queries import Reason
+from service.engine.users import EncodedHistory
+
+MAX_REASONS = 3
+
+
+def explain_videos(encoded: EncodedHistory, catalogue: Catalogue) -> tuple[Reason, ...]:
+    """Name the videos that a video preference attends to most: the same for all its videos."""
+    shares = _largest(encoded.video_I, encoded.video_share_I)
+    return _reasons("video", shares, catalogue.video_id)
+
+
+def explain_comments(
+    encoded: EncodedHistory, share_J: NDArray[np.float32], catalogue: Catalogue
+) -> tuple[Reason, ...]:
+    """Name the comments that one comment preference attends to most.
+
+    Comments of one video that followed each other closely share a slot: its newest one stands
+    for all of them.
+    """
+    newest_J = encoded.comment_JK[:, 0]
+    return _reasons("comment", _largest(newest_J, share_J), catalogue.comment_id)
+
+
+def _largest(row_S: NDArray[np.int32], share_S: NDArray[np.float32]) -> list[tuple[int, float]]:
+    """Add up each row's shares, then take the largest, ties to the newer event."""
+    total: dict[int, float] = {}
+    for slot in np.flatnonzero(row_S)[::-1].tolist():
+        row = int(row_S[slot])
+        total[row] = total.get(row, 0.0) + float(share_S[slot])
+    best = sorted(total.items(), key=lambda item: -item[1])[:MAX_REASONS]
+    return [(row, share) for row, share in best if share > 0]
+
+
+def _reasons(
+    kind: Literal["video", "comment"], shares: list[tuple[int, float]], identifiers: TextColumn
+) -> tuple[Reason, ...]:
+    return tuple(Reason(kind, identifiers[row], min(share, 1.0)) for row, share in shares)

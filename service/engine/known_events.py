@@ -1,0 +1,105 @@
+"""Finds users' events in one bundle's catalogue and makes the encoder's inputs of them.
+
+Shape suffixes: N video events, M comment events of one user; B users of a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.catalogue import Catalogue, IdIndex
+from lsvcr.history import HistoryBatch, Timelines
+from service.engine.queries import EventHistory
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+_NO_HASH = np.empty(0, np.uint64)
+_NO_TIME = np.empty(0, np.int64)
+_NO_EVENTS = EventHistory(_NO_HASH, _NO_TIME, _NO_HASH, _NO_TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownEvents:
+    """One user's events on items of the catalogue, in any order.
+
+    Attributes:
+        video_N, comment_M: int32 rows, without the padding row 0.
+        video_time_N, comment_time_M: int64, Unix milliseconds.
+        ignored: Events left out because the catalogue doesn't know their item.
+    """
+
+    video_N: NDArray[np.int32]
+    video_time_N: NDArray[np.int64]
+    comment_M: NDArray[np.int32]
+    comment_time_M: NDArray[np.int64]
+    ignored: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to encode."""
+        return len(self.video_N) == 0 and len(self.comment_M) == 0
+
+
+def find_events(
+    histories: Sequence[EventHistory | None], catalogue: Catalogue
+) -> list[KnownEvents]:
+    """Look up the items of many users at once."""
+    given = [_NO_EVENTS if history is None else history for history in histories]
+    video_rows = _rows_of_each([history.video_hash_N for history in given], catalogue.video_index)
+    comment_rows = _rows_of_each(
+        [history.comment_hash_M for history in given], catalogue.comment_index
+    )
+    found = []
+    for history, video_N, comment_M in zip(given, video_rows, comment_rows, strict=True):
+        is_video_N, is_comment_M = video_N > 0, comment_M > 0
+        known = KnownEvents(
+            video_N=video_N[is_video_N],
+            video_time_N=history.video_timestamp_N[is_video_N],
+            comment_M=comment_M[is_comment_M],
+            comment_time_M=history.comment_timestamp_M[is_comment_M],
+            ignored=int(np.sum(~is_video_N) + np.sum(~is_comment_M)),
+        )
+        found.append(known)
+    return found
+
+
+def encoder_inputs(
+    users: Sequence[KnownEvents], catalogue: Catalogue, *, max_history: int, comments_per_event: int
+) -> HistoryBatch:
+    """Build the encoder's inputs, one row for each user."""
+    comment_C = _join([user.comment_M for user in users], np.int32)
+    timelines = Timelines.build(
+        users=len(users),
+        video_user_N=_owners([user.video_N for user in users]),
+        video_N=_join([user.video_N for user in users], np.int32),
+        video_time_N=_join([user.video_time_N for user in users], np.int64),
+        comment_user_C=_owners([user.comment_M for user in users]),
+        comment_C=comment_C,
+        comment_video_C=catalogue.comment_video_C[comment_C],
+        comment_time_C=_join([user.comment_time_M for user in users], np.int64),
+        comments_per_event=comments_per_event,
+    )
+    return timelines.latest_windows(max_history)
+
+
+def count_used(history: HistoryBatch) -> list[tuple[int, int]]:
+    """Count the events in each row of a batch: (videos, comments)."""
+    videos_B = np.count_nonzero(history.video_BI, axis=1)
+    comments_B = np.count_nonzero(history.comment_BJK, axis=(1, 2))
+    return list(zip(videos_B.tolist(), comments_B.tolist(), strict=True))
+
+
+def _rows_of_each(hashes: Sequence[NDArray[np.uint64]], index: IdIndex) -> list[NDArray[np.int32]]:
+    row_N = index.rows(_join(hashes, np.uint64))
+    return np.split(row_N, np.cumsum([len(hash_N) for hash_N in hashes])[:-1])
+
+
+def _owners(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+
+
+def _join(arrays: Sequence[NDArray[ScalarT]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
+    return np.concatenate([np.empty(0, dtype), *arrays])

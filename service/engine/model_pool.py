@@ -1,0 +1,161 @@
+"""Which bundles of the registry are loaded, which one answers, and how that changes.
+
+A new bundle is loaded, checked and warmed up beside the one that answers; then one assignment
+swaps them. Whoever holds the old `Recommender` finishes with it.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from lsvcr.bundle import load_manifest
+from lsvcr.errors import BundleError, LsvcrError
+from lsvcr.registry import list_versions, read_current, write_current
+from service.engine.bundle_opening import Device
+from service.engine.recommender import Recommender
+from service.errors import NotReadyError, UnknownModelError
+
+logger = logging.getLogger(__name__)
+
+
+class ModelPool:
+    """The registry's current bundle, loaded.
+
+    Args:
+        registry: Folder of bundles (`lsvcr.registry`).
+        device: Where the encoder runs; `auto` takes a GPU if one works.
+        max_queue: Queries that may wait for the model.
+        max_batch: Queries computed together, at most.
+    """
+
+    def __init__(self, registry: Path, *, device: Device, max_queue: int, max_batch: int) -> None:
+        self._registry = registry
+        self._device = device
+        self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._current: Recommender | None = None
+        self._failure: str | None = "no bundle has been loaded yet"
+        self._changing = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Load the current bundle; where that fails, `readiness` tells why."""
+        try:
+            await self.refresh()
+        except LsvcrError as error:
+            logger.error("not ready: %s", error)
+
+    async def close(self) -> None:
+        """Let go of all bundles, after what is waiting for them."""
+        async with self._changing:
+            recommender, self._current = self._current, None
+            self._failure = "the service is stopping"
+            if recommender is not None:
+                await asyncio.to_thread(recommender.close)
+
+    def current(self) -> Recommender:
+        """The bundle that answers; raises NotReadyError while there is none."""
+        if self._current is None:
+            raise NotReadyError(self._failure or "no bundle is loaded")
+        return self._current
+
+    def get(self, version: str) -> Recommender:
+        """A loaded bundle by version; raises UnknownModelError."""
+        if self._current is None or self._current.version != version:
+            raise UnknownModelError(f"model {version!r} is not loaded")
+        return self._current
+
+    async def activate(self, version: str) -> None:
+        """Serve another version, and make it the registry's current one.
+
+        Raises:
+            UnknownModelError: If the registry doesn't have it.
+            BundleError: If it fails its checks. The old one goes on serving.
+        """
+        async with self._changing:
+            await self._activate(version)
+
+    async def rollback(self) -> str:
+        """Activate what was current before, and name it.
+
+        Raises:
+            UnknownModelError: If nothing was, or it is gone.
+            BundleError: As `activate`.
+        """
+        async with self._changing:
+            current = await asyncio.to_thread(read_current, self._registry)
+            if current is None or current.previous is None:
+                raise UnknownModelError("no version was current before this one")
+            await self._activate(current.previous)
+            return current.previous
+
+    async def refresh(self) -> str:
+        """Look at the registry now; load its current version if that isn't the one that answers.
+
+        Returns:
+            The version that answers.
+
+        Raises:
+            NotReadyError: If the registry has no current version.
+            BundleError: If it can't be loaded. The old one goes on serving.
+        """
+        async with self._changing:
+            try:
+                current = await asyncio.to_thread(read_current, self._registry)
+                if current is None:
+                    raise NotReadyError("the registry has no current version")
+                if self._current is None or self._current.version != current.version:
+                    self._swap(await self._load(current.version))
+            except LsvcrError as error:
+                self._failure = str(error)
+                raise
+            self._failure = None
+            return current.version
+
+    def listing(self) -> list[dict[str, object]]:
+        """Describe the registry's versions, oldest first; reads their manifests."""
+        current = read_current(self._registry)
+        loaded = self._current.version if self._current is not None else None
+        entries: list[dict[str, object]] = []
+        for version in list_versions(self._registry):
+            entry: dict[str, object] = {
+                "version": version,
+                "current": current is not None and current.version == version,
+                "loaded": version == loaded,
+            }
+            try:
+                manifest = load_manifest(self._registry / version)
+                entry["created_at"] = manifest.created_at
+                entry["counts"] = manifest.counts.model_dump()
+            except BundleError as error:
+                entry["error"] = str(error)
+            entries.append(entry)
+        return entries
+
+    def readiness(self) -> list[str]:
+        """Why the service can't answer; empty if it can."""
+        return [] if self._current is not None else [self._failure or "no bundle is loaded"]
+
+    async def _activate(self, version: str) -> None:
+        if version not in await asyncio.to_thread(list_versions, self._registry):
+            raise UnknownModelError(f"the registry has no version {version!r}")
+        recommender = self._current
+        if recommender is None or recommender.version != version:
+            recommender = await self._load(version)
+        await asyncio.to_thread(write_current, self._registry, version)
+        self._swap(recommender)
+
+    async def _load(self, version: str) -> Recommender:
+        recommender = await asyncio.to_thread(
+            Recommender.load,
+            self._registry / version,
+            device=self._device,
+            max_queue=self._max_queue,
+            max_batch=self._max_batch,
+        )
+        if recommender.version != version:
+            raise BundleError(f"folder {version!r} holds version {recommender.version!r}")
+        return recommender
+
+    def _swap(self, recommender: Recommender) -> None:
+        self._current = recommender
+        self._failure = None

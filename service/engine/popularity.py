@@ -1,0 +1,58 @@
+"""Items by popularity: the answer for those of whom nothing is known.
+
+Shape suffixes: N rows at hand, P popular rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import PopularVideos
+from lsvcr.catalogue import Catalogue
+from service.engine.scoring import Ranked, Rows
+from service.engine.video_conditions import Allows
+
+FIRST_LOOK = 1024
+WIDENING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PopularItems:
+    """Every row of one kind once, most popular first."""
+
+    row_P: NDArray[np.int32]
+
+    @classmethod
+    def of_videos(cls, popular: PopularVideos, rows: int) -> "PopularItems":
+        """Take the overall list, then what categories add, then the rest in catalogue order."""
+        rest_V = np.arange(1, rows, dtype=np.int32)
+        row_P = np.concatenate([popular.overall_P, popular.by_category_Q, rest_V])
+        _, first_P = np.unique(row_P, return_index=True)
+        return cls(row_P[np.sort(first_P)])
+
+    @classmethod
+    def of_comments(cls, videos: "PopularItems", catalogue: Catalogue) -> "PopularItems":
+        """Take each video's best comment, popular videos first; then the second ones; and so on."""
+        position_V = np.zeros(catalogue.video_count, np.int32)
+        position_V[videos.row_P] = np.arange(len(videos.row_P))
+        row_C = np.arange(1, catalogue.comment_count)
+        video_C = catalogue.comment_video_C[1:]
+        place_C = row_C - catalogue.comment_start_V1[video_C]
+        order_C = np.lexsort((position_V[video_C], place_C))
+        return cls(row_C[order_C].astype(np.int32))
+
+    def best(self, wanted: int, allows: Allows) -> Ranked:
+        """Take the `wanted` most popular allowed rows; fewer only where fewer are allowed."""
+        count = max(FIRST_LOOK, wanted)
+        while True:
+            position_N = np.flatnonzero(allows(self.row_P[:count]))
+            if len(position_N) >= wanted or count >= len(self.row_P):
+                position_N = position_N[:wanted]
+                return popular_ranking(self.row_P[position_N], position_N)
+            count *= WIDENING
+
+
+def popular_ranking(row_N: Rows, position_N: NDArray[np.integer]) -> Ranked:
+    """Rank rows by their place in a popular order: 1, 1/2, 1/3 and so on."""
+    return Ranked.by_score(row_N, {"popularity": (1 / (position_N + 1)).astype(np.float32)})

@@ -1,0 +1,229 @@
+"""Answers a batch of queries with one bundle: encode together, search together, rank singly.
+
+Shape suffixes: B users, J comment slots, T target videos, K items of an answer, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import Bundle
+from lsvcr.errors import LsvcrError
+from service.engine.answer_items import Because, comment_items, video_items
+from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.comment_ranking import CommentRanking, find_video
+from service.engine.encoder_session import CpuEncoder
+from service.engine.explanation import explain_comments, explain_videos
+from service.engine.queries import (
+    Answer,
+    CommentQuery,
+    EventHistory,
+    FeedQuery,
+    Query,
+    RankedComment,
+    RankedVideo,
+    SimilarQuery,
+    VideoQuery,
+)
+from service.engine.scoring import Ranked
+from service.engine.users import EncodedHistory, User, encode_users
+from service.engine.video_ranking import VideoRanking
+
+
+@dataclass(frozen=True, slots=True)
+class _CommentTaste:
+    """What the comment head said of one user and one target video."""
+
+    preference_D: NDArray[np.float32]
+    share_J: NDArray[np.float32]
+
+
+class Ranker:
+    """One bundle's graphs, indexes and rankings. Not thread-safe: one thread owns it."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        encoder: CpuEncoder,
+        video_index: CandidateIndex,
+        comment_index: CandidateIndex,
+    ) -> None:
+        self.bundle = bundle
+        self.encoder = encoder
+        self.video_index = video_index
+        self.comment_index = comment_index
+        self._catalogue = bundle.catalogue
+        self._videos = VideoRanking(bundle, video_index)
+        self._comments = CommentRanking(bundle, comment_index, self._videos.popular)
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
+        """Answer all queries; what is wrong with one of them is its own answer."""
+        started_s = perf_counter()
+        with_comments = any(isinstance(query, CommentQuery | FeedQuery) for query in queries)
+        users = encode_users(
+            [_history(query) for query in queries],
+            self.bundle,
+            self.encoder,
+            with_comments=with_comments,
+        )
+        tastes = self._comment_tastes(queries, users)
+        encoded_s = perf_counter()
+        candidates = self._search_videos(queries, users)
+        searched_ms = (perf_counter() - encoded_s) * 1000
+        answers: list[Answer | LsvcrError] = []
+        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
+            ranking_s = perf_counter()
+            try:
+                answer = self._answer(query, user, candidates.get(position), tastes.get(position))
+            except LsvcrError as error:
+                answers.append(error)
+                continue
+            timings_ms = {
+                "encode": (encoded_s - started_s) * 1000,
+                "retrieve": searched_ms + (perf_counter() - ranking_s) * 1000,
+            }
+            answers.append(replace(answer, timings_ms=timings_ms))
+        return answers
+
+    def _comment_tastes(
+        self, queries: Sequence[Query], users: Sequence[User]
+    ) -> dict[int, _CommentTaste]:
+        """Run the comment head once for all comment queries of users that are encoded."""
+        positions, targets, encoded = [], [], []
+        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
+            if not isinstance(query, CommentQuery) or user.encoded is None:
+                continue
+            target_D = self._target(query.video_id, user.encoded)
+            if target_D is not None:
+                positions.append(position)
+                targets.append(target_D)
+                encoded.append(user.encoded)
+        if not positions:
+            return {}
+        preference_BTD, share_BTJ = self.encoder.prefer_comments(
+            np.stack([history.comment_state_JD for history in encoded]),
+            np.stack([history.comment_last_J for history in encoded]),
+            np.stack(targets)[:, None],
+        )
+        return {
+            position: _CommentTaste(preference_TD[0], share_TJ[0])
+            for position, preference_TD, share_TJ in zip(
+                positions, preference_BTD, share_BTJ, strict=True
+            )
+        }
+
+    def _target(self, video_id: str | None, encoded: EncodedHistory) -> NDArray[np.float32] | None:
+        """The comment head's query: the video on screen, or the user's taste in its place."""
+        if video_id is None:
+            return encoded.video_preference_D * np.float32(self.bundle.manifest.query_norm)
+        row = self._catalogue.video_index.row(video_id)
+        return self.bundle.tables["video_query_VD"][row] if row else None
+
+    def _search_videos(
+        self, queries: Sequence[Query], users: Sequence[User]
+    ) -> dict[int, Candidates]:
+        """Search the video index once for all queries that need it."""
+        counts, preferences = {}, []
+        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
+            videos = query.videos if isinstance(query, FeedQuery) else query
+            if isinstance(videos, VideoQuery) and user.encoded is not None:
+                counts[position] = self._videos.first_count(videos, user)
+                preferences.append(user.encoded.video_preference_D)
+        if not counts:
+            return {}
+        found = self.video_index.search(np.stack(preferences), max(counts.values()))
+        return dict(zip(counts, found, strict=True))
+
+    def _answer(
+        self,
+        query: Query,
+        user: User,
+        candidates: Candidates | None,
+        taste: _CommentTaste | None,
+    ) -> Answer:
+        match query:
+            case VideoQuery():
+                ranked = self._videos.rank(query, user, candidates)
+                return self._answer_with(self._video_items(ranked, user, query.explain), user)
+            case FeedQuery():
+                ranked = self._videos.rank(query.videos, user, candidates)
+                return self._answer_with(self._feed_items(query, ranked, user), user)
+            case CommentQuery():
+                preference_D = None if taste is None else taste.preference_D
+                ranked, ignored = self._comments.rank(query, user, preference_D)
+                items = self._comment_items(ranked, user, taste, query.explain)
+                return self._answer_with(items, user, ignored)
+            case SimilarQuery():
+                row = find_video(self._catalogue, query.video_id)
+                ranked = self._videos.similar(row, query.k)
+                answer = self._answer_with(self._video_items(ranked, user, False), user)
+                return replace(answer, source="model")
+            case _:
+                assert_never(query)
+
+    def _feed_items(self, query: FeedQuery, ranked: Ranked, user: User) -> tuple[RankedVideo, ...]:
+        """Give each video its best comments: one run of the comment head for all of them."""
+        explain = query.videos.explain
+        tastes: list[_CommentTaste | None] = [None] * len(ranked)
+        if user.encoded is not None and len(ranked):
+            preference_BTD, share_BTJ = self.encoder.prefer_comments(
+                user.encoded.comment_state_JD[None],
+                user.encoded.comment_last_J[None],
+                self.bundle.tables["video_query_VD"][ranked.row_K][None],
+            )
+            tastes = list(map(_CommentTaste, preference_BTD[0], share_BTJ[0]))
+        feed = []
+        videos = self._video_items(ranked, user, explain)
+        for video, row, taste in zip(videos, ranked.row_K.tolist(), tastes, strict=True):
+            preference_D = None if taste is None else taste.preference_D
+            comments = self._comments.rank_under(row, preference_D, query.comments_per_video)
+            feed.append(
+                replace(video, comments=self._comment_items(comments, user, taste, explain))
+            )
+        return tuple(feed)
+
+    def _video_items(self, ranked: Ranked, user: User, explain: bool) -> tuple[RankedVideo, ...]:
+        because: Because = None
+        if explain:
+            because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
+        return video_items(ranked, self._catalogue, because)
+
+    def _comment_items(
+        self, ranked: Ranked, user: User, taste: _CommentTaste | None, explain: bool
+    ) -> tuple[RankedComment, ...]:
+        because: Because = None
+        if explain:
+            because = ()
+            if user.encoded is not None and taste is not None:
+                because = explain_comments(user.encoded, taste.share_J, self._catalogue)
+        return comment_items(ranked, self._catalogue, because)
+
+    def _answer_with(
+        self,
+        items: tuple[RankedVideo, ...] | tuple[RankedComment, ...],
+        user: User,
+        ignored_candidates: int = 0,
+    ) -> Answer:
+        return Answer(
+            items=items,
+            source="popular" if user.encoded is None else "model",
+            model_version=self.bundle.manifest.version,
+            history_used=user.used,
+            ignored=user.events.ignored + ignored_candidates,
+            degraded=user.degraded,
+            timings_ms={},
+        )
+
+
+def _history(query: Query) -> EventHistory | None:
+    match query:
+        case FeedQuery():
+            return query.videos.history
+        case SimilarQuery():
+            return None
+        case _:
+            return query.history

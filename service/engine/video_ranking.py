@@ -1,0 +1,104 @@
+"""Ranks videos for one user with one bundle.
+
+Shape suffixes: N rows at hand, V catalogue rows, D width.
+"""
+
+import numpy as np
+
+from lsvcr.bundle import Bundle
+from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.diversity import Caps, choose_diverse, diversity_window, is_diverse
+from service.engine.popularity import PopularItems
+from service.engine.queries import VideoQuery
+from service.engine.retrieval import Retriever
+from service.engine.scoring import Ranked, Scorer
+from service.engine.users import User
+from service.engine.video_conditions import Allows, allow_except, allow_matching
+
+WIDENING = 8
+
+
+class VideoRanking:
+    """All that ranking a bundle's videos takes."""
+
+    def __init__(self, bundle: Bundle, index: CandidateIndex) -> None:
+        self._bundle = bundle
+        self._catalogue = bundle.catalogue
+        self._candidate_VD = bundle.tables["video_candidate_VD"]
+        scorer = Scorer(self._candidate_VD, bundle.manifest.temperature)
+        self._retriever = Retriever(index, scorer)
+        self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
+
+    def first_count(self, query: VideoQuery, user: User) -> int:
+        """Say how many candidates to fetch for a query at first."""
+        wanted = diversity_window(query.k) if is_diverse(query.diversity) else query.k
+        excluded = len(query.exclude_M)
+        if query.exclude_seen:
+            excluded += len(user.events.video_N) + len(user.events.comment_M)
+        return self._retriever.first_count(
+            wanted, excluded=excluded, is_filtered=query.filter is not None
+        )
+
+    def rank(self, query: VideoQuery, user: User, fetched: Candidates | None) -> Ranked:
+        """Rank the query's `k` best videos; by popularity where `user` isn't encoded.
+
+        Args:
+            fetched: What the index found for the user's preference; None without one.
+        """
+        allows = self._allows(query, user)
+        if not is_diverse(query.diversity):
+            return self._best(query.k, user, allows, fetched)
+        window = diversity_window(query.k)
+        count = window
+        while True:
+            ranked = self._best(count, user, allows, fetched)
+            chosen = self._diversify(query, ranked, window, is_model=user.encoded is not None)
+            if len(chosen) >= query.k or len(ranked) < count:
+                return chosen
+            count *= WIDENING
+
+    def similar(self, video_row: int, k: int) -> Ranked:
+        """Rank the videos nearest to one, itself left out; the score is the cosine."""
+        retriever = Retriever(self._retriever.index, Scorer(self._candidate_VD, temperature=1.0))
+        vector_D = np.asarray(self._candidate_VD[video_row])
+        count = retriever.first_count(k, excluded=1, is_filtered=False)
+        [fetched] = retriever.index.search(vector_D[None], count)
+        return retriever.best(vector_D, k, allow_except(np.array([video_row])), fetched)
+
+    def _allows(self, query: VideoQuery, user: User) -> Allows:
+        excluded = [self._catalogue.video_index.rows(query.exclude_M)]
+        if query.exclude_seen:
+            excluded.append(user.events.video_N)
+            excluded.append(self._catalogue.comment_video_C[user.events.comment_M])
+        matching = None
+        if query.filter is not None:
+            matching = allow_matching(query.filter, self._catalogue)
+        return allow_except(np.concatenate(excluded), matching)
+
+    def _best(self, wanted: int, user: User, allows: Allows, fetched: Candidates | None) -> Ranked:
+        if user.encoded is None or fetched is None:
+            return self.popular.best(wanted, allows)
+        return self._retriever.best(user.encoded.video_preference_D, wanted, allows, fetched)
+
+    def _diversify(
+        self, query: VideoQuery, ranked: Ranked, window: int, *, is_model: bool
+    ) -> Ranked:
+        diversity = query.diversity
+        assert diversity is not None
+        caps = Caps(
+            self._catalogue.author_V[ranked.row_K],
+            self._catalogue.category_V[ranked.row_K],
+            diversity.max_per_author,
+            diversity.max_per_category,
+        )
+        # A score is a cosine / temperature; a place in the popular list is in (0, 1] as it is.
+        scale = self._bundle.manifest.temperature if is_model else 1.0
+        chosen = choose_diverse(
+            ranked.score_K * scale,
+            self._candidate_VD[ranked.row_K[:window]],
+            caps,
+            count=query.k,
+            lambda_=diversity.lambda_,
+            window=window,
+        )
+        return ranked.take(chosen)

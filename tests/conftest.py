@@ -1,0 +1,29 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_bundle_builder import TINY_VERSIONS, write_tiny_bundle
+
+from lsvcr.registry import write_current
+
+
+@pytest.fixture(scope="session")
+def tiny_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of two tiny bundles, the first one current; shared, so nobody may change it."""
+    registry = tmp_path_factory.mktemp("tiny") / "registry"
+    for seed, version in enumerate(TINY_VERSIONS):
+        write_tiny_bundle(registry / version, version=version, seed=seed)
+    write_current(registry, TINY_VERSIONS[0])
+    return registry
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_master: Path) -> Path:
+    """The folder of a bundle of 50 videos and 200 comments; nobody may change it."""
+    return tiny_master / TINY_VERSIONS[0]
+
+
+@pytest.fixture
+def tiny_registry(tiny_master: Path, tmp_path: Path) -> Path:
+    """A registry of two tiny bundles, the first one current, for one test to change."""
+    return Path(shutil.copytree(tiny_master, tmp_path / "registry"))
