@@ -64,12 +64,14 @@ class TrainingRows:
 
     Attributes:
         history: (R, …).
+        user_R: int64 user numbers.
         video_target_RT, video_cut_RT: int32.
         comment_target_RT, comment_cut_RT: int32; the target is the video on screen.
         own_comment_RTP: int32, the comments to find there.
     """
 
     history: HistoryTensors
+    user_R: Tensor
     video_target_RT: Tensor
     video_cut_RT: Tensor
     comment_target_RT: Tensor
@@ -140,6 +142,7 @@ def build_rows(
 
     return TrainingRows(
         history=to_tensors(history, device),
+        user_R=torch.from_numpy(user_R).to(device),
         video_target_RT=place(videos.video_T, row_of_kind[0], video_slots),
         video_cut_RT=place(videos.cut_T, row_of_kind[0], video_slots),
         comment_target_RT=place(comments.video_T, row_of_kind[1], comment_slots),

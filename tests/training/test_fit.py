@@ -1,0 +1,129 @@
+import json
+
+import pytest
+import torch
+from worlds import config, prepared_world, random_text
+
+from lsvcr.errors import DataError
+from training.checkpoint import load_recommender, read_checkpoint, write_checkpoint
+from training.evaluate import Evaluation, evaluate_run
+from training.fit import fit
+
+RUN = ("fit.epochs=4", "fit.patience=9", "fit.device=cpu")
+
+
+def run_fit(folder, *assignments, seed=5):
+    folder.mkdir(exist_ok=True)
+    run = config(*RUN, *assignments)
+    prepared = prepared_world(seed, run)
+    text = random_text(prepared)
+    fit(prepared, text, run, folder)
+    return run, prepared, text
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def outcome(folder):
+    return [(entry["epoch"], entry["losses"], entry["validation"]) for entry in log(folder)]
+
+
+def test_the_same_seed_gives_the_same_run_and_learns(tmp_path):
+    run_fit(tmp_path / "one")
+    run_fit(tmp_path / "two")
+    assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+    losses = [entry["losses"]["total"] for entry in log(tmp_path / "one")]
+    assert losses[-1] < losses[0]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
+    run_fit(tmp_path / "whole")
+    run_fit(tmp_path / "parts", "fit.epochs=2")
+    run_fit(tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    whole, parts = (
+        read_checkpoint(tmp_path / name / "checkpoints" / "last.safetensors")[0]
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("task", ["video", "comment"])
+def test_one_task_can_be_trained_alone(tmp_path, task):
+    run_fit(tmp_path / task, f"fit.task={task}", "fit.epochs=1")
+    other = {"video": "comment", "comment": "video"}[task]
+    losses = log(tmp_path / task)[0]["losses"]
+    assert task in losses
+    assert other not in losses
+
+
+def test_one_target_per_row_trains_too(tmp_path):
+    run_fit(tmp_path / "single", "fit.targets=single", "fit.epochs=1")
+    assert log(tmp_path / "single")[0]["losses"]["video"] > 0
+
+
+def test_stops_when_validation_no_longer_improves(tmp_path):
+    run_fit(tmp_path / "run", "fit.learning_rate=1e-9", "fit.epochs=30", "fit.patience=2")
+    entries = log(tmp_path / "run")
+    best = max(entry["epoch"] for entry in entries if entry["is_best"])
+    assert entries[-1]["epoch"] == best + 2
+
+
+def test_test_metrics_come_from_the_best_checkpoint_beside_the_baselines(tmp_path):
+    run, prepared, text = run_fit(tmp_path / "run")
+    metrics = evaluate_run(prepared, text, run, tmp_path / "run")
+    again = Evaluation(prepared, run, "test").run(load_recommender(tmp_path / "run", run, text))
+    assert {name: metrics[name] for name in again} == again
+    for baseline in ("popularity", "text_neighbours"):
+        assert set(metrics["baselines"][baseline]) == {"video", "comment"}
+    users = len(prepared.video_targets("test"))
+    assert metrics["video"]["full"]["users"] == users
+    assert set(metrics["video"]["sampled"]) >= {"recall@10", "ndcg@10", "mrr@10"}
+
+
+def test_popularity_and_constant_scores_by_hand():
+    run = config("evaluate.sampled_negatives=3")
+    prepared = prepared_world(5, run)
+    evaluation = Evaluation(prepared, run, "test")
+
+    class Constant:
+        def videos(self, part):
+            return torch.zeros(
+                len(evaluation.samples.videos.user_T[part]), len(prepared.is_core_V)
+            ).numpy()
+
+        def comments(self, part):
+            return torch.zeros(evaluation.samples.candidate_SN[part].shape).numpy()
+
+    metrics = evaluation.evaluate(Constant())
+    assert metrics["video"]["sampled"]["recall@1"] == 0
+    assert metrics["video"]["full"]["recall@10"] == 0
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    run, _prepared, text = run_fit(tmp_path / "run", "fit.epochs=1")
+    other = run.override(["model.width=8"])
+    with pytest.raises(DataError, match="does not fit"):
+        load_recommender(tmp_path / "run", other, text)
+
+
+def test_stage_two_starts_from_another_checkpoint_but_for_ids(tmp_path):
+    _run, _prepared, _text = run_fit(tmp_path / "one", "fit.epochs=1")
+    start = tmp_path / "one" / "checkpoints" / "best.safetensors"
+    weights, _ = read_checkpoint(start)
+    aligned = {
+        name: w for name, w in weights.items() if name not in ("items.id.weight", "items.gate")
+    }
+    write_checkpoint(tmp_path / "aligned.safetensors", aligned, {})
+    run_fit(
+        tmp_path / "two",
+        "fit.epochs=1",
+        "fit.learning_rate=1e-12",
+        f"fit.start_from={tmp_path / 'aligned.safetensors'}",
+    )
+    after, _ = read_checkpoint(tmp_path / "two" / "checkpoints" / "best.safetensors")
+    assert torch.allclose(
+        after["sequence.pool_hidden.weight"], weights["sequence.pool_hidden.weight"]
+    )
+    assert not torch.allclose(after["items.id.weight"], weights["items.id.weight"])
