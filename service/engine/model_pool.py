@@ -6,16 +6,33 @@ swaps them. Whoever holds the old `Recommender` finishes with it.
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from lsvcr.bundle import load_manifest
 from lsvcr.errors import BundleError, LsvcrError
-from lsvcr.registry import list_versions, read_current, write_current
+from lsvcr.registry import Current, list_versions, read_current, write_current
 from service.engine.bundle_opening import Device
 from service.engine.recommender import Recommender
 from service.errors import NotReadyError, UnknownModelError
 
+RETRY_AFTER_S = 30.0
+"""How long `refresh` takes a bundle's refusal for granted; `activate` always tries."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a `current.json` could not be followed, and when that was tried."""
+
+    current: Current
+    error: LsvcrError
+    tried_s: float
+
+    def is_fresh(self, current: Current) -> bool:
+        return current == self.current and time.monotonic() - self.tried_s < RETRY_AFTER_S
 
 
 class ModelPool:
@@ -35,6 +52,7 @@ class ModelPool:
         self._max_batch = max_batch
         self._current: Recommender | None = None
         self._failure: str | None = "no bundle has been loaded yet"
+        self._refusal: _Refusal | None = None
         self._changing = asyncio.Lock()
 
     async def open(self) -> None:
@@ -104,11 +122,10 @@ class ModelPool:
                 if current is None:
                     raise NotReadyError("the registry has no current version")
                 if self._current is None or self._current.version != current.version:
-                    self._swap(await self._load(current.version))
+                    self._swap(await self._load_unless_refused(current))
             except LsvcrError as error:
                 self._failure = str(error)
                 raise
-            self._failure = None
             return current.version
 
     def listing(self) -> list[dict[str, object]]:
@@ -143,6 +160,16 @@ class ModelPool:
             recommender = await self._load(version)
         await asyncio.to_thread(write_current, self._registry, version)
         self._swap(recommender)
+
+    async def _load_unless_refused(self, current: Current) -> Recommender:
+        """Load, but don't read a refused bundle again at every look at the registry."""
+        if self._refusal is not None and self._refusal.is_fresh(current):
+            raise self._refusal.error
+        try:
+            return await self._load(current.version)
+        except LsvcrError as error:
+            self._refusal = _Refusal(current, error, time.monotonic())
+            raise
 
     async def _load(self, version: str) -> Recommender:
         recommender = await asyncio.to_thread(

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from tiny_bundle_builder import unit, write_index
+
+from lsvcr.bundle import IndexEntry
+from lsvcr.errors import BundleError
+from service.engine.candidate_index import CandidateIndex
+from service.engine.retrieval import Retriever
+from service.engine.scoring import Scorer
+from service.engine.video_conditions import allow_except
+
+FLAT = IndexEntry(kind="flat", recall_at_100=1.0)
+WIDTH = 8
+
+
+def vectors(rows: int) -> np.ndarray:
+    table = unit(np.random.default_rng(3).standard_normal((rows + 1, WIDTH)))
+    table[0] = 0
+    return table
+
+
+def write_ivf(path: Path, table_ND: np.ndarray) -> None:
+    quantizer = faiss.IndexFlatIP(WIDTH)
+    index = faiss.IndexIVFFlat(quantizer, WIDTH, 16, faiss.METRIC_INNER_PRODUCT)
+    index.train(table_ND[1:])
+    index.add_with_ids(table_ND[1:], np.arange(1, len(table_ND)))
+    faiss.write_index(index, str(path))
+
+
+def test_search_finds_the_nearest_rows_and_the_floor_of_the_rest(tmp_path: Path) -> None:
+    table_ND = vectors(100)
+    write_index(tmp_path / "x", table_ND)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+    [found] = index.search(table_ND[7:8], 5)
+    similarity_N = table_ND @ table_ND[7]
+    expected = np.argsort(-similarity_N)[:5]
+    assert found.row_N.tolist() == expected.tolist()
+    assert found.floor == pytest.approx(similarity_N[expected[-1]], abs=1e-6)
+    [all_found] = index.search(table_ND[7:8], 500)
+    assert (len(all_found.row_N), all_found.floor) == (100, -np.inf)
+
+
+def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
+    table_ND = vectors(1000)
+    write_ivf(tmp_path / "x", table_ND)
+    for nprobe, is_exact in ((16, True), (1, False)):
+        entry = IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=1.0)
+        index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
+        [found] = index.search(table_ND[7:8], 200)
+        expected = np.argsort(-(table_ND[1:] @ table_ND[7]))[:200] + 1
+        assert (set(found.row_N) == set(expected)) == is_exact
+
+
+def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
+    table_ND = vectors(1000)
+    write_ivf(tmp_path / "x", table_ND)
+    entry = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
+    index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
+    retriever = Retriever(index, Scorer(table_ND, 1.0))
+    [fetched] = index.search(table_ND[7:8], 400)
+    assert len(fetched.row_N) < 400
+    ranked = retriever.best(table_ND[7], 400, allow_except(np.array([7])), fetched)
+    score_N = table_ND @ table_ND[7]
+    score_N[[0, 7]] = -np.inf
+    assert ranked.row_K.tolist() == np.argsort(-score_N)[:400].tolist()
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    [found] = CandidateIndex.empty(WIDTH).search(np.zeros((1, WIDTH), np.float32), 5)
+    assert len(found.row_N) == 0
+
+
+def without_ids(path: Path, table_ND: np.ndarray) -> None:
+    index = faiss.IndexFlatIP(WIDTH)
+    index.add(table_ND[1:])
+    faiss.write_index(index, str(path))
+
+
+def with_distances(path: Path, table_ND: np.ndarray) -> None:
+    index = faiss.IndexIDMap(faiss.IndexFlatL2(WIDTH))
+    index.add_with_ids(table_ND[1:], np.arange(1, len(table_ND)))
+    faiss.write_index(index, str(path))
+
+
+def with_a_row_twice(path: Path, table_ND: np.ndarray) -> None:
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(WIDTH))
+    index.add_with_ids(table_ND[1:], np.array([1, *range(1, len(table_ND) - 1)]))
+    faiss.write_index(index, str(path))
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path, table_ND: None, "cannot be read"),
+        (lambda path, table_ND: path.write_bytes(b"no index"), "cannot be read"),
+        (lambda path, table_ND: write_index(path, table_ND[:, :4].copy()), "4 numbers, not 8"),
+        (lambda path, table_ND: write_index(path, table_ND[:-1]), "holds 19 vectors, not 20"),
+        (without_ids, "stores no ids"),
+        (with_distances, "inner product"),
+        (with_a_row_twice, "every catalogue row"),
+    ],
+)
+def test_an_index_that_does_not_fit_the_catalogue_is_refused(
+    tmp_path: Path, write: object, reason: str
+) -> None:
+    write(tmp_path / "x.faiss", vectors(20))  # type: ignore[operator]
+    with pytest.raises(BundleError, match=reason):
+        CandidateIndex.load(tmp_path / "x.faiss", FLAT, rows=20, width=WIDTH)
+
+
+def test_a_flat_index_cannot_be_probed(tmp_path: Path) -> None:
+    write_index(tmp_path / "x", vectors(20))
+    entry = IndexEntry(kind="ivf_flat", nprobe=4, recall_at_100=1.0)
+    with pytest.raises(BundleError, match="no lists to probe"):
+        CandidateIndex.load(tmp_path / "x", entry, rows=20, width=WIDTH)
