@@ -92,6 +92,8 @@ class TextVectors:
         Raises:
             DataError: If the basis is missing or a file is unreadable.
         """
+        if not (folder / BASIS_FILE).exists():
+            raise DataError(f"{folder}: no text vectors are here; run `embed` first")
         tensors, _ = read_tensors(folder / BASIS_FILE)
         basis = TextBasis(**tensors)
         fingerprint = hashlib.sha256((folder / BASIS_FILE).read_bytes()).hexdigest()

@@ -1,0 +1,161 @@
+"""`python -m training`: data, run, and the steps of a run alone."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lsvcr.errors import LsvcrError
+from training.config import PRESETS, RunConfig
+from training.data_commands import add_data_commands
+from training.run_folder import RunFolder
+
+SETTINGS_HELP = """
+Settings (--set) are listed with their values in RUN/config.json and explained in
+docs/training.md. The value is JSON or a bare word: --set fit.epochs=5 --set model.norm=post
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for an error on purpose, 130 for Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except LsvcrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command to go on", file=sys.stderr)
+        return 130
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """`run`: every step that isn't finished."""
+    # torch and transformers take seconds to import, which --help and `data` must not wait for
+    from training.steps import embed_step, evaluate_step, fit_step, start_run
+
+    run, prepared = start_run(**_start(args))
+    embed_step(run, prepared)
+    fit_step(run, prepared)
+    evaluate_step(run, prepared)
+    run_report(argparse.Namespace(run_folder=run.path))
+
+
+def run_embed(args: argparse.Namespace) -> None:
+    """`embed`: begin a run with its first step."""
+    from training.steps import embed_step, start_run
+
+    run, prepared = start_run(**_start(args))
+    embed_step(run, prepared)
+    print(f"text vectors in {run.text_vectors}")
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    """`fit` alone."""
+    from training.steps import fit_step, load_prepared
+
+    run = RunFolder.open(args.run_folder)
+    fit_step(run, load_prepared(run))
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """`evaluate` alone."""
+    from training.steps import evaluate_step, load_prepared
+
+    run = RunFolder.open(args.run_folder)
+    run.need("fit")
+    evaluate_step(run, load_prepared(run))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """`report`: print the main metrics and write the page."""
+    from training.report import summary_rows, write_report
+
+    run = RunFolder.open(args.run_folder)
+    header, *rows = summary_rows(run.read_metrics())
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print(f"written to {write_report(run)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="From a dataset folder to a trained and evaluated recommender.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_data_commands(commands)
+    for name, function, text in (
+        ("run", run_all, "embed, fit, evaluate and report; finished steps are skipped"),
+        ("embed", run_embed, "begin a run: turn its texts into vectors, only those that are new"),
+    ):
+        command = commands.add_parser(name, help=text, description=text, epilog=SETTINGS_HELP)
+        _add_start(command)
+        command.set_defaults(run=function)
+    for name, function, text in (
+        ("fit", run_fit, "train a run's model, or go on after an interruption"),
+        ("evaluate", run_evaluate, "measure a fitted run beside the baselines"),
+        ("report", run_report, "print an evaluated run's metrics and write report.html"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--run", type=Path, required=True, dest="run_folder", metavar="RUN", help="run folder"
+        )
+        command.set_defaults(run=function)
+    return parser
+
+
+def _add_start(command: argparse.ArgumentParser) -> None:
+    """Add what describes a run."""
+    add = command.add_argument
+    add("--data", type=Path, required=True, metavar="DIR", help="dataset folder")
+    add("--out", type=Path, required=True, metavar="RUN", help="run folder to make or go on with")
+    add("--preset", choices=PRESETS, default="small", help="default: %(default)s")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="SECTION.KEY=VALUE",
+        help="change one setting of the preset; may be repeated",
+    )
+    add("--sample-users", type=int, metavar="N", help="learn from N random users only")
+    add(
+        "--text-vectors",
+        type=Path,
+        metavar="DIR",
+        help="where text vectors are kept for this and later runs "
+        "(default: text_vectors/ and the name of the dataset folder, beside RUN)",
+    )
+    add("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
+
+
+def _start(args: argparse.Namespace) -> dict[str, object]:
+    """The arguments of `start_run`."""
+    return {
+        "path": args.out,
+        "config": _config(args),
+        "data": args.data,
+        "text_vectors": args.text_vectors or default_store(args.out, args.data),
+        "skip_bad_rows": args.skip_bad_rows,
+    }
+
+
+def default_store(out: Path, data: Path) -> Path:
+    """Beside the run, so that the next run finds it; by data set, as each needs its own basis."""
+    return out.resolve().parent / "text_vectors" / data.resolve().name
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    assignments = list(args.assignments)
+    if args.sample_users is not None:
+        assignments.append(f"data.sample_users={args.sample_users}")
+    return PRESETS[args.preset].override(assignments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

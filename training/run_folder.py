@@ -1,0 +1,241 @@
+"""The folder of one training run: what was asked for, what is finished, what came out.
+
+RUN/
+  config.json      every setting as used; data and code they were used with
+  steps.json       which steps were begun and finished, from which inputs
+  log.jsonl        one line per finished step or epoch
+  checkpoints/     written by `fit`
+  metrics.json     written by `evaluate`
+  report.html      written by `report`
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from lsvcr.errors import DataError
+from training.config import RunConfig, parse_config
+
+FORMAT = 1
+LIBRARIES = ("lsvcr", "numpy", "polars", "safetensors", "torch", "transformers")
+
+Step = Literal["fit", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data a run learns from.
+
+    Attributes:
+        folder: The dataset folder.
+        fingerprint: Of its content; where it lies may change, this may not.
+        skip_bad_rows: Whether bad rows are left out of it.
+    """
+
+    folder: str
+    fingerprint: str
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder that was opened or made, with its settings.
+
+    Attributes:
+        text_vectors: The store of text vectors that the run shares with others.
+    """
+
+    path: Path
+    config: RunConfig
+    source: Source
+    text_vectors: Path
+
+    @classmethod
+    def make(cls, path: Path, config: RunConfig, source: Source, text_vectors: Path) -> Self:
+        """Make a run folder, or open the one that is there if it is of the same run.
+
+        Raises:
+            DataError: If `path` is something else, or a run with other settings or data; it says
+                what differs.
+        """
+        if (path / "config.json").exists():
+            found = cls.open(path)
+            _refuse_differences(found, config, source)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DataError(f"{path}: is neither empty nor a run folder; choose another --out")
+        run = cls(path, config, source, text_vectors)
+        path.mkdir(parents=True, exist_ok=True)
+        _write_json(path / "config.json", run._description())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a run folder.
+
+        Raises:
+            DataError: If it isn't one, or is of another version of this program.
+        """
+        file = path / "config.json"
+        if not file.is_file():
+            raise DataError(f"{path}: is no run folder (it has no config.json)")
+        description = _read_json(file)
+        if description.get("format") != FORMAT:
+            raise DataError(
+                f"{file}: format {description.get('format')!r}, but this version reads {FORMAT}; "
+                "begin anew in another folder"
+            )
+        try:
+            config = parse_config(description["settings"])
+            source = Source(**description["source"])
+            return cls(path, config, source, Path(description["text_vectors"]))
+        except (DataError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}: written by another version or changed by hand ({error}); "
+                "begin anew in another folder"
+            ) from error
+
+    def begin(self, step: Step, inputs: dict[str, Any]) -> bool:
+        """Note what a step is made from; return whether it still has to be done.
+
+        Raises:
+            DataError: If the step was begun from other inputs: what lies here would be mixed.
+        """
+        steps = self._steps()
+        fingerprint = _fingerprint(inputs)
+        known = steps.get(step)
+        if known and known["fingerprint"] != fingerprint:
+            changed = [name for name in inputs if known["inputs"].get(name) != inputs[name]]
+            raise DataError(
+                f"{self.path}: `{step}` was begun with other {', '.join(changed) or 'inputs'}; "
+                f"choose another --out, or delete {self.path}"
+            )
+        if not known:
+            steps[step] = {"fingerprint": fingerprint, "inputs": inputs, "finished": None}
+            _write_json(self.path / "steps.json", steps)
+        return not (known and known["finished"])
+
+    def finish(self, step: Step) -> None:
+        """Note that a step is done."""
+        steps = self._steps()
+        steps[step]["finished"] = _now()
+        _write_json(self.path / "steps.json", steps)
+
+    def need(self, step: Step) -> str:
+        """The fingerprint of a finished step.
+
+        Raises:
+            DataError: If it isn't finished.
+        """
+        known = self._steps().get(step)
+        if not known or not known["finished"]:
+            raise DataError(
+                f"{self.path}: `{step}` is not finished; first run "
+                f"`python -m training {step} --run {self.path}`"
+            )
+        return str(known["fingerprint"])
+
+    def log(self, step: str, **facts: Any) -> None:
+        """Append one line to `log.jsonl`."""
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "at": _now(), **facts}) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All lines of `log.jsonl`; a last line cut short by a crash is left out."""
+        path = self.path / "log.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`."""
+        _write_json(self.path / "metrics.json", metrics)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Read `metrics.json`; raises DataError if `evaluate` has not written it."""
+        self.need("evaluate")
+        return _read_json(self.path / "metrics.json")
+
+    def _steps(self) -> dict[str, Any]:
+        path = self.path / "steps.json"
+        return _read_json(path) if path.exists() else {}
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "settings": self.config.model_dump(mode="json"),
+            "source": asdict(self.source),
+            "text_vectors": str(self.text_vectors),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version(name) for name in LIBRARIES},
+            },
+            "git_revision": _git_revision(),
+        }
+
+
+def _refuse_differences(found: RunFolder, config: RunConfig, source: Source) -> None:
+    """Refuse to go on with a run under other settings, or on other data."""
+    before, now = found.config.model_dump(mode="json"), config.model_dump(mode="json")
+    differences = [
+        f"{section}.{key} is {before[section][key]!r} there, {now[section][key]!r} was asked for"
+        for section in before
+        for key in before[section]
+        if before[section][key] != now[section][key]
+    ]
+    if found.source.fingerprint != source.fingerprint:
+        differences.append(f"the data of {source.folder} is other than {found.source.folder} was")
+    if differences:
+        raise DataError(
+            f"{found.path} holds another run: {'; '.join(differences)}. "
+            f"Choose another --out, or delete {found.path}"
+        )
+
+
+def _fingerprint(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(library: str) -> str | None:
+    """None where it is imported without being installed."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of this code, marked if changed since; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must be a JSON object")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(beside, path)
