@@ -21,6 +21,7 @@ from training.text_vectors import (
     Notes,
     TextBasis,
     TextVectors,
+    pack,
     read_notes,
     read_tensors,
     write_shard,
@@ -85,12 +86,12 @@ def embed_texts(
     wanted = _distinct(texts)
     hash_N = np.fromiter(wanted, np.uint64, len(wanted))
     missing = {number: wanted[number] for number in hash_N[vectors.find(hash_N) < 0].tolist()}
-    if not missing:
-        return vectors
-    for hash_N, vector_NH in _embed_shards(missing, load_model(), config, progress):
-        codes = {"hash_N": hash_N, "code_NE": vectors.basis.encode(vector_NH)}
-        write_shard(folder, "codes", codes, {"basis": vectors.fingerprint})
-    return TextVectors.load(folder)
+    if missing:
+        for hash_N, vector_NH in _embed_shards(missing, load_model(), config, progress):
+            codes = {"hash_N": hash_N, "code_NE": vectors.basis.encode(vector_NH)}
+            write_shard(folder, "codes", codes, {"basis": vectors.fingerprint})
+    pack(folder)
+    return TextVectors.load(folder) if missing else vectors
 
 
 def _fit_basis(

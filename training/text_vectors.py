@@ -2,10 +2,11 @@
 
 STORE/smollm2-135m-128-128/        one folder per model, max_tokens and width
   basis.safetensors                mean and principal components, fitted once
-  codes-1f09….safetensors          8-byte hashes and int8 codes of some thousand texts
+  codes-1f09….safetensors          8-byte hashes and int8 codes of many texts
   sample-….safetensors             only until the basis is fitted: raw vectors of its sample
 
-Every file is final once written, so what is finished stays finished when a run is interrupted.
+Every file is final once written, so what is finished stays finished when a run is interrupted;
+many small files are packed into few at its end.
 Shape suffixes: N texts, H width of the language model, E width kept.
 """
 
@@ -25,6 +26,9 @@ from lsvcr.catalogue import item_hashes
 from lsvcr.errors import DataError
 
 BASIS_FILE = "basis.safetensors"
+
+PACKED_BYTES = 14 * 2**20
+"""Size of a packed file: large, yet small enough to be mailed or checked in."""
 
 Notes = dict[str, str]
 """Metadata of a file."""
@@ -135,10 +139,31 @@ class TextVectors:
         return vector_NE
 
 
-def write_shard(folder: Path, kind: str, tensors: dict[str, Any], notes: Notes) -> None:
+def pack(folder: Path) -> None:
+    """Merge codes into few files where there are more than twice as many as need be.
+
+    A crash leaves some texts in two files, with the same codes.
+    """
+    vectors = TextVectors.load(folder)
+    old = set(folder.glob("codes-*.safetensors"))
+    rows = max(1, PACKED_BYTES // (8 + vectors.code_NE.shape[1]))
+    starts = range(0, len(vectors.sorted_hash_N), rows)
+    if len(old) <= 2 * len(starts):
+        return
+    for start in starts:
+        part = slice(start, start + rows)
+        codes = {"hash_N": vectors.sorted_hash_N[part], "code_NE": vectors.code_NE[part]}
+        old.discard(write_shard(folder, "codes", codes, {"basis": vectors.fingerprint}))
+    for path in old:
+        path.unlink()
+
+
+def write_shard(folder: Path, kind: str, tensors: dict[str, Any], notes: Notes) -> Path:
     """Write a file named by its `hash_N`, so that two processes never fight for a name."""
     name = hashlib.sha256(tensors["hash_N"].tobytes()).hexdigest()[:16]
-    write_tensors(folder / f"{kind}-{name}.safetensors", tensors, notes)
+    path = folder / f"{kind}-{name}.safetensors"
+    write_tensors(path, tensors, notes)
+    return path
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], notes: Notes) -> None:

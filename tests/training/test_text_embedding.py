@@ -7,7 +7,7 @@ import pytest
 
 from lsvcr.errors import DataError
 from tests.training.tiny_language_model import WORDS, save_tiny_language_model
-from training import text_embedding
+from training import text_embedding, text_vectors
 from training.config import TextConfig
 from training.language_model import LanguageModel, load_language_model
 from training.text_embedding import embed_texts, vectors_folder
@@ -114,6 +114,24 @@ def test_a_second_run_embeds_only_what_is_new_on_the_same_basis(
 
 
 @pytest.mark.usefixtures("small_files")
+def test_many_small_files_end_as_few_of_the_packed_size(
+    model: LanguageModel, config: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"config": config, "load_model": lambda: model, "fit_on": TEXTS}
+    monkeypatch.setattr(text_embedding, "pack", lambda folder: None)
+    loose = embed_texts(TEXTS, store=tmp_path / "loose", **run)
+    monkeypatch.undo()
+    monkeypatch.setattr(text_vectors, "PACKED_BYTES", 25 * 16)  # 25 texts of 8 + 8 bytes
+    monkeypatch.setattr(text_embedding, "SHARD_BYTES", 50)
+    packed = embed_texts(TEXTS, store=tmp_path / "packed", **run)
+    assert len(TEXTS) == 60
+    assert len(list(vectors_folder(tmp_path / "packed", config).glob("codes-*"))) == 3
+    np.testing.assert_allclose(
+        packed.lookup(TEXTS), loose.lookup(TEXTS), atol=packed.basis.scale_E.max() * 1.5
+    )
+
+
+@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("files_before_the_stop", [2, 4, 7])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_vectors(
     model: LanguageModel,
@@ -130,11 +148,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_vectors(
     write = text_embedding.write_shard
     written: list[str] = []
 
-    def write_some(folder: Path, kind: str, tensors: dict[str, np.ndarray], notes: dict) -> None:
+    def write_some(folder: Path, kind: str, tensors: dict[str, np.ndarray], notes: dict) -> Path:
         if len(written) == files_before_the_stop:
             raise KeyboardInterrupt
-        write(folder, kind, tensors, notes)
         written.append(kind)
+        return write(folder, kind, tensors, notes)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(text_embedding, "write_shard", write_some)
