@@ -82,11 +82,9 @@ class Ranker:
             except LsvcrError as error:
                 answers.append(error)
                 continue
-            timings_ms = {
-                "encode": (encoded_s - started_s) * 1000,
-                "retrieve": searched_ms + (perf_counter() - ranking_s) * 1000,
-            }
-            answers.append(replace(answer, timings_ms=timings_ms))
+            answer.timings_ms["encode"] = (encoded_s - started_s) * 1000
+            answer.timings_ms["retrieve"] = searched_ms + (perf_counter() - ranking_s) * 1000
+            answers.append(answer)
         return answers
 
     def _comment_tastes(

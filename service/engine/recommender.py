@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -142,6 +141,6 @@ class Recommender:
         answer = outcome.answer
         if isinstance(answer, LsvcrError):
             raise answer
-        total_ms = (time.perf_counter() - started_s) * 1000
-        timings_ms = {"queue": outcome.queue_ms, **answer.timings_ms, "total": total_ms}
-        return replace(answer, timings_ms=timings_ms)
+        answer.timings_ms["queue"] = outcome.queue_ms
+        answer.timings_ms["total"] = (time.perf_counter() - started_s) * 1000
+        return answer
