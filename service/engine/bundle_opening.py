@@ -1,15 +1,16 @@
 """Opens a bundle for serving and proves that it answers rightly before anyone asks it."""
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle, Golden
+from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Golden
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import CandidateIndex
+from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
 from service.engine.encoder_session import CpuEncoder, FloatArray
 from service.engine.queries import CommentQuery, EventHistory, FeedQuery, Query, VideoQuery
@@ -98,13 +99,26 @@ def check_golden(golden: Golden, ranker: Ranker) -> None:
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("golden inputs: %s", error)
         raise BundleError("the graphs do not run on the golden inputs") from error
-    _check_overlap(golden.top_video_BK, [candidates.row_N for candidates in found])
+    _check_best_videos(golden, ranker.bundle.tables["video_candidate_VD"], found)
 
 
-def _check_overlap(expected_BK: NDArray[np.int32], found: list[NDArray[np.int64]]) -> None:
-    wanted = [row_K[row_K > 0] for row_K in expected_BK]
-    hits = sum(np.isin(row_K, rows).sum() for row_K, rows in zip(wanted, found, strict=True))
-    total = sum(len(row_K) for row_K in wanted)
+def _check_best_videos(
+    golden: Golden, candidate_VD: FloatArray, found: Sequence[Candidates]
+) -> None:
+    """Compare by score, as equal videos may stand for one another."""
+    if golden.top_video_BK.max(initial=0) >= len(candidate_VD):
+        raise BundleError("golden top_video names videos that do not exist")
+    hits = total = 0
+    for row_K, preference_D, candidates in zip(
+        golden.top_video_BK, golden.video_preference_BD, found, strict=True
+    ):
+        row_K = row_K[row_K > 0]
+        expected_K = candidate_VD[row_K] @ preference_D
+        found_K = candidate_VD[candidates.row_N[: len(row_K)]] @ preference_D
+        if found_K.sum() > expected_K.sum() + len(row_K) * GOLDEN_TOLERANCE:
+            raise BundleError("golden top_video: the index finds better ones")
+        hits += int((found_K >= expected_K.min(initial=np.inf) - GOLDEN_TOLERANCE).sum())
+        total += len(row_K)
     if hits < MIN_GOLDEN_OVERLAP * total:
         raise BundleError(f"golden top_video: the index finds {hits} of {total}")
 

@@ -155,7 +155,13 @@ def change_the_golden_outputs(bundle: Path) -> None:
 
 def change_the_golden_best(bundle: Path) -> None:
     path = bundle / "golden" / "top_video_BK.npy"
-    np.save(path, 51 - np.load(path))
+    np.save(path, np.load(path) % 50 + 1)
+    sign(bundle)
+
+
+def invent_a_golden_best(bundle: Path) -> None:
+    path = bundle / "golden" / "top_video_BK.npy"
+    np.save(path, np.load(path) + 50)
     sign(bundle)
 
 
@@ -198,7 +204,8 @@ def hold_another_version(bundle: Path) -> None:
         (narrow_a_table, "float32"),
         (spoil_a_number, "not finite"),
         (change_the_golden_outputs, "golden video_preference"),
-        (change_the_golden_best, "golden top_video"),
+        (change_the_golden_best, "golden top_video: the index finds better"),
+        (invent_a_golden_best, "golden top_video names videos that do not exist"),
         (index_half_the_videos, "25 vectors, not 50"),
         (break_the_index, "cannot be read"),
         (break_the_graph, "cannot be opened"),
