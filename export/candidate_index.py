@@ -3,7 +3,6 @@
 Shape suffixes: N candidates, Q queries, D model width, K best candidates of a query.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +56,7 @@ def build_index(
     if len(vector_ND) < options.flat_below or not len(vector_ND):
         return _flat(vector_ND), IndexEntry(kind="flat", recall_at_100=1.0)
     index = _inverted_lists(vector_ND, options)
-    for nprobe, recall in _recall_by_nprobe(index, vector_ND, query_QD):
-        if recall >= MIN_RECALL:
-            break
+    nprobe, recall = _choose_nprobe(index, vector_ND, query_QD)
     index.nprobe = nprobe
     return index, IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=recall)
 
@@ -69,7 +66,7 @@ def write_index(index: faiss.Index, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def check_index(path: Path, *, candidates: int, width: int) -> None:
+def check_index(path: Path, entry: IndexEntry, *, candidates: int, width: int) -> None:
     """Read an index and compare it with what it should hold.
 
     Raises:
@@ -85,6 +82,8 @@ def check_index(path: Path, *, candidates: int, width: int) -> None:
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise BundleError(f"{path.name} doesn't compare by inner product")
+    if isinstance(index, faiss.IndexIVFFlat) != (entry.kind == "ivf_flat"):
+        raise BundleError(f"{path.name} is a {type(index).__name__}, not {entry.kind}")
 
 
 def recall_by_score(exact_QK: FloatArray, found_QK: FloatArray) -> float:
@@ -114,10 +113,10 @@ def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.Index
     return index
 
 
-def _recall_by_nprobe(
+def _choose_nprobe(
     index: faiss.Index, vector_ND: FloatArray, query_QD: FloatArray
-) -> Iterator[tuple[int, float]]:
-    """Probe 1, 2, 4, … lists, in the end all of them, and measure each."""
+) -> tuple[int, float]:
+    """Find the smallest power of two whose recall suffices, and that recall."""
     best = min(RECALL_AT, len(vector_ND))
     exact = faiss.IndexFlatIP(vector_ND.shape[1])
     exact.add(vector_ND)
@@ -126,9 +125,9 @@ def _recall_by_nprobe(
     while True:
         index.nprobe = nprobe
         found_QK, _ = index.search(query_QD, best)
-        yield nprobe, recall_by_score(exact_QK, found_QK)
-        if nprobe >= index.nlist:
-            return
+        recall = recall_by_score(exact_QK, found_QK)
+        if recall >= MIN_RECALL or nprobe >= index.nlist:  # all lists: the search is exact
+            return min(nprobe, index.nlist), recall
         nprobe *= 2
 
 

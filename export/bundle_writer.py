@@ -1,0 +1,207 @@
+"""A trained run as a bundle folder (`lsvcr.bundle`), checked against the model on the way.
+
+Shape suffixes: V video rows, B histories, T target videos, D model width, Q queries.
+"""
+
+import platform
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.candidate_index import IndexOptions, build_index, write_index
+from export.encoder_graph import export_graphs
+from export.item_vectors import build_tables, forget_untrained_ids, query_norm
+from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
+from export.trained_run import TrainedRun
+from lsvcr.bundle import (
+    FORMAT,
+    MANIFEST,
+    Counts,
+    IndexEntry,
+    Manifest,
+    PopularVideos,
+    describe_files,
+)
+from lsvcr.catalogue import Catalogue
+from lsvcr.history import NEVER
+
+SCORE_PARTS = ("encoder",)
+LIBRARIES = ("lsvcr", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "faiss-cpu")
+INDEX_FILES = {"video": "video.faiss", "comment": "comment.faiss"}
+QUERY_USERS = 1_000
+QUERY_BATCH = 100
+
+FloatArray = NDArray[np.float32]
+
+
+class Step(Protocol):
+    """Tells somebody what is being done, for as long as it is being done."""
+
+    def __call__(self, title: str) -> AbstractContextManager[None]:
+        """Enter when the step begins, leave when it is done."""
+
+
+def write_bundle(
+    run: TrainedRun,
+    folder: Path,
+    *,
+    version: str,
+    created_at: datetime,
+    options: IndexOptions,
+    step: Step,
+) -> Manifest:
+    """Write a bundle into an existing, empty folder.
+
+    Args:
+        run: The trained model and the data it was trained on.
+        folder: Not yet visible to anybody (`export.publish`).
+        version: The bundle's name in the registry.
+        created_at: With time zone.
+        options: How indexes are chosen.
+        step: Shows progress.
+
+    Raises:
+        BundleError: If a graph is invalid or answers other than the model.
+    """
+    with step("graphs"):
+        model = run.config.model
+        sequence = run.recommender.sequence
+        export_graphs(sequence, folder, comments_per_event=model.comments_per_event)
+    return complete_bundle(
+        run, folder, version=version, created_at=created_at, options=options, step=step
+    )
+
+
+def complete_bundle(
+    run: TrainedRun,
+    folder: Path,
+    *,
+    version: str,
+    created_at: datetime,
+    options: IndexOptions,
+    step: Step,
+) -> Manifest:
+    """Add all the rest to a folder that has the graphs; as `write_bundle`."""
+    for name in ("tables", "index", "catalogue", "popular", "golden"):
+        (folder / name).mkdir()
+    recommender, model = run.recommender, run.config.model
+    popular_comment_V = run.catalogue.popular_comment()
+    with step("catalogue and popular videos"):
+        run.catalogue.save(folder / "catalogue")
+        rank_popular(run.training_events_V, run.catalogue).save(folder / "popular")
+    with step("tables"):
+        forget_untrained_ids(recommender, run.training_events_V > 0)
+        tables = build_tables(recommender, popular_comment_V)
+        for name, table in tables.items():
+            np.save(folder / "tables" / f"{name}.npy", table, allow_pickle=False)
+    with step("parity with the trained model"):
+        samples = invent_histories(
+            run.catalogue,
+            max_history=model.max_history,
+            comments_per_event=model.comments_per_event,
+            seed=run.config.fit.seed,
+        )
+        graphs = BundleGraphs(folder, tables)
+        parity = measure_parity(recommender, popular_comment_V, graphs, samples)
+        golden = build_golden(recommender, popular_comment_V, samples, tables["video_candidate_VD"])
+        golden.save(folder / "golden")
+    with step("indexes"):
+        indexes = _write_indexes(run, graphs, tables, folder / "index", options)
+    with step("manifest"):
+        manifest = Manifest(
+            format=FORMAT,
+            version=version,
+            created_at=created_at.astimezone(UTC).isoformat(timespec="seconds"),
+            width=model.width,
+            max_history=model.max_history,
+            comments_per_event=model.comments_per_event,
+            temperature=model.temperature,
+            query_norm=query_norm(tables["video_query_VD"]),
+            score_parts=SCORE_PARTS,
+            counts=_counts(run),
+            indexes=indexes,
+            files=describe_files(folder),
+            data_fingerprint=run.data_fingerprint,
+            config=run.config.model_dump(mode="json"),
+            metrics={**run.metrics, "parity": parity},
+            libraries=_libraries(),
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def rank_popular(training_events_V: NDArray[np.int64], catalogue: Catalogue) -> PopularVideos:
+    """All videos by training events, the lower row first where they are equal."""
+    overall_P = np.argsort(-training_events_V[1:], kind="stable") + 1
+    category_P = catalogue.category_V[overall_P]
+    by_category_Q = overall_P[np.argsort(category_P, kind="stable")]
+    events = np.bincount(category_P, minlength=len(catalogue.categories))
+    return PopularVideos(
+        overall_P=overall_P.astype(np.int32),
+        by_category_Q=by_category_Q.astype(np.int32),
+        category_start=np.concatenate([[0], np.cumsum(events)]).astype(np.int64),
+    )
+
+
+def _write_indexes(
+    run: TrainedRun,
+    graphs: BundleGraphs,
+    tables: dict[str, FloatArray],
+    folder: Path,
+    options: IndexOptions,
+) -> dict[str, IndexEntry]:
+    video_query_QD, comment_query_QD = _queries(run, graphs, tables, options.seed)
+    asked = {
+        "video": (tables["video_candidate_VD"], video_query_QD),
+        "comment": (tables["comment_candidate_CD"], comment_query_QD),
+    }
+    entries = {}
+    for kind, (candidate_ND, query_QD) in asked.items():
+        index, entries[kind] = build_index(candidate_ND, query_QD, options)
+        write_index(index, folder / INDEX_FILES[kind])
+    return entries
+
+
+def _queries(
+    run: TrainedRun, graphs: BundleGraphs, tables: dict[str, FloatArray], seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """What a sample of real users would ask of either index.
+
+    Over all comments, the user's video preference stands in for the target video, as in serving.
+    """
+    norm = query_norm(tables["video_query_VD"])
+    user_Q = np.random.default_rng(seed).permutation(run.users)[:QUERY_USERS]
+    videos, comments = [], []
+    for start in range(0, len(user_Q), QUERY_BATCH):
+        user_B = user_Q[start : start + QUERY_BATCH]
+        cut_B = np.full(len(user_B), NEVER)
+        max_history = run.config.model.max_history
+        history = run.timelines.windows_before(user_B, cut_B, max_history)
+        first_B1 = np.ones((len(user_B), 1), np.int32)  # any target: the encoder doesn't read it
+        preference_BD = graphs.answer(history, first_B1).video_preference_BD
+        answers = graphs.answer_vectors(history, preference_BD[:, None] * np.float32(norm))
+        videos.append(preference_BD)
+        comments.append(answers.comment_preference_BTD[:, 0])
+    return np.concatenate(videos), np.concatenate(comments)
+
+
+def _counts(run: TrainedRun) -> Counts:
+    return Counts(
+        videos=run.catalogue.video_count - 1,
+        comments=run.catalogue.comment_count - 1,
+        users=run.users,
+        video_events=int(run.training_events_V.sum()),
+        comment_events=run.comment_events,
+    )
+
+
+def _libraries() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: library_version(name) for name in LIBRARIES},
+    }

@@ -1,0 +1,74 @@
+"""What a finished training run hands over to the export.
+
+Shape suffix: V video rows.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.catalogue import Catalogue
+from lsvcr.history import Timelines
+from training.checkpoint import load_recommender
+from training.config import RunConfig
+from training.encoder import Recommender
+from training.run_folder import RunFolder
+from training.steps import load_prepared, load_text
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The model with what it was trained on.
+
+    Attributes:
+        timelines: Of all users, held-out events included.
+        recommender: In evaluation mode, on the CPU. The export zeroes ids that no event trained.
+        training_events_V: Popularity of all time, without held-out events.
+        comment_events: Comment events trained on.
+        metrics: `metrics.json`.
+    """
+
+    config: RunConfig
+    catalogue: Catalogue
+    timelines: Timelines
+    recommender: Recommender
+    training_events_V: NDArray[np.int64]
+    comment_events: int
+    metrics: dict[str, Any]
+    data_fingerprint: str
+
+    @property
+    def users(self) -> int:
+        """Users with a timeline."""
+        return len(self.timelines.video_start_U1) - 1
+
+
+def open_run(path: Path, data: Path | None = None) -> TrainedRun:
+    """Read the best model of a finished run, and its data again.
+
+    Args:
+        path: The run's folder.
+        data: Where its dataset folder is now; None: where it was.
+
+    Raises:
+        DataError: If a step isn't finished, or the data isn't what the run learned from.
+    """
+    run = RunFolder.open(path)
+    if data is not None:
+        run = replace(run, source=replace(run.source, folder=str(data.resolve())))
+    run.need("fit")
+    metrics = run.read_metrics()
+    prepared = load_prepared(run)
+    return TrainedRun(
+        config=run.config,
+        catalogue=prepared.catalogue,
+        timelines=prepared.timelines,
+        recommender=load_recommender(path, run.config, load_text(run, prepared)),
+        training_events_V=prepared.training_events_V,
+        comment_events=len(prepared.comment_targets("train")),
+        metrics=metrics,
+        data_fingerprint=run.source.fingerprint,
+    )

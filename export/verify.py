@@ -1,0 +1,65 @@
+"""Checks a bundle as a service would, with real sessions: files, graphs, indexes, answers."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle_writer import INDEX_FILES
+from export.candidate_index import check_index
+from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, check_graph
+from export.parity import BundleGraphs
+from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Manifest, load_bundle
+from lsvcr.errors import BundleError
+from lsvcr.history import HistoryBatch
+
+FloatArray = NDArray[np.float32]
+
+
+def verify_bundle(folder: Path) -> Manifest:
+    """Read a bundle and run its golden inputs.
+
+    Raises:
+        BundleError: With the first thing that is missing, damaged or contradictory.
+    """
+    bundle = load_bundle(folder)
+    for name in (ENCODER_GRAPH, HEAD_GRAPH):
+        check_graph(folder / name)
+    _check_indexes(bundle)
+    _check_golden(bundle)
+    return bundle.manifest
+
+
+def _check_indexes(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    candidates = {"video": manifest.counts.videos, "comment": manifest.counts.comments}
+    for kind, file in INDEX_FILES.items():
+        if kind not in manifest.indexes:
+            raise BundleError(f"the manifest describes no {kind} index")
+        check_index(
+            bundle.folder / "index" / file,
+            manifest.indexes[kind],
+            candidates=candidates[kind],
+            width=manifest.width,
+        )
+
+
+def _check_golden(bundle: Bundle) -> None:
+    graphs = BundleGraphs(bundle.folder, bundle.tables)
+
+    def run(history: HistoryBatch, target_BT: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
+        answers = graphs.answer(history, target_BT)
+        return answers.video_preference_BD, answers.comment_preference_BTD
+
+    golden = bundle.golden
+    for name in ("target_BT", "top_video_BK"):
+        rows = getattr(golden, name)
+        if rows.size and (rows.min() < 0 or rows.max() >= bundle.catalogue.video_count):
+            raise BundleError(f"golden {name} names videos that do not exist")
+    golden.check(run)
+    candidate_VD = bundle.tables["video_candidate_VD"]
+    score_BV = golden.video_preference_BD @ candidate_VD.T
+    best_BK = -np.sort(-score_BV[:, 1:], axis=1)[:, : golden.top_video_BK.shape[1]]
+    score_BK = np.take_along_axis(score_BV, golden.top_video_BK, axis=1)
+    if not np.abs(score_BK - best_BK).max() <= GOLDEN_TOLERANCE:
+        raise BundleError("golden top_video: the candidate table ranks other videos first")

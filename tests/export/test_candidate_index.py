@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from export.candidate_index import (
+    IndexOptions,
+    build_index,
+    check_index,
+    recall_by_score,
+    write_index,
+)
+from lsvcr.bundle import IndexEntry
+from lsvcr.errors import BundleError
+
+FORCE_LISTS = IndexOptions(flat_below=1, nlist=32)
+
+
+def unit_vectors(count: int, width: int = 16, seed: int = 0) -> np.ndarray:
+    """Mostly in three dimensions, so that lists separate near from far."""
+    vector_ND = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+    vector_ND[:, 3:] *= 0.05
+    return vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)
+
+
+def candidate_table(count: int) -> np.ndarray:
+    return np.concatenate([np.zeros((1, 16), np.float32), unit_vectors(count)])
+
+
+def exact_rows(candidate_ND: np.ndarray, query_QD: np.ndarray, best: int) -> np.ndarray:
+    """The slow clear way: sort all scores; rows start at 1."""
+    return np.argsort(-(query_QD @ candidate_ND[1:].T), axis=1)[:, :best] + 1
+
+
+def test_a_flat_index_finds_what_sorting_finds() -> None:
+    candidate_ND, query_QD = candidate_table(300), unit_vectors(20, seed=1)
+    index, entry = build_index(candidate_ND, query_QD, IndexOptions())
+    assert entry == IndexEntry(kind="flat", recall_at_100=1.0)
+    _, row_QK = index.search(query_QD, 100)
+    assert np.array_equal(row_QK, exact_rows(candidate_ND, query_QD, 100))
+
+
+def test_inverted_lists_have_the_recall_that_is_stated() -> None:
+    candidate_ND, query_QD = candidate_table(3000), unit_vectors(50, seed=1)
+    index, entry = build_index(candidate_ND, query_QD, FORCE_LISTS)
+    assert entry.kind == "ivf_flat" and index.ntotal == 3000 and index.nprobe == entry.nprobe
+    expected_QK = exact_rows(candidate_ND, query_QD, 100)
+
+    def recall(nprobe: int) -> float:
+        index.nprobe = nprobe
+        _, row_QK = index.search(query_QD, 100)
+        pairs = zip(row_QK, expected_QK, strict=True)
+        return float(np.mean([len(set(rows) & set(expected)) / 100 for rows, expected in pairs]))
+
+    assert entry.nprobe is not None and 1 < entry.nprobe < 32  # else the test shows nothing
+    assert entry.recall_at_100 == pytest.approx(recall(entry.nprobe))
+    assert entry.recall_at_100 >= 0.99 > recall(entry.nprobe // 2)
+
+
+def test_lists_may_be_fewer_than_a_power_of_two() -> None:
+    candidate_ND, query_QD = candidate_table(200), unit_vectors(50, seed=1)
+    _, entry = build_index(candidate_ND, query_QD, IndexOptions(flat_below=1, nlist=5))
+    assert entry.nprobe is not None and entry.nprobe <= 5
+    assert entry.recall_at_100 >= 0.99
+
+
+def test_recall_counts_equal_candidates_as_equal() -> None:
+    exact_QK = np.array([[0.9, 0.5, 0.5, 0.5]], np.float32)
+    assert recall_by_score(exact_QK, np.array([[0.9, 0.5, 0.5, 0.5]], np.float32)) == 1
+    assert recall_by_score(exact_QK, np.array([[0.9, 0.5, 0.4, 0.3]], np.float32)) == 0.5
+
+
+def test_recall_counts_what_was_not_found_as_missing() -> None:
+    nothing = np.finfo(np.float32).min  # FAISS's score where lists hold too few
+    found_QK = np.array([[0.9, nothing]], np.float32)
+    assert recall_by_score(np.array([[0.9, -0.8]], np.float32), found_QK) == 0.5
+
+
+def test_no_candidates_make_an_empty_flat_index(tmp_path: Path) -> None:
+    empty = np.zeros((1, 16), np.float32)
+    index, entry = build_index(empty, unit_vectors(3), FORCE_LISTS)
+    assert entry.kind == "flat" and index.ntotal == 0
+    write_index(index, tmp_path / "comment.faiss")
+    check_index(tmp_path / "comment.faiss", entry, candidates=0, width=16)
+
+
+def test_an_index_that_is_not_as_stated_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "video.faiss"
+    index, entry = build_index(candidate_table(10), unit_vectors(3), IndexOptions())
+    write_index(index, path)
+    check_index(path, entry, candidates=10, width=16)
+    with pytest.raises(BundleError, match="holds 10 vectors of 16, not 11 of 16"):
+        check_index(path, entry, candidates=11, width=16)
+    lists = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1)
+    with pytest.raises(BundleError, match="not ivf_flat"):
+        check_index(path, lists, candidates=10, width=16)
+    faiss.write_index(faiss.IndexFlatL2(16), str(path))
+    with pytest.raises(BundleError, match="inner product"):
+        check_index(path, entry, candidates=0, width=16)
+    path.write_bytes(b"no index")
+    with pytest.raises(BundleError, match=r"video\.faiss cannot be read"):
+        check_index(path, entry, candidates=10, width=16)

@@ -1,0 +1,205 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, OPSET, check_graph
+from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
+from export.trained_run import TrainedRun
+from lsvcr.bundle import TABLES, load_bundle
+from lsvcr.catalogue import load_array
+from lsvcr.errors import BundleError
+from lsvcr.history import NEVER, HistoryBatch
+
+
+@pytest.fixture(scope="module")
+def graphs(bundle_folder: Path) -> BundleGraphs:
+    tables = {name: load_array(bundle_folder / "tables" / f"{name}.npy") for name in TABLES}
+    return BundleGraphs(bundle_folder, tables)
+
+
+def windows(run: TrainedRun, users: int) -> HistoryBatch:
+    user_B = np.arange(users) % run.users
+    cut_B = np.full(users, NEVER)
+    return run.timelines.windows_before(user_B, cut_B, run.config.model.max_history)
+
+
+def model_answers(run: TrainedRun, history: HistoryBatch, target_BT: np.ndarray) -> Answers:
+    popular_comment_V = run.catalogue.popular_comment()
+    return answer_by_model(run.recommender, popular_comment_V, history, target_BT)
+
+
+@pytest.mark.parametrize("users", [1, 2, 7, 64])
+@pytest.mark.parametrize("targets", [1, 5])
+def test_any_batch_gives_the_models_answers(
+    run: TrainedRun, graphs: BundleGraphs, users: int, targets: int
+) -> None:
+    history = windows(run, users)
+    shape = (users, targets)
+    target_BT = np.random.default_rng(users).integers(1, run.catalogue.video_count, shape)
+    expected = model_answers(run, history, target_BT)
+    assert graphs.answer(history, target_BT).difference(expected) < 1e-5
+
+
+@pytest.mark.parametrize(("videos", "comments"), [(0, 0), (1, 0), (0, 1), (1, 1), (12, 0), (0, 12)])
+@pytest.mark.parametrize("users", [1, 3])
+def test_few_or_no_events_give_the_models_answers(
+    run: TrainedRun, graphs: BundleGraphs, users: int, videos: int, comments: int
+) -> None:
+    user_B = np.arange(users)
+    timelines = run.timelines
+    video_from_B, comment_from_B = timelines.video_start_U1[user_B], timelines.comment_start_U1
+    comment_from_B = comment_from_B[user_B]
+    history = timelines.windows(
+        user_B,
+        video_from_B,
+        np.minimum(video_from_B + videos, timelines.video_start_U1[user_B + 1]),
+        comment_from_B,
+        np.minimum(comment_from_B + comments, timelines.comment_start_U1[user_B + 1]),
+    )
+    assert (history.video_BI.shape[1] == 1) == (videos == 0)
+    target_BT = np.ones((users, 2), np.int32)
+    expected = model_answers(run, history, target_BT)
+    assert graphs.answer(history, target_BT).difference(expected) < 1e-5
+
+
+def test_padding_changes_nothing(run: TrainedRun, graphs: BundleGraphs) -> None:
+    history = windows(run, 3)
+    padded = history.padded(rows=8, slots=run.config.model.max_history + 1)
+    answers = graphs.answer(history, np.ones((3, 2), np.int32))
+    of_padded = graphs.answer(padded, np.ones((8, 2), np.int32))
+    for name in ("video_preference_BD", "comment_preference_BTD"):
+        assert np.abs(getattr(of_padded, name)[:3] - getattr(answers, name)).max() < 1e-6
+    slots = answers.video_share_BI.shape[1]
+    assert np.abs(of_padded.video_share_BI[:3, :slots] - answers.video_share_BI).max() < 1e-6
+    assert (of_padded.video_share_BI[:3, slots:] == 0).all()
+
+
+def test_preferences_are_unit_vectors_and_shares_sum_to_one(
+    run: TrainedRun, graphs: BundleGraphs
+) -> None:
+    answers = graphs.answer(windows(run, 5), np.ones((5, 2), np.int32))
+    assert np.allclose(np.linalg.norm(answers.video_preference_BD, axis=-1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(answers.comment_preference_BTD, axis=-1), 1, atol=1e-5)
+    assert np.allclose(answers.video_share_BI.sum(-1), 1, atol=1e-5)
+    assert np.allclose(answers.comment_share_BTJ.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [ENCODER_GRAPH, HEAD_GRAPH])
+def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, name: str) -> None:
+    model = onnx.load(bundle_folder / name)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    dimensions = {
+        tensor.name: [
+            axis.dim_param or axis.dim_value for axis in tensor.type.tensor_type.shape.dim
+        ]
+        for tensor in (*model.graph.input, *model.graph.output)
+    }
+    expected = {
+        ENCODER_GRAPH: {
+            "video": ["batch", "video_slots"],
+            "video_order": ["batch", "video_slots"],
+            "video_cut": ["batch", "video_slots"],
+            "comment_video": ["batch", "comment_slots"],
+            "comment": ["batch", "comment_slots", 2],
+            "comment_last": ["batch", "comment_slots"],
+            "comment_cut": ["batch", "comment_slots"],
+            "video_input_VD": ["videos", 16],
+            "comment_video_input_VD": ["videos", 16],
+            "comment_input_CD": ["comments", 16],
+            "video_preference": ["batch", 16],
+            "comment_state": ["batch", "comment_slots", 16],
+            "video_share": ["batch", "video_slots"],
+        },
+        HEAD_GRAPH: {
+            "comment_state": ["batch", "comment_slots", 16],
+            "comment_last": ["batch", "comment_slots"],
+            "target": ["batch", "targets", 16],
+            "comment_preference": ["batch", "targets", 16],
+            "comment_share": ["batch", "targets", "comment_slots"],
+        },
+    }
+    assert dimensions == expected[name]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+def test_graphs_open_without_a_warning(
+    bundle_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in (ENCODER_GRAPH, HEAD_GRAPH):
+        ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+
+
+def test_fixed_shapes_are_an_override_of_the_same_file(
+    run: TrainedRun, bundle_folder: Path, graphs: BundleGraphs
+) -> None:
+    slots = run.config.model.max_history + 1
+    options = ort.SessionOptions()
+    for name, extent in {"batch": 4, "video_slots": slots, "comment_slots": slots}.items():
+        options.add_free_dimension_override_by_name(name, extent)
+    fixed = ort.InferenceSession(str(bundle_folder / ENCODER_GRAPH), options)
+    assert fixed.get_inputs()[0].shape == [4, slots]
+    bundle = load_bundle(bundle_folder)
+    history = windows(run, 4).padded(rows=4, slots=slots)
+    feeds = {
+        **history.arrays(),
+        **{name: bundle.tables[name] for name in TABLES if "_input_" in name},
+    }
+    preference_BD = fixed.run(["video_preference"], feeds)[0]
+    expected = graphs.answer(history, np.ones((4, 1), np.int32)).video_preference_BD
+    assert np.abs(preference_BD - expected).max() < 1e-6
+
+
+def test_parity_refuses_a_model_that_moved(run: TrainedRun, graphs: BundleGraphs) -> None:
+    samples = invent_histories(run.catalogue, max_history=12, comments_per_event=2, seed=1)
+    popular_comment_V = run.catalogue.popular_comment()
+    parity = measure_parity(run.recommender, popular_comment_V, graphs, samples)
+    assert set(parity) == {*samples.kinds, "batch"}
+    bias = run.recommender.sequence.video.merge.bias
+    with torch.no_grad():
+        bias[0] += 0.01
+        try:
+            with pytest.raises(BundleError, match="differ from the model by"):
+                measure_parity(run.recommender, popular_comment_V, graphs, samples)
+        finally:
+            bias[0] -= 0.01
+
+
+def test_a_difference_that_is_not_a_number_is_not_lost() -> None:
+    zero = np.zeros((1, 1), np.float32)
+    broken = np.full((1, 1), np.nan, np.float32)
+    sound = Answers(zero, zero, zero, zero)
+    assert np.isnan(Answers(zero, zero, broken, zero).difference(sound))
+
+
+def test_a_graph_with_weights_in_another_file_is_refused(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(bundle_folder / HEAD_GRAPH)
+    onnx.save(
+        model, tmp_path / "graph.onnx", save_as_external_data=True, location="w", size_threshold=0
+    )
+    with pytest.raises(BundleError, match="lies in another file"):
+        check_graph(tmp_path / "graph.onnx")
+
+
+def test_a_graph_with_a_table_in_it_is_refused(tmp_path: Path) -> None:
+    table = helper.make_tensor("table", TensorProto.FLOAT, [100], [0.0] * 100)
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, [100])
+    graph = helper.make_graph([helper.make_node("Identity", ["table"], ["out"])], "g", [], [output])
+    graph.initializer.append(table)
+    onnx.save(helper.make_model(graph), tmp_path / "graph.onnx")
+    check_graph(tmp_path / "graph.onnx")
+    with pytest.raises(BundleError, match="constant table is larger"):
+        check_graph(tmp_path / "graph.onnx", weight_bytes=100)
+
+
+def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match="not a valid ONNX graph"):
+        check_graph(tmp_path / "graph.onnx")
