@@ -76,12 +76,15 @@ def build_parser() -> argparse.ArgumentParser:
 def export(args: argparse.Namespace) -> None:
     """Export one run as the command line says."""
     # torch takes seconds to import, which --help and `list` must not wait for
+    import torch
+
     from export.candidate_index import IndexOptions
     from export.pipeline import export_run
     from export.trained_run import open_run
 
     chosen = {"flat_below": args.flat_below, "nlist": args.nlist}
     options = IndexOptions(**{name: value for name, value in chosen.items() if value is not None})
+    torch.set_num_threads(1)  # histories are small: threads would mostly wait for one another
     with show_step("run"):
         run = open_run(args.run, args.data)
     export_run(

@@ -19,7 +19,7 @@ from export.verify import verify_bundle
 from lsvcr.bundle import MANIFEST, Bundle, Manifest, describe_files, load_bundle, load_manifest
 from lsvcr.errors import BundleError
 from lsvcr.registry import list_versions, read_current
-from tests.export.conftest import COMMENTS, USERS, VIDEOS, invent_run, quiet
+from tests.export.invented_run import COMMENTS, USERS, VIDEOS, invent_run, quiet
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
