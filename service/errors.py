@@ -6,8 +6,15 @@ LsvcrError
 ├── OverloadedError          the queue is full
 ├── DeadlineExceededError    the caller's time is up
 ├── NotReadyError            no bundle is loaded, or not on the wanted device
-└── HistoryStoreError        the store did not answer in time
+├── HistoryStoreError        the store did not answer in time
+└── RequestError             the request itself is at fault
+    ├── InvalidRequestError      a field, a header or the JSON is wrong
+    ├── BodyTooLargeError        the body has too many bytes
+    ├── UnauthenticatedError     no key, or none that we know
+    └── ForbiddenError           a key of another role
 """
+
+from collections.abc import Sequence
 
 from lsvcr.errors import LsvcrError
 
@@ -34,3 +41,33 @@ class NotReadyError(LsvcrError):
 
 class HistoryStoreError(LsvcrError):
     """The history store did not answer in time, or failed."""
+
+
+class RequestError(LsvcrError):
+    """The request itself is at fault."""
+
+
+class InvalidRequestError(RequestError):
+    """Something in the request is wrong.
+
+    Attributes:
+        errors: Each with its place (`body`, `query` or `header` first) and what is wrong there.
+    """
+
+    def __init__(self, errors: Sequence[tuple[Sequence[str | int], str]]) -> None:
+        self.errors = tuple(errors)
+        location, message = self.errors[0]
+        more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
+        super().__init__(f"{'.'.join(map(str, location))[:200]}: {message}{more}")
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than allowed."""
+
+
+class UnauthenticatedError(RequestError):
+    """No key came with the request, or none that we know."""
+
+
+class ForbiddenError(RequestError):
+    """The key is known, but its role may not do this."""

@@ -1,0 +1,80 @@
+"""`python -m service`: serve a registry's current bundle over HTTP."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from lsvcr.errors import LsvcrError
+from service.app import create_app
+from service.embedded_store import EmbeddedStore
+from service.log_output import configure_logging
+from service.settings import EMBEDDED, LOOPBACK, Settings, read_settings
+
+logger = structlog.get_logger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until told to stop; returns the exit status, 2 where the settings are at fault."""
+    try:
+        settings = read_settings(arguments)
+        configure_logging(settings.log_level)
+        _warn_without_keys(settings)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the store outlives us
+        with _one_store_for_all(settings) as shared:
+            return _serve(shared)
+    except KeyboardInterrupt:  # how both signals arrive here, after the last answer
+        return 0
+    except LsvcrError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def worker_app() -> FastAPI:
+    """Build the application in a worker process, from the settings its parent passed on."""
+    settings = read_settings([])
+    configure_logging(settings.log_level)
+    return create_app(settings)
+
+
+def _serve(settings: Settings) -> int:
+    options: dict[str, Any] = {
+        "host": settings.listen_host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+    }
+    if settings.workers == 1:
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
+        server.run()
+        return 0 if server.started else 1
+    os.environ.update(settings.to_environment())
+    uvicorn.run("service.__main__:worker_app", factory=True, workers=settings.workers, **options)
+    return 0
+
+
+@contextlib.contextmanager
+def _one_store_for_all(settings: Settings) -> Iterator[Settings]:
+    """Start the embedded store where it is wanted: its folder has one owner, so no worker does."""
+    if settings.redis != EMBEDDED:
+        yield settings
+        return
+    with EmbeddedStore(settings.store_folder) as embedded:
+        yield settings.model_copy(update={"redis": embedded.url})
+
+
+def _warn_without_keys(settings: Settings) -> None:
+    if not any(settings.keys.values()):
+        where = "this machine" if settings.listen_host == LOOPBACK else "anybody who reaches us"
+        logger.warning("no API key is set", open_to=where, host=settings.listen_host)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

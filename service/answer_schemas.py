@@ -1,0 +1,197 @@
+"""What answers contain, for the OpenAPI document; tests hold real answers against these."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """A JSON object of known fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Because(Part):
+    """A history entry that a recommendation rests on."""
+
+    video_id: str | None = None
+    comment_id: str | None = None
+    share: float = Field(ge=0, le=1)
+
+
+class Explained(Part):
+    """Only with `explain`."""
+
+    parts: dict[str, float] | None = Field(default=None, description="Their sum is the score.")
+    because: list[Because] | None = None
+
+
+class VideoItem(Explained):
+    """A recommended video."""
+
+    video_id: str
+    rank: int = Field(ge=1)
+    score: float
+    title: str
+
+
+class CommentItem(Explained):
+    """A recommended comment."""
+
+    comment_id: str
+    video_id: str
+    rank: int = Field(ge=1)
+    score: float
+    text: str
+
+
+class FeedVideoItem(VideoItem):
+    """A recommended video with its best comments."""
+
+    comments: list[CommentItem]
+
+
+class ModelInfo(Part):
+    """The model that answered."""
+
+    version: str
+    arm: str | None
+    experiment: str | None
+
+
+class HistoryUsed(Part):
+    """Events that reached the model."""
+
+    videos: int
+    comments: int
+
+
+class Recommendation(Part):
+    """What every recommendation tells besides its items."""
+
+    recommendation_id: str = Field(description="Send it back with the events that follow from it.")
+    user_id: str | None
+    source: Literal["model", "popular"]
+    model: ModelInfo
+    history_used: HistoryUsed
+    ignored: int = Field(description="Unknown history items and candidates that were skipped.")
+    degraded: list[str] = Field(description="What was missing: `history_store`, `encoder`.")
+    timings_ms: dict[str, float]
+
+
+class VideosAnswer(Recommendation):
+    """Videos, best first."""
+
+    items: list[VideoItem]
+
+
+class CommentsAnswer(Recommendation):
+    """Comments, best first."""
+
+    items: list[CommentItem]
+
+
+class FeedAnswer(Recommendation):
+    """Videos with comments, best first."""
+
+    items: list[FeedVideoItem]
+
+
+class PlacedProblem(Part):
+    """One thing that is wrong in a request."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class ProblemAnswer(Part):
+    """An RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[PlacedProblem] | None = None
+    reasons: list[str] | None = None
+
+
+class BatchAnswer(Part):
+    """An answer or a problem for each request, in order."""
+
+    results: list[VideosAnswer | CommentsAnswer | FeedAnswer | ProblemAnswer]
+
+
+class RejectedEvent(Part):
+    """An event that was not stored."""
+
+    index: int
+    detail: str
+
+
+class EventsAnswer(Part):
+    """What became of the events."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedEvent]
+
+
+class HistoryVideo(Part):
+    """A video event of a stored history."""
+
+    video_id: str
+    type: str
+    timestamp: int
+
+
+class HistoryComment(Part):
+    """A comment event of a stored history."""
+
+    comment_id: str
+    type: str
+    timestamp: int
+
+
+class HistoryAnswer(Part):
+    """A stored history, each side oldest first."""
+
+    user_id: str
+    videos: list[HistoryVideo]
+    comments: list[HistoryComment]
+
+
+class ExportAnswer(Part):
+    """All that is stored about a user."""
+
+    user_id: str
+    history: HistoryAnswer
+    views: list[HistoryComment] = Field(description="Comment views: kept to know them again.")
+    event_log: list[dict[str, object]] = Field(description="As they were sent, oldest first.")
+
+
+class CurrentAnswer(Part):
+    """The version that answers now."""
+
+    current: str
+
+
+class ModelsAnswer(Part):
+    """The registry."""
+
+    current: str | None
+    models: list[dict[str, object]]
+
+
+class LiveAnswer(Part):
+    """The process runs."""
+
+    status: Literal["live"]
+
+
+class ReadyAnswer(Part):
+    """The service can answer."""
+
+    status: Literal["ready"]
+    degraded: list[str]
+    model: dict[str, object]

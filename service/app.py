@@ -1,0 +1,159 @@
+"""Puts the service together: one application from one settings object, and nothing global."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib import metadata
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from lsvcr.errors import LsvcrError
+from service.answer_schemas import ProblemAnswer
+from service.auth import Authentication, KeyRing, role_needed
+from service.body_limit import BodyLimit
+from service.embedded_store import EmbeddedStore
+from service.engine.model_pool import ModelPool
+from service.errors import HistoryStoreError
+from service.history_store import HistoryStore
+from service.metrics import Metrics
+from service.problem_details import MEDIA_TYPE, add_problem_handlers
+from service.request_context import RequestContext
+from service.routes import events, health, models, recommend
+from service.schemas import Limits
+from service.settings import EMBEDDED, Settings
+
+logger = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; what it needs is opened when it starts and closed when it ends.
+
+    Raises:
+        SettingsError: If a file of keys can't be read.
+    """
+    metrics = Metrics()
+    key_ring = KeyRing(settings.keys)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            store_url = await _open_store_server(settings, stack)
+            app.state.store = await _open_store(store_url, settings, metrics, stack)
+            app.state.models = await _open_models(settings, stack)
+            yield
+
+    app = FastAPI(
+        title="LSVCR",
+        version=metadata.version("lsvcr"),
+        summary="Recommends videos and, under each video, its comments.",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        middleware=_middleware(settings, metrics, key_ring),
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+    )
+    app.state.metrics = metrics
+    app.state.limits = _limits(settings)
+    for module in (recommend, events, models, health):
+        app.include_router(module.router)
+    add_problem_handlers(app)
+    _document_keys(app)
+    return app
+
+
+_PROBLEM: dict[str, Any] = {
+    "model": ProblemAnswer,
+    "description": "A problem",
+    "content": {MEDIA_TYPE: {}},
+}
+
+
+def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list[Middleware]:
+    """From the outside in; keys are checked only where there are some."""
+    context = Middleware(RequestContext, metrics=metrics, deadline_ms=settings.deadline_ms)
+    authentication = [Middleware(Authentication, key_ring=key_ring)] if key_ring else []
+    return [context, *authentication, Middleware(BodyLimit, max_bytes=settings.max_body_bytes)]
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**{name: getattr(settings, name) for name in Limits.__annotations__})
+
+
+async def _open_store_server(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
+    """Start the embedded store where it is wanted; its URL, or the one of the settings."""
+    if settings.redis != EMBEDDED:
+        return settings.redis
+    embedded = EmbeddedStore(settings.store_folder)
+    await asyncio.to_thread(embedded.start)
+    stack.push_async_callback(asyncio.to_thread, embedded.stop)
+    return embedded.url
+
+
+async def _open_store(
+    url: str, settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack
+) -> HistoryStore:
+    """Connect to the store; if it isn't there we start all the same and answer without it."""
+    store = HistoryStore(
+        url,
+        read_timeout_ms=settings.store_timeout_ms,
+        write_timeout_ms=settings.store_write_timeout_ms,
+        max_events=settings.history_max_events,
+        expiry_s=settings.history_days * 86_400,
+        log_max_entries=settings.event_log_max_entries,
+        on_failure=metrics.store_failures.inc,
+    )
+    stack.push_async_callback(store.close)
+    try:
+        await store.check()
+    except HistoryStoreError as error:
+        logger.warning("starting without histories", reason=str(error))
+    return store
+
+
+async def _open_models(settings: Settings, stack: contextlib.AsyncExitStack) -> ModelPool:
+    pool = ModelPool(
+        settings.registry,
+        device=settings.device,
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
+    )
+    stack.push_async_callback(pool.close)
+    await pool.open()
+    watching = asyncio.create_task(_watch_registry(pool, settings.refresh_s))
+    stack.callback(watching.cancel)
+    return pool
+
+
+async def _watch_registry(pool: ModelPool, every_s: float) -> None:
+    """Follow what other processes activate."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await pool.refresh()
+        except LsvcrError as error:
+            logger.warning("the registry's current bundle is not usable", reason=str(error))
+        except Exception:
+            logger.exception("looking at the registry failed")
+
+
+def _document_keys(app: FastAPI) -> None:
+    """Say in the OpenAPI document which operations want a key, from the table that checks them."""
+    build = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = build()
+            app.openapi_schema = document
+            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["key"] = {"type": "http", "scheme": "bearer"}
+            for path, operations in document["paths"].items():
+                if (role := role_needed(path)) is not None:
+                    for operation in operations.values():
+                        operation["security"] = [{"key": []}]
+                        operation["x-role"] = role
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

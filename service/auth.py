@@ -1,0 +1,89 @@
+"""Who may do what: three roles, told apart by API keys; the first thing a request meets.
+
+    recommend   /recommend, /videos, /experiments
+    ingest      /events
+    admin       everything
+
+Paths that are open to all are listed; any other needs `admin`, so that a forgotten route is closed.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import ForbiddenError, UnauthenticatedError
+
+ADMIN = "admin"
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/metrics", "/health/live", "/health/ready"})
+_ROLE_OF_PREFIX = {
+    "/recommend/": "recommend",
+    "/videos/": "recommend",
+    "/experiments/": "recommend",
+    "/events": "ingest",
+}
+
+
+def role_needed(path: str) -> str | None:
+    """The role that a path asks for; None where it is open to all."""
+    if path in OPEN_PATHS:
+        return None
+    for prefix, role in _ROLE_OF_PREFIX.items():
+        if path.startswith(prefix):
+            return role
+    return ADMIN
+
+
+class KeyRing:
+    """Knows the keys of each role, as digests only.
+
+    Args:
+        keys: By role.
+    """
+
+    def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
+        self._digests = [(_digest(key), role) for role, of_role in keys.items() for key in of_role]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def roles_of(self, key: str) -> set[str]:
+        """The roles of a key; takes the same time whichever key it is, or none."""
+        digest = _digest(key)
+        matches = [(hmac.compare_digest(digest, known), role) for known, role in self._digests]
+        return {role for is_match, role in matches if is_match}
+
+
+class Authentication:
+    """ASGI middleware that lets a request pass only with a key of the role its path needs.
+
+    Raises:
+        UnauthenticatedError: Without a key, or with one that isn't known.
+        ForbiddenError: With a key of another role.
+    """
+
+    def __init__(self, app: ASGIApp, key_ring: KeyRing) -> None:
+        self._app = app
+        self._key_ring = key_ring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the key, then go on."""
+        if scope["type"] == "http" and (role := role_needed(scope["path"])) is not None:
+            self._check(Headers(scope=scope).get("authorization", ""), role)
+        await self._app(scope, receive, send)
+
+    def _check(self, authorization: str, role: str) -> None:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise UnauthenticatedError("send the header Authorization: Bearer KEY")
+        roles = self._key_ring.roles_of(key.strip())
+        if not roles:
+            raise UnauthenticatedError("this key is not known")
+        if not roles & {role, ADMIN}:
+            raise ForbiddenError(f"this needs a key of the role {role}")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

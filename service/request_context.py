@@ -1,0 +1,95 @@
+"""What surrounds every request: its id, its deadline, its log line and metrics, its last resort."""
+
+import re
+import time
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import InvalidRequestError
+from service.metrics import Metrics
+from service.problem_details import problem_response
+
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_DEADLINE = re.compile(r"[0-9]{1,9}")
+
+logger = structlog.get_logger(__name__)
+
+
+class RequestContext:
+    """The outermost ASGI middleware.
+
+    Sets in the request's state: `request_id`; `started_s` and `deadline_s`, `time.monotonic()`
+    values. Whatever is raised below becomes a problem document.
+
+    Args:
+        deadline_ms: Most a request may take; the header X-Deadline-Ms may shorten it.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, deadline_ms: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._deadline_ms = deadline_ms
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = _choose_request_id(headers.get("x-request-id"))
+        scope.setdefault("state", {}).update(request_id=request_id, started_s=started_s)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(
+            request_id=request_id, **_read_trace(headers.get("traceparent"))
+        ):
+            try:
+                allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
+                scope["state"]["deadline_s"] = started_s + allowed_s
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                if status:  # half an answer is out: only cutting the connection tells the client
+                    raise
+                await problem_response(error, request_id)(scope, receive, send_with_id)
+            finally:
+                self._record(scope, status, time.monotonic() - started_s)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path_format", "unmatched")
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        log = logger.warning if status >= 500 else logger.debug
+        log(
+            "request", method=scope["method"], route=route, status=status, seconds=round(seconds, 6)
+        )
+
+
+def _choose_request_id(given: str | None) -> str:
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _read_trace(traceparent: str | None) -> dict[str, str]:
+    """The caller's trace id (W3C trace context), so that log lines can be found by it."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    return {"trace_id": match[1]} if match and match[1].strip("0") else {}
+
+
+def _read_deadline_ms(headers: Headers, most_ms: int) -> int:
+    given = headers.get("x-deadline-ms")
+    if given is None:
+        return most_ms
+    if not _DEADLINE.fullmatch(given):
+        raise InvalidRequestError([(("header", "X-Deadline-Ms"), "should be a whole number")])
+    return min(most_ms, int(given))

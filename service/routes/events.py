@@ -1,0 +1,99 @@
+"""Events in; users' histories out, exported and erased."""
+
+from typing import cast
+
+from fastapi import APIRouter, Request, Response
+
+from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer
+from service.event_log import Event
+from service.history_store import AppendResult, HistoryStore
+from service.history_value import StoredEvent
+from service.metrics import Metrics
+from service.routes.json_route import JsonRoute
+from service.routes.recommendation_answers import encode_json
+from service.schemas import EventBody, EventsBody, Identifier, Refused
+
+router = APIRouter(route_class=JsonRoute)
+
+
+@router.post("/events", tags=["events"], responses={200: {"model": EventsAnswer}})
+async def append_events(request: Request, body: EventsBody) -> Response:
+    """Store events; what is accepted is in the store, and the next recommendation sees it."""
+    store: HistoryStore = request.app.state.store
+    metrics: Metrics = request.app.state.metrics
+    entries = cast("list[EventBody | Refused]", body.events)
+    events = [_event(entry) for entry in entries if isinstance(entry, EventBody)]
+    rejected = [
+        {"index": index, "detail": _describe(entry)}
+        for index, entry in enumerate(entries)
+        if isinstance(entry, Refused)
+    ]
+    result = await store.append_events(events) if events else AppendResult(0, 0)
+    metrics.events.labels("accepted").inc(result.accepted)
+    metrics.events.labels("duplicate").inc(result.duplicates)
+    metrics.events.labels("rejected").inc(len(rejected))
+    return _json(
+        {"accepted": result.accepted, "duplicates": result.duplicates, "rejected": rejected}
+    )
+
+
+@router.get(
+    "/users/{user_id:path}/history", tags=["users"], responses={200: {"model": HistoryAnswer}}
+)
+async def read_history(request: Request, user_id: Identifier) -> Response:
+    """A user's stored history, each side oldest first; empty for an unknown user."""
+    store: HistoryStore = request.app.state.store
+    videos, comments = await store.fetch_events(user_id)
+    return _json(_history(user_id, videos, comments))
+
+
+@router.get(
+    "/users/{user_id:path}/export", tags=["users"], responses={200: {"model": ExportAnswer}}
+)
+async def export_user(request: Request, user_id: Identifier) -> Response:
+    """All that is stored about a user."""
+    store: HistoryStore = request.app.state.store
+    stored = await store.export_user(user_id)
+    return _json(
+        {
+            "user_id": user_id,
+            "history": _history(user_id, stored.videos, stored.comments),
+            "views": [_entry("comment_id", event) for event in stored.views],
+            "event_log": stored.logged,
+        }
+    )
+
+
+@router.delete("/users/{user_id:path}", tags=["users"], status_code=204)
+async def erase_user(request: Request, user_id: Identifier) -> Response:
+    """Erase a user's history and log entries. Once answered, nothing of them is left."""
+    store: HistoryStore = request.app.state.store
+    await store.erase_user(user_id)
+    return Response(status_code=204)
+
+
+def _event(body: EventBody) -> Event:
+    return Event(**body.model_dump())
+
+
+def _describe(refused: Refused) -> str:
+    place, message = refused.errors[0]
+    return f"{'.'.join(map(str, place))}: {message}"[:300] if place else message[:300]
+
+
+def _history(
+    user_id: str, videos: list[StoredEvent], comments: list[StoredEvent]
+) -> dict[str, object]:
+    return {
+        "user_id": user_id,
+        "videos": [_entry("video_id", event) for event in videos],
+        "comments": [_entry("comment_id", event) for event in comments],
+    }
+
+
+def _entry(id_name: str, event: StoredEvent) -> dict[str, object]:
+    return {id_name: event.item_id, "type": event.type, "timestamp": event.timestamp_ms}
+
+
+def _json(content: object) -> Response:
+    return Response(encode_json(content), media_type="application/json")

@@ -1,0 +1,60 @@
+"""Whether the service lives and is ready, and what Prometheus may know."""
+
+from typing import cast
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from service.answer_schemas import LiveAnswer, ProblemAnswer, ReadyAnswer
+from service.engine.model_pool import ModelPool
+from service.errors import HistoryStoreError, NotReadyError
+from service.history_store import HistoryStore
+from service.metrics import CONTENT_TYPE
+from service.problem_details import MEDIA_TYPE, describe_problem
+from service.routes.recommendation_answers import encode_json
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live", responses={200: {"model": LiveAnswer}})
+async def live() -> Response:
+    """Answers while the process runs."""
+    return Response(encode_json({"status": "live"}), media_type="application/json")
+
+
+@router.get("/health/ready", responses={200: {"model": ReadyAnswer}, 503: {"model": ProblemAnswer}})
+async def ready(request: Request) -> Response:
+    """200 only with a bundle loaded, checked and warm, on the wanted device; else the reasons."""
+    models: ModelPool = request.app.state.models
+    if reasons := models.readiness():
+        problem, headers = describe_problem(
+            NotReadyError("; ".join(reasons)), request.state.request_id
+        )
+        body = encode_json(msgspec.structs.replace(problem, reasons=reasons))
+        return Response(body, problem.status, headers, media_type=MEDIA_TYPE)
+    status = {
+        "status": "ready",
+        "degraded": await _degraded(request.app.state.store),
+        "model": models.current().status(),
+    }
+    return Response(encode_json(status), media_type="application/json")
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Counters in Prometheus' text format."""
+    models: ModelPool = request.app.state.models
+    version, waiting = "", 0
+    if not models.readiness():
+        status = models.current().status()
+        version, waiting = models.current().version, cast(int, status["waiting"])
+    text = request.app.state.metrics.render(model_version=version, waiting=waiting)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _degraded(store: HistoryStore) -> list[str]:
+    try:
+        await store.check()
+    except HistoryStoreError:
+        return ["history_store"]
+    return []

@@ -1,0 +1,57 @@
+"""Routes that read their JSON body themselves: stricter than the framework's way, and faster."""
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, get_type_hints
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from service.errors import InvalidRequestError
+from service.schemas import Body, Limits, describe_errors
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+class JsonRoute(APIRoute):
+    """A route whose endpoint takes (request, body) and returns a Response.
+
+    Where the endpoint has no `body` of a `Body` type it is an ordinary route. The framework still
+    documents the body; it just doesn't parse it.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Make the function that answers a request."""
+        model = get_type_hints(self.endpoint).get("body")
+        if not (inspect.isclass(model) and issubclass(model, Body)):
+            return super().get_route_handler()
+        endpoint = self.endpoint
+        body_model: type[Body] = model
+
+        async def handle(request: Request) -> Response:
+            limits: Limits = request.app.state.limits
+            response: Response = await endpoint(
+                request, parse_body(await request.body(), body_model, limits)
+            )
+            return response
+
+        return handle
+
+
+def parse_body(raw: bytes, model: type[BodyT], limits: Limits) -> BodyT:
+    """Read a JSON body.
+
+    Raises:
+        InvalidRequestError: If it isn't JSON (RFC 8259: no NaN, valid UTF-8), or not as `model`
+            wants it.
+    """
+    try:
+        return model.model_validate(from_json(raw, allow_inf_nan=False), context=limits)
+    except ValidationError as error:
+        errors = describe_errors(error.errors(include_url=False))
+        placed = [(("body", *place), message) for place, message in errors]
+        raise InvalidRequestError(placed) from error
+    except ValueError as error:
+        raise InvalidRequestError([(("body",), f"this is not JSON: {error}")]) from error

@@ -1,0 +1,81 @@
+"""Turns request bodies into the engine's queries."""
+
+import numpy as np
+
+from lsvcr.catalogue import item_hashes
+from service.engine.queries import (
+    CommentQuery,
+    Diversity,
+    EventHistory,
+    FeedQuery,
+    VideoFilter,
+    VideoQuery,
+)
+from service.schemas import CommentsBody, DiversityWish, FeedBody, Filter, InlineHistory, VideosBody
+
+
+def build_video_query(
+    body: VideosBody, history: EventHistory | None, deadline_s: float
+) -> VideoQuery:
+    """Ask for videos."""
+    return VideoQuery(
+        history=history,
+        k=body.k,
+        deadline_s=deadline_s,
+        exclude_M=item_hashes(body.exclude.video_ids),
+        exclude_seen=body.exclude.seen,
+        filter=_filter(body.filter),
+        diversity=_diversity(body.diversity),
+        explain=body.explain,
+    )
+
+
+def build_comment_query(
+    body: CommentsBody, history: EventHistory | None, deadline_s: float
+) -> CommentQuery:
+    """Ask for comments."""
+    return CommentQuery(
+        history=history,
+        k=body.k,
+        deadline_s=deadline_s,
+        video_id=body.video_id,
+        candidates=None if body.candidates is None else tuple(body.candidates),
+        exclude_M=item_hashes(body.exclude.comment_ids),
+        exclude_seen=body.exclude.seen,
+        filter=_filter(body.filter),
+        explain=body.explain,
+    )
+
+
+def build_feed_query(body: FeedBody, history: EventHistory | None, deadline_s: float) -> FeedQuery:
+    """Ask for videos with comments."""
+    return FeedQuery(build_video_query(body, history, deadline_s), body.comments_per_video)
+
+
+def inline_history(history: InlineHistory) -> EventHistory:
+    """Read the history that a request brings along."""
+    return EventHistory(
+        video_hash_N=item_hashes([event.video_id for event in history.videos]),
+        video_timestamp_N=np.array([event.timestamp for event in history.videos], np.int64),
+        comment_hash_M=item_hashes([event.comment_id for event in history.comments]),
+        comment_timestamp_M=np.array([event.timestamp for event in history.comments], np.int64),
+    )
+
+
+def _filter(wish: Filter | None) -> VideoFilter | None:
+    if wish is None:
+        return None
+    return VideoFilter(
+        categories_any=frozenset(wish.categories.any_of),
+        categories_none=frozenset(wish.categories.none_of),
+        authors_any=frozenset(wish.authors.any_of),
+        authors_none=frozenset(wish.authors.none_of),
+        published_after_ms=wish.published_after,
+        published_before_ms=wish.published_before,
+    )
+
+
+def _diversity(wish: DiversityWish | None) -> Diversity | None:
+    if wish is None:
+        return None
+    return Diversity(wish.lambda_, wish.max_per_author, wish.max_per_category)

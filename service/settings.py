@@ -1,0 +1,177 @@
+"""Everything an operator may change. Read once, when the service starts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lsvcr.errors import LsvcrError
+
+PREFIX = "LSVCR_"
+LOOPBACK = "127.0.0.1"
+EMBEDDED = "embedded"
+
+
+class SettingsError(LsvcrError):
+    """A setting is unknown or contradicts another."""
+
+
+class Settings(BaseSettings):
+    """Each setting is an environment variable `LSVCR_NAME` or a flag `--name`; the flag wins."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # a key must not show up in a log
+    )
+
+    registry: Path = Field(description="Folder of bundles, as `python -m export` fills it.")
+    redis: str = Field(
+        default=EMBEDDED,
+        description="URL of Redis or Valkey (redis://, rediss://, unix://), or `embedded`.",
+    )
+    store_folder: Path = Field(
+        default=Path("lsvcr-store"), description="Where the embedded store keeps its files."
+    )
+    host: str | None = Field(
+        default=None,
+        description="Address to listen on. Default: 0.0.0.0 with keys, 127.0.0.1 without.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, description="Processes, each with everything inside.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where the model runs; with `cuda`, not ready without a GPU."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="`debug` logs every request."
+    )
+
+    admin_keys: str = Field(
+        default="", repr=False, description="Comma-separated API keys that may do everything."
+    )
+    recommend_keys: str = Field(
+        default="", repr=False, description="Comma-separated API keys that may ask."
+    )
+    ingest_keys: str = Field(
+        default="", repr=False, description="Comma-separated API keys that may send events."
+    )
+    admin_keys_file: Path | None = Field(
+        default=None, description="File with more admin keys, one a line."
+    )
+    recommend_keys_file: Path | None = Field(
+        default=None, description="File with more recommend keys, one a line."
+    )
+    ingest_keys_file: Path | None = Field(
+        default=None, description="File with more ingest keys, one a line."
+    )
+
+    deadline_ms: int = Field(
+        default=1000, ge=1, description="Most a request may take; X-Deadline-Ms may shorten it."
+    )
+    max_queue: int = Field(
+        default=512, ge=1, description="Requests waiting for the model; above it we answer 503."
+    )
+    max_batch: int = Field(default=16, ge=1, description="Requests computed together, at most.")
+    refresh_s: float = Field(
+        default=30, gt=0, description="How often the registry is looked at, in seconds."
+    )
+
+    store_timeout_ms: int = Field(
+        default=100, ge=1, description="Most a failing store may cost a recommendation."
+    )
+    store_write_timeout_ms: int = Field(
+        default=1000, ge=1, description="Most that writing one batch of events may take."
+    )
+    history_max_events: int = Field(
+        default=200, ge=1, le=10_000, description="Events kept per user and side, the newest."
+    )
+    history_days: int = Field(
+        default=180, ge=1, description="Histories expire this long after the user's last event."
+    )
+    event_log_max_entries: int = Field(
+        default=1_000_000, ge=1, description="Events kept in the log, the newest."
+    )
+
+    max_body_bytes: int = Field(default=1_048_576, ge=1, description="Largest request body.")
+    max_k: int = Field(default=500, ge=1, description="Most items one request may ask for.")
+    max_batch_requests: int = Field(default=256, ge=1, description="Requests in one batch.")
+    max_events: int = Field(default=1000, ge=1, description="Events in one call.")
+    max_inline_events: int = Field(
+        default=1000, ge=1, description="Events a side of a history inside a request."
+    )
+    max_excluded: int = Field(default=2000, ge=1, description="Ids excluded by one request.")
+    max_candidates: int = Field(default=5000, ge=1, description="Candidate comments, likewise.")
+
+    @property
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """All keys by role, those of the files included.
+
+        Raises:
+            SettingsError: If a file can't be read, or a key can't stand in a header.
+        """
+        keys = {
+            "admin": _split(self.admin_keys) + _read_keys(self.admin_keys_file),
+            "recommend": _split(self.recommend_keys) + _read_keys(self.recommend_keys_file),
+            "ingest": _split(self.ingest_keys) + _read_keys(self.ingest_keys_file),
+        }
+        for role, role_keys in keys.items():
+            if not all(key.isascii() and key.isprintable() and " " not in key for key in role_keys):
+                raise SettingsError(f"a key for {role} has a character that a header can't carry")
+        return keys
+
+    @property
+    def listen_host(self) -> str:
+        """Where to listen when nobody said: only with keys beyond this machine."""
+        return self.host or ("0.0.0.0" if any(self.keys.values()) else LOOPBACK)
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables from which another process reads the same settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Read the environment and the command line, which wins.
+
+    Raises:
+        SettingsError: If a value is wrong, or the environment has an `LSVCR_` variable that is no
+            setting: a misspelt name must not be ignored in silence.
+        SystemExit: After `--help`, or an unknown flag.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    names = sorted(name for name in os.environ if name.upper().startswith(PREFIX))
+    if unknown := [name for name in names if name.upper() not in known]:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; --help lists all")
+    try:
+        return Settings(
+            _cli_parse_args=list(arguments),
+            _cli_kebab_case=True,
+            _cli_prog_name="python -m service",
+        )
+    except ValidationError as error:
+        wrong = (f"{_flag(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+        raise SettingsError("; ".join(wrong)) from error
+
+
+def _flag(location: tuple[int | str, ...]) -> str:
+    return "--" + str(location[0]).replace("_", "-") if location else "settings"
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(
+        key for part in text.splitlines() for key in map(str.strip, part.split(",")) if key
+    )
+
+
+def _read_keys(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return _split(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"keys file {path} cannot be read: {error}") from error
