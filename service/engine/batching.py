@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError
@@ -139,7 +140,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         for job, answer in zip(jobs, answers, strict=True):
             queue_ms = (started_s - job.submitted_s) * 1000
             settle = by_loop.setdefault(job.future.get_loop(), [])
-            settle.append(lambda job=job, answer=answer, ms=queue_ms: _settle(job, answer, ms))  # type: ignore[misc]
+            settle.append(partial(_settle, job, answer, queue_ms))
         for loop, calls in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_call_all, calls)

@@ -91,9 +91,8 @@ def check_golden(golden: Golden, ranker: Ranker) -> None:
 
     try:
         golden.check(run)
-        found = ranker.video_index.search(
-            golden.video_preference_BD, 2 * golden.top_video_BK.shape[1]
-        )
+        users, best = golden.top_video_BK.shape
+        found = ranker.video_index.search(golden.video_preference_BD, [best] * users)
     except LsvcrError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure

@@ -4,6 +4,7 @@ Shape suffixes: B queries, N candidates found, D width.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -74,15 +75,15 @@ class CandidateIndex:
         """Stand in where a catalogue has no items of this kind."""
         return cls(faiss.IndexFlatIP(width), max_count=1, device="cpu")
 
-    def search(self, query_BD: NDArray[np.float32], count: int) -> list[Candidates]:
-        """Find each query's `count` nearest rows, fewer where the index has or finds fewer."""
-        count = min(count, self.size, self.max_count)
-        if count < 1:
-            return [Candidates(np.empty(0, np.int64), -np.inf) for _ in query_BD]
-        similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), count)
+    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> list[Candidates]:
+        """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
+        largest = min(max(counts, default=0), self.size, self.max_count)
+        if largest < 1:
+            return [Candidates(np.empty(0, np.int64), -np.inf) for _ in counts]
+        similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), largest)
         return [
-            _candidates(similarity_N, row_N, self.size)
-            for similarity_N, row_N in zip(similarity_BN, row_BN, strict=True)
+            _candidates(similarity_N[:count], row_N[:count], self.size)
+            for similarity_N, row_N, count in zip(similarity_BN, row_BN, counts, strict=True)
         ]
 
 
@@ -90,8 +91,9 @@ def _candidates(
     similarity_N: NDArray[np.float32], row_N: NDArray[np.int64], size: int
 ) -> Candidates:
     row_N = row_N[row_N > 0]  # -1 stands where the probed lists held too few
-    floor = -np.inf if len(row_N) == size else float(similarity_N[max(len(row_N) - 1, 0)])
-    return Candidates(row_N, floor)
+    if len(row_N) == size:
+        return Candidates(row_N, -np.inf)
+    return Candidates(row_N, float(similarity_N[len(row_N) - 1]) if len(row_N) else np.inf)
 
 
 def _check(index: Any, name: str, *, rows: int, width: int) -> None:

@@ -57,7 +57,7 @@ class CommentRanking:
         if preference_D is None:
             return self._popular.best(k, allows)
         count = self._retriever.first_count(k, excluded=0, is_filtered=True)
-        [fetched] = self._retriever.index.search(preference_D[None], count)
+        [fetched] = self._retriever.index.search(preference_D[None], [count])
         return self._retriever.best(preference_D, k, allows, fetched)
 
     def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:

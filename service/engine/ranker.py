@@ -133,7 +133,7 @@ class Ranker:
                 preferences.append(user.encoded.video_preference_D)
         if not counts:
             return {}
-        found = self.video_index.search(np.stack(preferences), max(counts.values()))
+        found = self.video_index.search(np.stack(preferences), list(counts.values()))
         return dict(zip(counts, found, strict=True))
 
     def _answer(

@@ -56,7 +56,7 @@ class Retriever:
             return ranked.take(slice(wanted))
         count = max(len(fetched.row_N), wanted) * WIDENING
         if count <= min(self.index.size // 2, self.index.max_count):
-            [fetched] = self.index.search(preference_D[None], count)
+            [fetched] = self.index.search(preference_D[None], [count])
             ranked = self._rank(preference_D, fetched.row_N, allows)
             if self._suffices(ranked, wanted, fetched):
                 return ranked.take(slice(wanted))

@@ -62,7 +62,7 @@ class VideoRanking:
         retriever = Retriever(self._retriever.index, Scorer(self._candidate_VD, temperature=1.0))
         vector_D = np.asarray(self._candidate_VD[video_row])
         count = retriever.first_count(k, excluded=1, is_filtered=False)
-        [fetched] = retriever.index.search(vector_D[None], count)
+        [fetched] = retriever.index.search(vector_D[None], [count])
         return retriever.best(vector_D, k, allow_except(np.array([video_row])), fetched)
 
     def _allows(self, query: VideoQuery, user: User) -> Allows:

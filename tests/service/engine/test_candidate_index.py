@@ -34,12 +34,23 @@ def test_search_finds_the_nearest_rows_and_the_floor_of_the_rest(tmp_path: Path)
     table_ND = vectors(100)
     write_index(tmp_path / "x", table_ND)
     index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
-    [found] = index.search(table_ND[7:8], 5)
+    [found] = index.search(table_ND[7:8], [5])
     similarity_N = table_ND @ table_ND[7]
     expected = np.argsort(-similarity_N)[:5]
     assert found.row_N.tolist() == expected.tolist()
     assert found.floor == pytest.approx(similarity_N[expected[-1]], abs=1e-6)
-    [all_found] = index.search(table_ND[7:8], 500)
+    [all_found] = index.search(table_ND[7:8], [500])
+    assert (len(all_found.row_N), all_found.floor) == (100, -np.inf)
+
+
+def test_queries_of_one_search_get_as_many_as_each_asks_for(tmp_path: Path) -> None:
+    table_ND = vectors(100)
+    write_index(tmp_path / "x", table_ND)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+    few, none, all_found = index.search(table_ND[1:4], [2, 0, 100])
+    [alone] = index.search(table_ND[1:2], [2])
+    assert (few.row_N.tolist(), few.floor) == (alone.row_N.tolist(), alone.floor)
+    assert (len(none.row_N), none.floor) == (0, np.inf)
     assert (len(all_found.row_N), all_found.floor) == (100, -np.inf)
 
 
@@ -49,7 +60,7 @@ def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
     for nprobe, is_exact in ((16, True), (1, False)):
         entry = IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=1.0)
         index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
-        [found] = index.search(table_ND[7:8], 200)
+        [found] = index.search(table_ND[7:8], [200])
         expected = np.argsort(-(table_ND[1:] @ table_ND[7]))[:200] + 1
         assert (set(found.row_N) == set(expected)) == is_exact
 
@@ -60,7 +71,7 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
     entry = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
     index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
     retriever = Retriever(index, Scorer(table_ND, 1.0))
-    [fetched] = index.search(table_ND[7:8], 400)
+    [fetched] = index.search(table_ND[7:8], [400])
     assert len(fetched.row_N) < 400
     ranked = retriever.best(table_ND[7], 400, allow_except(np.array([7])), fetched)
     score_N = table_ND @ table_ND[7]
@@ -69,7 +80,7 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    [found] = CandidateIndex.empty(WIDTH).search(np.zeros((1, WIDTH), np.float32), 5)
+    [found] = CandidateIndex.empty(WIDTH).search(np.zeros((1, WIDTH), np.float32), [5])
     assert len(found.row_N) == 0
 
 
