@@ -111,7 +111,9 @@ def complete_bundle(
         golden = build_golden(recommender, popular_comment_V, samples, tables["video_candidate_VD"])
         golden.save(folder / "golden")
     with step("indexes"):
-        indexes = _write_indexes(run, graphs, tables, folder / "index", options)
+        indexes = _write_indexes(
+            run, graphs, tables, golden.video_preference_BD, folder / "index", options
+        )
     with step("manifest"):
         manifest = Manifest(
             format=FORMAT,
@@ -152,17 +154,19 @@ def _write_indexes(
     run: TrainedRun,
     graphs: BundleGraphs,
     tables: dict[str, FloatArray],
+    golden_preference_BD: FloatArray,
     folder: Path,
     options: IndexOptions,
 ) -> dict[str, IndexEntry]:
+    """Real users ask; so do the golden histories, whose best videos a service checks."""
     video_query_QD, comment_query_QD = _queries(run, graphs, tables, options.seed)
     asked = {
-        "video": (tables["video_candidate_VD"], video_query_QD),
-        "comment": (tables["comment_candidate_CD"], comment_query_QD),
+        "video": (tables["video_candidate_VD"], [video_query_QD, golden_preference_BD]),
+        "comment": (tables["comment_candidate_CD"], [comment_query_QD]),
     }
     entries = {}
-    for kind, (candidate_ND, query_QD) in asked.items():
-        index, entries[kind] = build_index(candidate_ND, query_QD, options)
+    for kind, (candidate_ND, askers) in asked.items():
+        index, entries[kind] = build_index(candidate_ND, askers, options)
         write_index(index, folder / INDEX_FILES[kind])
     return entries
 

@@ -35,7 +35,7 @@ def exact_rows(candidate_ND: np.ndarray, query_QD: np.ndarray, best: int) -> np.
 
 def test_a_flat_index_finds_what_sorting_finds() -> None:
     candidate_ND, query_QD = candidate_table(300), unit_vectors(20, seed=1)
-    index, entry = build_index(candidate_ND, query_QD, IndexOptions())
+    index, entry = build_index(candidate_ND, [query_QD], IndexOptions())
     assert entry == IndexEntry(kind="flat", recall_at_100=1.0)
     _, row_QK = index.search(query_QD, 100)
     assert np.array_equal(row_QK, exact_rows(candidate_ND, query_QD, 100))
@@ -43,7 +43,7 @@ def test_a_flat_index_finds_what_sorting_finds() -> None:
 
 def test_inverted_lists_have_the_recall_that_is_stated() -> None:
     candidate_ND, query_QD = candidate_table(3000), unit_vectors(50, seed=1)
-    index, entry = build_index(candidate_ND, query_QD, FORCE_LISTS)
+    index, entry = build_index(candidate_ND, [query_QD], FORCE_LISTS)
     assert entry.kind == "ivf_flat" and index.ntotal == 3000 and index.nprobe == entry.nprobe
     expected_QK = exact_rows(candidate_ND, query_QD, 100)
 
@@ -60,9 +60,22 @@ def test_inverted_lists_have_the_recall_that_is_stated() -> None:
 
 def test_lists_may_be_fewer_than_a_power_of_two() -> None:
     candidate_ND, query_QD = candidate_table(200), unit_vectors(50, seed=1)
-    _, entry = build_index(candidate_ND, query_QD, IndexOptions(flat_below=1, nlist=5))
+    _, entry = build_index(candidate_ND, [query_QD], IndexOptions(flat_below=1, nlist=5))
     assert entry.nprobe is not None and entry.nprobe <= 5
     assert entry.recall_at_100 >= 0.99
+
+
+def test_every_set_of_queries_gets_the_recall() -> None:
+    candidate_ND = candidate_table(3000)
+    sets = [np.repeat(candidate_ND[[1]], 20, axis=0), unit_vectors(50, seed=1)]
+    of_both = build_index(candidate_ND, sets, FORCE_LISTS)[1]
+    of_each = [build_index(candidate_ND, [queries], FORCE_LISTS)[1] for queries in sets]
+    assert of_both.nprobe == max(entry.nprobe or 0 for entry in of_each)
+    assert (
+        0.99
+        <= of_both.recall_at_100
+        <= min(entry.recall_at_100 for entry in of_each if entry.nprobe == of_both.nprobe)
+    )
 
 
 def test_recall_counts_equal_candidates_as_equal() -> None:
@@ -79,7 +92,7 @@ def test_recall_counts_what_was_not_found_as_missing() -> None:
 
 def test_no_candidates_make_an_empty_flat_index(tmp_path: Path) -> None:
     empty = np.zeros((1, 16), np.float32)
-    index, entry = build_index(empty, unit_vectors(3), FORCE_LISTS)
+    index, entry = build_index(empty, [unit_vectors(3)], FORCE_LISTS)
     assert entry.kind == "flat" and index.ntotal == 0
     write_index(index, tmp_path / "comment.faiss")
     check_index(tmp_path / "comment.faiss", entry, candidates=0, width=16)
@@ -87,7 +100,7 @@ def test_no_candidates_make_an_empty_flat_index(tmp_path: Path) -> None:
 
 def test_an_index_that_is_not_as_stated_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "video.faiss"
-    index, entry = build_index(candidate_table(10), unit_vectors(3), IndexOptions())
+    index, entry = build_index(candidate_table(10), [unit_vectors(3)], IndexOptions())
     write_index(index, path)
     check_index(path, entry, candidates=10, width=16)
     with pytest.raises(BundleError, match="holds 10 vectors of 16, not 11 of 16"):
