@@ -65,9 +65,12 @@ class CandidateIndex:
             if inverted is None:
                 raise BundleError(f"index/{path.name} has no lists to probe: it is not ivf_flat")
             inverted.nprobe = entry.nprobe
-        if on_gpu and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-            moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-            return cls(moved, max_count=GPU_MAX_COUNT, device="cuda")
+        if on_gpu and hasattr(faiss, "StandardGpuResources"):
+            try:
+                moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+                return cls(moved, max_count=GPU_MAX_COUNT, device="cuda")
+            except RuntimeError as error:  # the CPU answers the same, only later
+                logger.warning("index %s stays on the CPU: %s", path.name, error)
         return cls(index, max_count=max(rows, 1), device="cpu")
 
     @classmethod

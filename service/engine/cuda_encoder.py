@@ -66,10 +66,13 @@ class CudaEncoder(CpuEncoder):
 
     def _open_encoder(self, path: Path) -> None:
         slots = self._bundle.manifest.max_history + 1
-        tables = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(table), "cuda", 0)
-            for name, table in self._tables.items()
-        }
+        try:
+            tables = {
+                name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(table), "cuda", 0)
+                for name, table in self._tables.items()
+            }
+        except Exception as error:  # no driver, no free memory, …
+            raise NotReadyError("device cuda: the tables cannot be put there") from error
         golden = self._bundle.golden.history.arrays().values()
         one = HistoryBatch(*(array[:1] for array in golden))
         width = self._bundle.manifest.width

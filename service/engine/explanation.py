@@ -13,6 +13,8 @@ from service.engine.queries import Reason
 from service.engine.users import EncodedHistory
 
 MAX_REASONS = 3
+MIN_SHARE = 0.001
+"""Attention is never quite zero; less than this explains nothing."""
 
 
 def explain_videos(encoded: EncodedHistory, catalogue: Catalogue) -> tuple[Reason, ...]:
@@ -40,7 +42,7 @@ def _largest(row_S: NDArray[np.int32], share_S: NDArray[np.float32]) -> list[tup
         row = int(row_S[slot])
         total[row] = total.get(row, 0.0) + float(share_S[slot])
     best = sorted(total.items(), key=lambda item: -item[1])[:MAX_REASONS]
-    return [(row, share) for row, share in best if share > 0]
+    return [(row, share) for row, share in best if share >= MIN_SHARE]
 
 
 def _reasons(
