@@ -1,6 +1,6 @@
 """Ranks comments for one user with one bundle: under one video, or over the whole catalogue.
 
-Shape suffixes: M excluded comments, N rows at hand, D width.
+Shape suffixes: T videos, N comment rows at hand, D width.
 """
 
 import numpy as np
@@ -42,9 +42,28 @@ class CommentRanking:
         row_N, ignored = self._rows_to_rank(query)
         return self.rank_rows(row_N[allows(row_N)], preference_D, query.k), ignored
 
-    def rank_under(self, video_row: int, preference_D: Preference, k: int) -> Ranked:
-        """Rank the `k` best comments under a video."""
-        return self.rank_rows(self._catalogue.comments_under(video_row), preference_D, k)
+    def rank_under_each(
+        self, video_T: Rows, preference_TD: NDArray[np.float32] | None, k: int
+    ) -> list[Ranked]:
+        """Rank the `k` best comments under each of some videos, all in one go.
+
+        Args:
+            video_T: Video rows.
+            preference_TD: What the comment head said of each video; None without history.
+            k: Comments a video, at most.
+        """
+        slices = [self._catalogue.comments_under(video) for video in video_T.tolist()]
+        if preference_TD is None:
+            return [self.rank_rows(row_N, None, k) for row_N in slices]
+        row_N = np.concatenate([np.empty(0, np.int64), *slices])
+        owner_N = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
+        scored = Ranked(row_N, self._scorer.parts(preference_TD[owner_N], row_N))
+        ordered = scored.take(np.lexsort((row_N, -scored.score_K, owner_N)))
+        starts = np.searchsorted(owner_N, np.arange(len(slices))).tolist()
+        return [
+            ordered.take(slice(start, start + min(k, len(part))))
+            for start, part in zip(starts, slices, strict=True)
+        ]
 
     def rank_rows(self, row_N: Rows, preference_D: Preference, k: int) -> Ranked:
         """Rank some comments exactly: by score, or in the order of their popularity."""

@@ -167,22 +167,23 @@ class Ranker:
         """Give each video its best comments: one run of the comment head for all of them."""
         explain = query.videos.explain
         tastes: list[_CommentTaste | None] = [None] * len(ranked)
+        preference_TD = None
         if user.encoded is not None and len(ranked):
             preference_BTD, share_BTJ = self.encoder.prefer_comments(
                 user.encoded.comment_state_JD[None],
                 user.encoded.comment_last_J[None],
                 self.bundle.tables["video_query_VD"][ranked.row_K][None],
             )
-            tastes = list(map(_CommentTaste, preference_BTD[0], share_BTJ[0]))
-        feed = []
+            preference_TD = preference_BTD[0]
+            tastes = list(map(_CommentTaste, preference_TD, share_BTJ[0]))
+        comments = self._comments.rank_under_each(
+            ranked.row_K, preference_TD, query.comments_per_video
+        )
         videos = self._video_items(ranked, user, explain)
-        for video, row, taste in zip(videos, ranked.row_K.tolist(), tastes, strict=True):
-            preference_D = None if taste is None else taste.preference_D
-            comments = self._comments.rank_under(row, preference_D, query.comments_per_video)
-            feed.append(
-                replace(video, comments=self._comment_items(comments, user, taste, explain))
-            )
-        return tuple(feed)
+        return tuple(
+            replace(video, comments=self._comment_items(best, user, taste, explain))
+            for video, best, taste in zip(videos, comments, tastes, strict=True)
+        )
 
     def _video_items(self, ranked: Ranked, user: User, explain: bool) -> tuple[RankedVideo, ...]:
         because: Because = None

@@ -69,8 +69,14 @@ class Scorer:
 
         Equal candidate vectors get equal scores whatever stands beside them: `einsum` sums each
         row alike, where a matrix product may sum the last rows of a block in another order.
+
+        Args:
+            preference_D: One for all rows, or, as (N, D), one for each row.
+            row_N: What to score.
         """
-        cosine_N = np.einsum("nd,d->n", self.candidate_ND[row_N], preference_D)
+        candidate_ND = self.candidate_ND[row_N]
+        preference_ND = np.broadcast_to(preference_D, candidate_ND.shape)
+        cosine_N = np.einsum("nd,nd->n", candidate_ND, preference_ND)
         return {"encoder": cosine_N / np.float32(self.temperature)}
 
 
