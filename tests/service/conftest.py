@@ -1,7 +1,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from app_client import make_settings, serve
+from starlette.testclient import TestClient
 
 from service.embedded_store import EmbeddedStore
 from service.history_store import HistoryStore
@@ -33,3 +36,15 @@ def make_store(store_url: str) -> Callable[..., HistoryStore]:
 @pytest.fixture
 def store_folder(tmp_path: Path) -> Path:
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def client(tiny_master: Path, store_url: str) -> Iterator[TestClient]:
+    """A running application without keys, shared by a file's tests: take users of your own."""
+    with serve(make_settings(tiny_master, store_url)) as client:
+        yield client
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid4()}"
