@@ -2,7 +2,6 @@
 
 import re
 import time
-from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.problem_details import problem_response
+from service.random_ids import new_request_id
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -77,7 +77,7 @@ class RequestContext:
 
 
 def _choose_request_id(given: str | None) -> str:
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def _read_trace(traceparent: str | None) -> dict[str, str]:

@@ -100,36 +100,38 @@ class CommentEvent(Body):
 class InlineHistory(Body):
     """Used instead of the stored history; the order doesn't matter."""
 
-    videos: Annotated[list[VideoEvent], _at_most("max_inline_events")] = []
-    comments: Annotated[list[CommentEvent], _at_most("max_inline_events")] = []
+    videos: Annotated[list[VideoEvent], _at_most("max_inline_events")] = Field(default_factory=list)
+    comments: Annotated[list[CommentEvent], _at_most("max_inline_events")] = Field(
+        default_factory=list
+    )
 
 
 class VideoExclusion(Body):
     """Videos to leave out."""
 
-    video_ids: Annotated[list[Identifier], _at_most("max_excluded")] = []
+    video_ids: Annotated[list[Identifier], _at_most("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=True, description="Leave out what is in the history.")
 
 
 class CommentExclusion(Body):
     """Comments to leave out."""
 
-    comment_ids: Annotated[list[Identifier], _at_most("max_excluded")] = []
+    comment_ids: Annotated[list[Identifier], _at_most("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=False, description="Leave out what is in the history.")
 
 
 class NameCondition(Body):
     """A condition on a name; an empty list is no condition."""
 
-    any_of: list[Identifier] = []
-    none_of: list[Identifier] = []
+    any_of: list[Identifier] = Field(default_factory=list)
+    none_of: list[Identifier] = Field(default_factory=list)
 
 
 class Filter(Body):
     """Exact conditions on videos; never fewer answers than `k` while enough videos match."""
 
-    categories: NameCondition = NameCondition()
-    authors: NameCondition = NameCondition()
+    categories: NameCondition = Field(default_factory=NameCondition)
+    authors: NameCondition = Field(default_factory=NameCondition)
     published_after: Timestamp | None = Field(default=None, description="At or after, in ms.")
     published_before: Timestamp | None = Field(default=None, description="Before, in ms.")
 
@@ -168,7 +170,7 @@ class RecommendBody(Body):
 class VideosBody(RecommendBody):
     """`POST /recommend/videos`."""
 
-    exclude: VideoExclusion = VideoExclusion()
+    exclude: VideoExclusion | None = None
     diversity: DiversityWish | None = None
 
 
@@ -181,7 +183,7 @@ class CommentsBody(RecommendBody):
     candidates: Annotated[list[Identifier], _at_most("max_candidates")] | None = Field(
         default=None, description="Comments under that video: rank just those."
     )
-    exclude: CommentExclusion = CommentExclusion()
+    exclude: CommentExclusion | None = None
 
     @model_validator(mode="after")
     def _candidates_need_a_video(self) -> Self:

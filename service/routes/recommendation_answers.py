@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from service.engine.queries import Answer, RankedComment, RankedVideo, Reason
-from service.recommendation_id import new_recommendation_id
+from service.random_ids import new_recommendation_id
 
 encode_json = msgspec.json.Encoder().encode
 

@@ -11,19 +11,32 @@ from service.engine.queries import (
     VideoFilter,
     VideoQuery,
 )
-from service.schemas import CommentsBody, DiversityWish, FeedBody, Filter, InlineHistory, VideosBody
+from service.schemas import (
+    CommentExclusion,
+    CommentsBody,
+    DiversityWish,
+    FeedBody,
+    Filter,
+    InlineHistory,
+    VideoExclusion,
+    VideosBody,
+)
+
+_NO_VIDEOS = VideoExclusion()
+_NO_COMMENTS = CommentExclusion()
 
 
 def build_video_query(
     body: VideosBody, history: EventHistory | None, deadline_s: float
 ) -> VideoQuery:
     """Ask for videos."""
+    exclude = body.exclude or _NO_VIDEOS
     return VideoQuery(
         history=history,
         k=body.k,
         deadline_s=deadline_s,
-        exclude_M=item_hashes(body.exclude.video_ids),
-        exclude_seen=body.exclude.seen,
+        exclude_M=item_hashes(exclude.video_ids),
+        exclude_seen=exclude.seen,
         filter=_filter(body.filter),
         diversity=_diversity(body.diversity),
         explain=body.explain,
@@ -34,14 +47,15 @@ def build_comment_query(
     body: CommentsBody, history: EventHistory | None, deadline_s: float
 ) -> CommentQuery:
     """Ask for comments."""
+    exclude = body.exclude or _NO_COMMENTS
     return CommentQuery(
         history=history,
         k=body.k,
         deadline_s=deadline_s,
         video_id=body.video_id,
         candidates=None if body.candidates is None else tuple(body.candidates),
-        exclude_M=item_hashes(body.exclude.comment_ids),
-        exclude_seen=body.exclude.seen,
+        exclude_M=item_hashes(exclude.comment_ids),
+        exclude_seen=exclude.seen,
         filter=_filter(body.filter),
         explain=body.explain,
     )
