@@ -104,7 +104,7 @@ def _flat(vector_ND: FloatArray) -> faiss.Index:
     return index
 
 
-def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.Index:
+def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.IndexIVFFlat:
     count, width = vector_ND.shape
     nlist = options.nlist or 2 ** round(np.log2(4 * np.sqrt(count)))
     sample = np.random.default_rng(options.seed).permutation(count)
@@ -116,7 +116,7 @@ def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.Index
 
 
 def _choose_nprobe(
-    index: faiss.Index, vector_ND: FloatArray, askers: Sequence[FloatArray]
+    index: faiss.IndexIVFFlat, vector_ND: FloatArray, askers: Sequence[FloatArray]
 ) -> tuple[int, float]:
     """Find the smallest power of two whose recall suffices, and that recall."""
     best = min(RECALL_AT, len(vector_ND))
