@@ -34,16 +34,16 @@ def write_report(run: RunFolder) -> Path:
 
 
 def summary_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """Recall@10 and NDCG@10 of the model and each baseline: a header, then a row per ranking."""
+    """Recall@10 and NDCG@10 of the model and each baseline: a header, then a row per figure."""
     models = {"model": metrics, **metrics["baselines"]}
-    header = ["ranking", "users", *(f"{name} {m}" for name in models for m in ("R@10", "NDCG@10"))]
-    rows = [header]
+    rows = [["", "users", *models]]
     for task, kind in RANKINGS.values():
         if task not in metrics:
             continue
-        values = [models[name][task][kind] for name in models]
-        cells = [f"{value[key]:.4f}" for value in values for key in ("recall@10", "ndcg@10")]
-        rows.append([f"{task} {kind}", f"{metrics[task][kind]['users']:,.0f}", *cells])
+        users = f"{metrics[task][kind]['users']:,.0f}"
+        for key in ("recall@10", "ndcg@10"):
+            values = (f"{model[task][kind][key]:.4f}" for model in models.values())
+            rows.append([f"{task} {kind} {key}", users, *values])
     return rows
 
 
