@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from lsvcr.errors import LsvcrError
-from service.answer_schemas import ProblemAnswer
 from service.auth import Authentication, KeyRing, role_needed
 from service.body_limit import BodyLimit
 from service.embedded_store import EmbeddedStore
@@ -21,7 +20,7 @@ from service.history_store import HistoryStore
 from service.metrics import Metrics
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.request_context import RequestContext
-from service.routes import events, health, models, recommend
+from service.routes import documentation, events, health, models, recommend
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 
@@ -50,14 +49,14 @@ def create_app(settings: Settings) -> FastAPI:
         version=metadata.version("lsvcr"),
         summary="Recommends videos and, under each video, its comments.",
         lifespan=lifespan,
+        docs_url=None,  # the framework's pages load scripts from elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         middleware=_middleware(settings, metrics, key_ring),
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.metrics = metrics
     app.state.limits = _limits(settings)
-    for module in (recommend, events, models, health):
+    for module in (recommend, events, models, health, documentation):
         app.include_router(module.router)
     add_problem_handlers(app)
     _document_keys(app)
@@ -65,9 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 _PROBLEM: dict[str, Any] = {
-    "model": ProblemAnswer,
-    "description": "A problem",
-    "content": {MEDIA_TYPE: {}},
+    "description": "A problem (RFC 9457)",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}},
 }
 
 

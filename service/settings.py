@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         default=100, ge=1, description="Most a failing store may cost a recommendation."
     )
     store_write_timeout_ms: int = Field(
-        default=1000, ge=1, description="Most that writing one batch of events may take."
+        default=500, ge=1, description="Most that writing one batch of events may take."
     )
     history_max_events: int = Field(
         default=200, ge=1, le=10_000, description="Events kept per user and side, the newest."

@@ -9,6 +9,7 @@ from service.event_log import Event
 from service.history_store import AppendResult, HistoryStore
 from service.history_value import StoredEvent
 from service.metrics import Metrics
+from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import encode_json
 from service.schemas import EventBody, EventsBody, Identifier, Refused
@@ -28,7 +29,8 @@ async def append_events(request: Request, body: EventsBody) -> Response:
         for index, entry in enumerate(entries)
         if isinstance(entry, Refused)
     ]
-    result = await store.append_events(events) if events else AppendResult(0, 0)
+    async with within_deadline(request.state.deadline_s):
+        result = await store.append_events(events) if events else AppendResult(0, 0)
     metrics.events.labels("accepted").inc(result.accepted)
     metrics.events.labels("duplicate").inc(result.duplicates)
     metrics.events.labels("rejected").inc(len(rejected))

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Request, Response
 from service.answer_schemas import BatchAnswer, CommentsAnswer, FeedAnswer, VideosAnswer
 from service.engine.queries import Answer, EventHistory
 from service.engine.recommender import Recommender
-from service.errors import DeadlineExceededError, HistoryStoreError, InvalidRequestError
+from service.errors import HistoryStoreError, InvalidRequestError
 from service.history_store import HistoryStore
 from service.metrics import Metrics
 from service.problem_details import describe_problem
+from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import build_answer, encode_json
 from service.routes.recommendation_queries import (
@@ -128,12 +129,10 @@ async def _find_history(
         history = inline_history(body.history)
     elif body.user_id is not None:
         try:
-            async with asyncio.timeout(deadline_s - started_s):
+            async with within_deadline(deadline_s):
                 history = await store.fetch_history(body.user_id)
         except HistoryStoreError:
             degraded = ("history_store",)
-        except TimeoutError as error:
-            raise DeadlineExceededError("the time was up before the history was read") from error
     return _KnownHistory(history, degraded, (time.monotonic() - started_s) * 1000)
 
 

@@ -163,6 +163,15 @@ def test_the_openapi_document_tells_the_bodies(client: TestClient) -> None:
     assert answer["content"]["application/json"]["schema"]["$ref"].endswith("VideosAnswer")
 
 
+def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")  # leads there
+    assert page.url.path == "/docs"
+    for text in ("/recommend/videos", "watch_time_ms", "comments_per_video", "Role"):
+        assert text.lower() in page.text.lower()
+    assert "http" not in page.text
+    assert "<script" not in page.text
+
+
 def test_serving_imports_no_training_library() -> None:
     program = (
         "import sys, service.__main__;"

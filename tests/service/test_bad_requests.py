@@ -185,7 +185,7 @@ def test_many_mistakes_make_a_short_answer(client: TestClient) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/nope", 404),
-        ("POST", "/", 404),
+        ("POST", "/", 405),
         ("GET", VIDEOS, 405),
         ("PUT", EVENTS, 405),
         ("POST", "/health/live", 405),
@@ -226,6 +226,7 @@ def test_a_request_whose_time_is_up_is_told_so(client: TestClient) -> None:
         (VIDEOS, {"history": {}}),
         (COMMENTS, {"history": {}}),
         (FEED, {"history": {}}),
+        (EVENTS, {"events": [EVENT]}),
     ):
         check_problem(client.post(path, json=body, headers={"X-Deadline-Ms": "0"}), 504)
     check_problem(client.get("/videos/v1/similar", headers={"X-Deadline-Ms": "0"}), 504)
