@@ -5,7 +5,7 @@ from typing import cast
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from service.answer_schemas import LiveAnswer, ProblemAnswer, ReadyAnswer
+from service.answer_schemas import LiveAnswer, ReadyAnswer
 from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError, NotReadyError
 from service.history_store import HistoryStore
@@ -22,7 +22,7 @@ async def live() -> Response:
     return Response(encode_json({"status": "live"}), media_type="application/json")
 
 
-@router.get("/health/ready", responses={200: {"model": ReadyAnswer}, 503: {"model": ProblemAnswer}})
+@router.get("/health/ready", responses={200: {"model": ReadyAnswer}})
 async def ready(request: Request) -> Response:
     """200 only with a bundle loaded, checked and warm, on the wanted device; else the reasons."""
     models: ModelPool = request.app.state.models

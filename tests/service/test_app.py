@@ -159,8 +159,13 @@ def test_the_openapi_document_tells_the_bodies(client: TestClient) -> None:
     event = document["components"]["schemas"]["EventBody"]
     assert set(event["required"]) == {"event_id", "user_id", "type", "timestamp"}
     assert event["additionalProperties"] is False
-    answer = document["paths"]["/recommend/videos"]["post"]["responses"]["200"]
-    assert answer["content"]["application/json"]["schema"]["$ref"].endswith("VideosAnswer")
+    answers = document["paths"]["/recommend/videos"]["post"]["responses"]
+    assert set(answers) == {"200", "4XX", "5XX"}
+    found = answers["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert found.endswith("VideosAnswer")
+    problem = answers["4XX"]["content"].pop("application/problem+json")["schema"]["$ref"]
+    assert problem.rsplit("/", 1)[-1] in document["components"]["schemas"]
+    assert not answers["4XX"]["content"]
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient) -> None:
