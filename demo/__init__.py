@@ -1,0 +1,1 @@
+"""The whole path on one machine, with a generated world."""

@@ -1,0 +1,36 @@
+# The service: neither torch nor any other part of training is in it.
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# A number, so that a cluster can check that it isn't root
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lsvcr \
+    && install -d -o lsvcr /registry
+
+WORKDIR /app
+
+# Dependencies first: this layer is built again only when they change. The project itself is
+# installed empty here (its metadata is wanted), and its code is read from /app.
+ARG DEVICE=cpu
+COPY pyproject.toml constraints.txt ./
+RUN touch README.md LICENSE \
+    && pip install -c constraints.txt '.[service]' \
+    && if [ "$DEVICE" = cuda ]; then \
+         pip uninstall -y onnxruntime faiss-cpu \
+         && pip install -c constraints.txt 'onnxruntime-gpu[cuda,cudnn]' faiss-gpu-cuvs; \
+       fi
+
+COPY lsvcr lsvcr
+COPY service service
+
+USER 10001
+EXPOSE 8000
+ENV LSVCR_REGISTRY=/registry \
+    LSVCR_HOST=0.0.0.0
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=6 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+CMD ["python", "-m", "service"]
