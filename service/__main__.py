@@ -50,6 +50,8 @@ def _serve(settings: Settings) -> int:
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "ws": "none",
+        "timeout_graceful_shutdown": 10,
     }
     if settings.workers == 1:
         server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))

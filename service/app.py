@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the framework's pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         middleware=_middleware(settings, metrics, key_ring),
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )

@@ -11,6 +11,7 @@ in the log.
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -39,6 +40,8 @@ from service.history_value import (
 from service.joined_reads import JoinedReads
 
 ResultT = TypeVar("ResultT")
+
+logger = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
@@ -245,6 +248,7 @@ class HistoryStore:
             if not isinstance(error, ResponseError):
                 self._breaker.record_failure()
             self._on_failure()
+            logger.warning("the history store failed: %s: %s", type(error).__name__, error)
             raise HistoryStoreError("the history store did not answer in time") from error
         self._breaker.record_success()
         return result

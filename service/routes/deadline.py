@@ -25,4 +25,4 @@ async def within_deadline(deadline_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(remaining_s):
             yield
     except TimeoutError as error:
-        raise DeadlineExceededError("the time was up before the store had answered") from error
+        raise DeadlineExceededError("the time was up before the answer was there") from error

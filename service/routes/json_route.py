@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from service.errors import InvalidRequestError
+from service.routes.deadline import within_deadline
 from service.schemas import Body, Limits, describe_errors
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -31,10 +32,10 @@ class JsonRoute(APIRoute):
         body_model: type[Body] = model
 
         async def handle(request: Request) -> Response:
-            limits: Limits = request.app.state.limits
-            response: Response = await endpoint(
-                request, parse_body(await request.body(), body_model, limits)
-            )
+            async with within_deadline(request.state.deadline_s):  # a body may come slowly
+                raw = await request.body()
+            body = parse_body(raw, body_model, request.app.state.limits)
+            response: Response = await endpoint(request, body)
             return response
 
         return handle

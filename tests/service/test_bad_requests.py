@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_client import make_settings, serve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.answer_schemas import ProblemAnswer
@@ -232,10 +235,65 @@ def test_a_request_whose_time_is_up_is_told_so(client: TestClient) -> None:
     check_problem(client.get("/videos/v1/similar", headers={"X-Deadline-Ms": "0"}), 504)
 
 
+def test_a_body_that_comes_too_slowly_is_told_so(client: TestClient) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield b'{"user_id":'
+        time.sleep(0.2)
+        yield b'"u"}'
+
+    check_problem(client.post(VIDEOS, content=slowly(), headers={"X-Deadline-Ms": "100"}), 504)
+
+
+def test_too_many_waiting_are_refused_at_once(tiny_master: Path, store_url: str) -> None:
+    app_settings = make_settings(tiny_master, store_url, max_queue=3, max_batch=1)
+    body = {"requests": [{"kind": "videos", "history": history(1)}] * 50}
+    with serve(app_settings) as client:
+        results = client.post(BATCH, json=body).json()["results"]
+        refused = [result for result in results if result.get("status") == 503]
+        assert {result["type"] for result in refused} == {"urn:lsvcr:problem:overloaded"}
+        assert 3 <= 50 - len(refused) < 50
+        assert client.post(VIDEOS, json={"history": {}}).status_code == 200
+
+
+NAMES = [
+    *("user_id", "k", "history", "videos", "comments", "video_id", "comment_id", "timestamp"),
+    *("exclude", "seen", "video_ids", "filter", "categories", "any_of", "diversity", "lambda"),
+    *("max_per_author", "explain", "candidates", "comments_per_video", "requests", "kind"),
+    *("events", "event_id", "type", "value", "watch_time_ms"),
+]
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 600)
+    | st.floats(0, 1)
+    | st.sampled_from(
+        ["u", "v1", "c1", "videos", "comments", "feed", "video_watch", "a0", "", "\n"]
+    )
+)
+BODIES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from([VIDEOS, COMMENTS, FEED, BATCH, EVENTS]), body=BODIES)
+def test_no_body_makes_us_fail(client: TestClient, path: str, body: Any) -> None:
+    if isinstance(body, dict) and path != EVENTS and path != BATCH:
+        body.setdefault("user_id", "u")
+    response = client.post(path, json=body)
+    assert response.status_code in (200, 404, 422), response.text
+    if response.status_code != 200:
+        check_problem(response, response.status_code)
+
+
 def test_a_deadline_can_be_shortened_only(tiny_master: Path, store_url: str) -> None:
-    settings = make_settings(tiny_master, store_url, deadline_ms=1, max_k=500)
+    app_settings = make_settings(tiny_master, store_url, deadline_ms=1, max_k=500)
     body = {"history": {}, "k": 500}
-    with serve(settings) as client:
+    with serve(app_settings) as client:
         statuses = {
             client.post(VIDEOS, json=body, headers={"X-Deadline-Ms": "60000"}).status_code
             for _ in range(20)
