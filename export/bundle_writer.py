@@ -15,22 +15,25 @@ from numpy.typing import NDArray
 
 from export.candidate_index import IndexOptions, build_index, write_index
 from export.encoder_graph import export_graphs
-from export.item_vectors import build_tables, forget_untrained_ids, query_norm
+from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import (
     FORMAT,
     MANIFEST,
+    PROFILE_TABLE,
     Counts,
     IndexEntry,
     Manifest,
     PopularVideos,
+    PriorEntry,
+    ProfileEntry,
     describe_files,
 )
 from lsvcr.catalogue import Catalogue
 from lsvcr.history import NEVER
+from training.popularity_prior import PriorSeed
 
-SCORE_PARTS = ("encoder",)
 LIBRARIES = ("lsvcr", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "faiss-cpu")
 INDEX_FILES = {"video": "video.faiss", "comment": "comment.faiss"}
 QUERY_USERS = 1_000
@@ -93,12 +96,16 @@ def complete_bundle(
     popular_comment_V = run.catalogue.popular_comment()
     with step("catalogue and popular videos"):
         run.catalogue.save(folder / "catalogue")
-        rank_popular(run.training_events_V, run.catalogue).save(folder / "popular")
+        popular = rank_popular(run.training_events_V, run.catalogue, run.prior_seed)
+        popular.save(folder / "popular")
     with step("tables"):
         forget_untrained_ids(recommender, run.training_events_V > 0)
         tables = build_tables(recommender, popular_comment_V)
         for name, table in tables.items():
             np.save(folder / "tables" / f"{name}.npy", table, allow_pickle=False)
+        if recommender.profile is not None:
+            profile_CF = build_profile_table(recommender.profile)
+            np.save(folder / PROFILE_TABLE, profile_CF, allow_pickle=False)
     with step("parity with the trained model"):
         samples = invent_histories(
             run.catalogue,
@@ -115,6 +122,7 @@ def complete_bundle(
             run, graphs, tables, golden.video_preference_BD, folder / "index", options
         )
     with step("manifest"):
+        prior, profile = _prior_entry(run), _profile_entry(run)
         manifest = Manifest(
             format=FORMAT,
             version=version,
@@ -124,7 +132,9 @@ def complete_bundle(
             comments_per_event=model.comments_per_event,
             temperature=model.temperature,
             query_norm=query_norm(tables["video_query_VD"]),
-            score_parts=SCORE_PARTS,
+            score_parts=("encoder", *("prior",) * bool(prior), *("profile",) * bool(profile)),
+            prior=prior,
+            profile=profile,
             counts=_counts(run),
             indexes=indexes,
             files=describe_files(folder),
@@ -137,7 +147,9 @@ def complete_bundle(
     return manifest
 
 
-def rank_popular(training_events_V: NDArray[np.int64], catalogue: Catalogue) -> PopularVideos:
+def rank_popular(
+    training_events_V: NDArray[np.int64], catalogue: Catalogue, prior_seed: PriorSeed | None
+) -> PopularVideos:
     """All videos by training events, the lower row first where they are equal."""
     overall_P = np.argsort(-training_events_V[1:], kind="stable") + 1
     category_P = catalogue.category_V[overall_P]
@@ -147,6 +159,32 @@ def rank_popular(training_events_V: NDArray[np.int64], catalogue: Catalogue) -> 
         overall_P=overall_P.astype(np.int32),
         by_category_Q=by_category_Q.astype(np.int32),
         category_start=np.concatenate([[0], np.cumsum(events)]).astype(np.int64),
+        decayed_count_HV=(
+            np.zeros((0, catalogue.video_count), np.float32)
+            if prior_seed is None
+            else prior_seed.decayed_count_HV
+        ),
+    )
+
+
+def _prior_entry(run: TrainedRun) -> PriorEntry | None:
+    if run.prior_seed is None:
+        return None
+    return PriorEntry(
+        half_lives_days=run.config.model.prior_half_lives_days,
+        weights=tuple(run.recommender.prior_weight_H.tolist()),
+        seed_day=run.prior_seed.day,
+    )
+
+
+def _profile_entry(run: TrainedRun) -> ProfileEntry | None:
+    profile = run.recommender.profile
+    if profile is None:
+        return None
+    return ProfileEntry(
+        scale=profile.scale.item(),
+        scale_by_count=profile.scale_by_count.item(),
+        events=run.config.model.profile_events,
     )
 
 

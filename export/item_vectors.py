@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.encoder import ItemVectors, Recommender
+from training.encoder import ItemVectors, ProfileSimilarity, Recommender
 
 CHUNK_ROWS = 16_384
 
@@ -62,6 +62,17 @@ def build_tables(
             _by_chunk(recommender.comment_candidates, comments)
         ),
     }
+
+
+@torch.no_grad()
+def build_profile_table(profile: ProfileSimilarity) -> NDArray[np.float16]:
+    """Projected features of every comment: what profiles are means of, (C, F).
+
+    Projection is linear, so the mean of projected rows is the projected mean.
+    """
+    chunks = profile.feature_CF.split(CHUNK_ROWS)
+    projected = [profile.project(feature_NF).half().numpy() for feature_NF in chunks]
+    return np.concatenate(projected)
 
 
 def query_norm(video_query_VD: FloatArray) -> float:

@@ -15,6 +15,7 @@ from lsvcr.history import Timelines
 from training.checkpoint import load_recommender
 from training.config import RunConfig
 from training.encoder import Recommender
+from training.popularity_prior import PriorSeed, seed_prior
 from training.run_folder import RunFolder
 from training.steps import load_prepared, load_text
 
@@ -27,6 +28,7 @@ class TrainedRun:
         timelines: Of all users, held-out events included.
         recommender: In evaluation mode, on the CPU. The export zeroes ids that no event trained.
         training_events_V: Popularity of all time, without held-out events.
+        prior_seed: Popularity of late, with them; None without a prior.
         comment_events: Comment events trained on.
         metrics: `metrics.json`.
     """
@@ -36,6 +38,7 @@ class TrainedRun:
     timelines: Timelines
     recommender: Recommender
     training_events_V: NDArray[np.int64]
+    prior_seed: PriorSeed | None
     comment_events: int
     metrics: dict[str, Any]
     data_fingerprint: str
@@ -68,6 +71,7 @@ def open_run(path: Path, data: Path | None = None) -> TrainedRun:
         timelines=prepared.timelines,
         recommender=load_recommender(path, run.config, load_text(run, prepared)),
         training_events_V=prepared.training_events_V,
+        prior_seed=seed_prior(prepared, run.config.model.prior_half_lives_days),
         comment_events=len(prepared.comment_targets("train")),
         metrics=metrics,
         data_fingerprint=run.source.fingerprint,

@@ -41,6 +41,7 @@ TABLES = (
     "video_candidate_VD",
     "comment_candidate_CD",
 )
+PROFILE_TABLE = "tables/comment_profile_CF.npy"
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden output's component (unit vectors): covers fp16 and TF32."""
 
@@ -64,6 +65,31 @@ class IndexEntry(_Frozen):
     recall_at_100: float = Field(ge=0, le=1)
 
 
+class PriorEntry(_Frozen):
+    """The popularity prior: logit += sum of weight * log(1 + decayed count), by half-life.
+
+    Attributes:
+        seed_day: Days since 1970: `popular/decayed_count_HV.npy` holds the counts at its start.
+    """
+
+    half_lives_days: tuple[float, ...] = Field(min_length=1)
+    weights: tuple[float, ...] = Field(min_length=1)
+    seed_day: int = Field(ge=0)
+
+
+class ProfileEntry(_Frozen):
+    """Profile similarity: (scale + scale_by_count * log(1 + n)) * cosine(profile, candidate).
+
+    Attributes:
+        events: The profile is the mean row of `tables/comment_profile_CF.npy` over the n comments
+            of the user's newest so many comment events.
+    """
+
+    scale: float
+    scale_by_count: float
+    events: int = Field(ge=1)
+
+
 class Counts(_Frozen):
     """Rows without padding, and events trained on."""
 
@@ -84,7 +110,8 @@ class Manifest(_Frozen):
         temperature: tau; a score's encoder part is cosine / tau.
         query_norm: Mean length of a video's query vector: what a user's video preference is
             scaled to where it stands in for a target video (all-comments ranking).
-        score_parts: Names of the parts whose sum a score is.
+        score_parts: Names of the parts whose sum a score is: `encoder`, and `prior` (videos) and
+            `profile` (comments) where the entries of that name are there.
         metrics: `metrics.json` of the run.
     """
 
@@ -97,6 +124,8 @@ class Manifest(_Frozen):
     temperature: float = Field(gt=0)
     query_norm: float = Field(gt=0)
     score_parts: tuple[str, ...]
+    prior: PriorEntry | None = None
+    profile: ProfileEntry | None = None
     counts: Counts
     indexes: dict[Literal["video", "comment"], IndexEntry]
     files: dict[str, FileEntry]
@@ -199,11 +228,13 @@ class PopularVideos:
         overall_P: int32.
         by_category_Q: int32, one run per category code.
         category_start: int64, category code c owns `by_category_Q[start[c] : start[c + 1]]`.
+        decayed_count_HV: float32, events by half-life of the prior, decayed to its seed day.
     """
 
     overall_P: NDArray[np.int32]
     by_category_Q: NDArray[np.int32]
     category_start: NDArray[np.int64]
+    decayed_count_HV: NDArray[np.float32]
 
     def save(self, folder: Path) -> None:
         """Write as `.npy` files into an existing folder."""
@@ -223,12 +254,14 @@ class Bundle:
     Attributes:
         tables: By the names of `TABLES`: float32, row 0 zero except in `comment_video_input_VD`
             and `video_input_VD`, where no event ever points to it.
+        comment_profile_CF: float32 or float16, what profiles are means of; None without them.
     """
 
     folder: Path
     manifest: Manifest
     catalogue: Catalogue
     tables: dict[str, NDArray[np.float32]]
+    comment_profile_CF: NDArray[np.floating[Any]] | None
     popular: PopularVideos
     golden: Golden
 
@@ -252,6 +285,7 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
         manifest=manifest,
         catalogue=catalogue,
         tables=tables,
+        comment_profile_CF=load_array(folder / PROFILE_TABLE) if manifest.profile else None,
         popular=PopularVideos.load(folder / "popular"),
         golden=Golden.load(folder / "golden"),
     )
@@ -335,7 +369,22 @@ def _check_dimensions(bundle: Bundle) -> None:
             )
         if not np.isfinite(table.sum(dtype=np.float64)):
             raise BundleError(f"tables/{name}.npy holds values that are not finite")
+    profile_CF = bundle.comment_profile_CF
+    if profile_CF is not None and (
+        profile_CF.ndim != 2
+        or len(profile_CF) != rows["C"]
+        or profile_CF.dtype not in (np.float16, np.float32)
+        or not np.isfinite(profile_CF.sum(dtype=np.float64))
+    ):
+        raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue or is not finite")
     popular = bundle.popular
+    half_lives = len(manifest.prior.half_lives_days) if manifest.prior else 0
+    if popular.decayed_count_HV.shape != (half_lives, rows["V"]):
+        raise BundleError("popular/decayed_count_HV.npy does not fit prior and catalogue")
+    if manifest.prior and len(manifest.prior.weights) != half_lives:
+        raise BundleError("the prior has not one weight for each half-life")
+    if not (popular.decayed_count_HV >= 0).all():  # also refuses NaN
+        raise BundleError("popular/decayed_count_HV.npy holds values that are no counts")
     for name in ("overall_P", "by_category_Q"):
         rows_P = getattr(popular, name)
         if len(rows_P) and (rows_P.min() < 1 or rows_P.max() >= rows["V"]):

@@ -241,10 +241,10 @@ class Catalogue:
 def load_array(path: Path) -> NDArray[Any]:
     """Memory-map an `.npy` file; raises BundleError where that fails."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
-    return array
+        raise BundleError(f"{path.parent.name}/{path.name} is missing or no array") from error
+    return np.asarray(mapped)  # still mapped, without the cost of slicing a `memmap`
 
 
 def build_catalogue(

@@ -135,7 +135,7 @@ class Timelines:
     def windows_before(self, user_B: IntArray, cut_B: IntArray, max_history: int) -> "HistoryBatch":
         """The newest `max_history` events a side that are known before each cut (Rule 0)."""
         video_to_B = _count_before(self.video_start_U1, self.video_order_N, user_B, cut_B)
-        comment_to_B = _count_before(self.comment_start_U1, self.comment_last_M, user_B, cut_B)
+        comment_to_B = self.comments_before(user_B, cut_B)
         return self.windows(
             user_B,
             np.maximum(self.video_start_U1[user_B], video_to_B - max_history),
@@ -143,6 +143,10 @@ class Timelines:
             np.maximum(self.comment_start_U1[user_B], comment_to_B - max_history),
             comment_to_B,
         )
+
+    def comments_before(self, user_B: IntArray, cut_B: IntArray) -> NDArray[np.int64]:
+        """Flat position behind the last comment event that is known before each cut."""
+        return _count_before(self.comment_start_U1, self.comment_last_M, user_B, cut_B)
 
     def windows(
         self,

@@ -325,4 +325,5 @@ def _popular(random: np.random.Generator, catalogue: Catalogue) -> PopularVideos
     code_P = catalogue.category_V[overall_P]
     by_category = np.argsort(code_P, kind="stable")
     starts = np.searchsorted(code_P[by_category], np.arange(len(catalogue.categories) + 1))
-    return PopularVideos(overall_P, overall_P[by_category], starts.astype(np.int64))
+    no_counts = np.zeros((0, catalogue.video_count), np.float32)
+    return PopularVideos(overall_P, overall_P[by_category], starts.astype(np.int64), no_counts)

@@ -26,12 +26,14 @@ class Targets:
         cut_T: int64 orders; only what lies before may be used.
         video_T: int32: the video to find, or the video on screen.
         own_comment_TP: int32 comments to find, 0 = none; all 0 for video targets.
+        event_T: int64 positions in `prepared.timelines`.
     """
 
     user_T: NDArray[np.int64]
     cut_T: NDArray[np.int64]
     video_T: NDArray[np.int32]
     own_comment_TP: NDArray[np.int32]
+    event_T: NDArray[np.int64]
 
     @classmethod
     def of_videos(cls, prepared: Prepared, position_T: NDArray[np.int64]) -> Self:
@@ -41,6 +43,7 @@ class Targets:
             prepared.timelines.video_order_N[position_T].astype(np.int64),
             prepared.timelines.video_N[position_T],
             np.zeros((len(position_T), prepared.own_comment_MP.shape[1]), np.int32),
+            position_T,
         )
 
     @classmethod
@@ -51,6 +54,7 @@ class Targets:
             prepared.timelines.comment_first_M[position_T].astype(np.int64),
             prepared.timelines.comment_video_M[position_T],
             prepared.own_comment_MP[position_T],
+            position_T,
         )
 
     def history(self, prepared: Prepared, max_history: int) -> HistoryBatch:
@@ -68,6 +72,7 @@ class TrainingRows:
         video_target_RT, video_cut_RT: int32.
         comment_target_RT, comment_cut_RT: int32; the target is the video on screen.
         own_comment_RTP: int32, the comments to find there.
+        video_event_RT, comment_event_RT: int32 positions of the targets in the timelines.
     """
 
     history: HistoryTensors
@@ -77,6 +82,8 @@ class TrainingRows:
     comment_target_RT: Tensor
     comment_cut_RT: Tensor
     own_comment_RTP: Tensor
+    video_event_RT: Tensor
+    comment_event_RT: Tensor
 
     def __len__(self) -> int:
         return len(self.video_target_RT)
@@ -148,6 +155,8 @@ def build_rows(
         comment_target_RT=place(comments.video_T, row_of_kind[1], comment_slots),
         comment_cut_RT=place(comments.cut_T, row_of_kind[1], comment_slots),
         own_comment_RTP=place(comments.own_comment_TP, row_of_kind[1], comment_slots),
+        video_event_RT=place(videos.event_T, row_of_kind[0], video_slots),
+        comment_event_RT=place(comments.event_T, row_of_kind[1], comment_slots),
     )
 
 

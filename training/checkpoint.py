@@ -16,14 +16,17 @@ from training.encoder import Recommender
 from training.split import TextTables
 
 BEST = Path("checkpoints", "best.safetensors")
+ALIGNED = Path("checkpoints", "aligned.safetensors")
+"""The encoder's weights after stage 1, which stage 2 begins with."""
+ALIGNED_LANGUAGE_MODEL = Path("checkpoints", "aligned_language_model.safetensors")
+"""The language model's LoRA weights, and its map to text vectors."""
 
 
 def new_recommender(config: RunConfig, text: TextTables) -> Recommender:
     """A model with fresh weights, seeded by `fit.seed`."""
     torch.manual_seed(config.fit.seed)
-    return Recommender(
-        config.model, torch.from_numpy(text.title_VE), torch.from_numpy(text.comment_CE)
-    )
+    tables = (text.title_VE, text.comment_CE, text.feature_CF)
+    return Recommender(config.model, *(torch.from_numpy(table) for table in tables))
 
 
 def load_recommender(run: Path, config: RunConfig, text: TextTables) -> Recommender:
@@ -39,15 +42,18 @@ def load_recommender(run: Path, config: RunConfig, text: TextTables) -> Recommen
 
 
 def start_from(recommender: Recommender, path: Path) -> None:
-    """Begin with another checkpoint's weights, all but ids and gate (stage 1 has neither).
+    """Begin with another checkpoint's weights, all but what stage 1 lacks: ids, gate, profile.
 
     Raises:
         DataError: If weights are missing, unknown or of another shape.
     """
     weights, _ = read_checkpoint(path)
     own = recommender.state_dict()
-    for name in ("items.id.weight", "items.gate"):
-        weights[name] = own[name]
+    for name in own:
+        if name.startswith(("items.id.", "items.gate", "profile.", "prior_")):
+            weights[name] = own[name]
+        elif name.endswith("position_LD") and name in weights:
+            weights[name] = _grow_positions(weights[name], len(own[name]))
     _load_exactly(recommender, weights, path)
 
 
@@ -69,6 +75,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         raise DataError(f"checkpoint {path} cannot be read: {error}") from error
     return weights, notes
+
+
+def _grow_positions(position_LD: Tensor, rows: int) -> Tensor:
+    """Add positions for longer histories: each new one is the mean of those that were trained."""
+    new_rows = max(0, rows - len(position_LD))
+    return torch.cat([position_LD, position_LD.mean(0, keepdim=True).expand(new_rows, -1)])
 
 
 def _load_exactly(recommender: Recommender, weights: dict[str, Tensor], path: Path) -> None:

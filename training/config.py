@@ -56,6 +56,38 @@ class ModelConfig(_Frozen):
     temperature: float = Field(0.07, gt=0)
     use_ids: bool = True
     use_text: bool = True
+    prior_half_lives_days: tuple[float, ...] = Field(
+        (), description="Popularity of late as a part of the video score; empty: none."
+    )
+    profile_events: int = Field(
+        0,
+        ge=0,
+        description="Comment events that a user's profile is the mean of; 0: no profile.",
+    )
+
+
+class AlignConfig(_Frozen):
+    """Stage 1: the language model and the encoder learn from one another (MODEL.md, 5 and 6)."""
+
+    epochs: int = Field(0, ge=0, description="0: no stage 1; the language model stays as it is.")
+    max_samples: int | None = Field(None, ge=1, description="At most so many targets of each task.")
+    max_history: int = Field(10, ge=1, description="Events a side, not above model.max_history.")
+    prompt_tokens: int = Field(1024, ge=1, description="Where longer, the oldest events go.")
+    response_tokens: int = Field(64, ge=1)
+    text_tokens: int = Field(64, ge=1, description="Longer titles and comments are cut.")
+    text_hidden: int = Field(256, ge=1, description="Between language model and text.width.")
+    lora_rank: int = Field(8, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.1, ge=0, lt=1)
+    batch_samples: int = Field(16, ge=1, description="Read at once by each GPU.")
+    accumulate: int = Field(2, ge=1, description="Batches a step.")
+    memory: int = Field(256, ge=0, description="Earlier samples that serve as negatives, too.")
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup_share: float = Field(0.03, ge=0, lt=1, description="Of all steps; then linear to 0.")
+    target_weight: float = Field(1.0, ge=0, description="Of what was chosen.")
+    contrast_weight: float = Field(0.5, ge=0, description="Of both preference alignments.")
+    recompute_activations: bool = Field(True, description="A third more work, far less memory.")
+    checkpoint_steps: int = Field(100, ge=1, description="What a crash loses at most.")
 
 
 class FitConfig(_Frozen):
@@ -98,6 +130,7 @@ class RunConfig(_Frozen):
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
+    align: AlignConfig = AlignConfig()
     fit: FitConfig = FitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -133,12 +166,39 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(
             width=16, feedforward=32, encoder_layers=1, max_history=12, comments_per_event=2
         ),
+        align=AlignConfig(
+            max_history=4,
+            prompt_tokens=192,
+            response_tokens=16,
+            text_tokens=16,
+            text_hidden=16,
+            lora_rank=2,
+            lora_alpha=4,
+            lora_dropout=0,
+            batch_samples=8,
+            accumulate=1,
+            memory=0,
+            learning_rate=1e-3,
+            recompute_activations=False,
+            checkpoint_steps=10,
+        ),
         fit=FitConfig(batch_rows=32, epochs=3, learning_rate=3e-3, id_text_pool=64),
     ),
     "small": RunConfig(),
     "paper": RunConfig(
         text=TextConfig(max_tokens=512, width=256),
         model=ModelConfig(norm="post", encoder_kv="input"),
+        align=AlignConfig(
+            max_samples=556_400,
+            max_history=20,
+            prompt_tokens=3840,
+            response_tokens=256,
+            text_tokens=256,
+            text_hidden=1024,
+            batch_samples=8,
+            accumulate=16,
+            memory=0,
+        ),
         fit=FitConfig(task="joint", targets="prefix", epochs=50),
     ),
 }

@@ -172,10 +172,17 @@ class Side(nn.Module):
         self.mix = Layer(config)
         self.merge = nn.Linear(2 * config.width, config.width)
 
-    def encode(self, event_BID: Tensor) -> Tensor:
-        """Causal states; slot 0 of the input is ignored and becomes the start state."""
+    def encode(self, event_BID: Tensor, position_BI: Tensor | None = None) -> Tensor:
+        """Causal states; slot 0 of the input is ignored and becomes the start state.
+
+        Positions of the other slots count from 0 unless given.
+        """
         slots = event_BID.shape[1]
-        event_BID = event_BID[:, 1:] + self.position_LD[: slots - 1]
+        if position_BI is None:
+            position_BID = self.position_LD[: slots - 1]
+        else:
+            position_BID = self.position_LD[position_BI]
+        event_BID = event_BID[:, 1:] + position_BID
         start_B1D = self.start_D.expand(event_BID.shape[0], 1, -1)
         input_BID = self.dropout(self.input_norm(torch.cat([start_B1D, event_BID], 1)))
         slot_I = torch.arange(slots, device=event_BID.device)
@@ -213,10 +220,13 @@ class SequenceEncoder(nn.Module):
         video_cut_BI: Tensor,
         comment_last_BJ: Tensor,
         comment_cut_BJ: Tensor,
+        *,
+        video_position_BI: Tensor | None = None,
+        comment_position_BJ: Tensor | None = None,
     ) -> States:
         """States of all slots of both sides, each mixed with what it may know of the other."""
-        video_BID = self.video.encode(video_event_BID)
-        comment_BJD = self.comment.encode(comment_event_BJD)
+        video_BID = self.video.encode(video_event_BID, video_position_BI)
+        comment_BJD = self.comment.encode(comment_event_BJD, comment_position_BJ)
         video_reads_BIJ = comment_last_BJ[:, None, :] < video_cut_BI[:, :, None]
         comment_reads_BJI = video_order_BI[:, None, :] < comment_cut_BJ[:, :, None]
         return States(
@@ -255,14 +265,57 @@ class SequenceEncoder(nn.Module):
         return self.read_out_norm(query_BTD + read_BTD), share_BHTJ.mean(1)
 
 
-class Recommender(nn.Module):
-    """Items and sequences together: what is trained and what a checkpoint holds."""
+class ProfileSimilarity(nn.Module):
+    """How much a comment is like those that the user took part in before.
 
-    def __init__(self, config: ModelConfig, title_VE: Tensor, comment_CE: Tensor) -> None:
+    Source:
+        MODEL.md, section 14: (s0 + s1 log(1 + n)) cos(P p, P x), p the mean features of the n
+        earlier comments. P begins as the identity, s0 as 8.
+    """
+
+    feature_CF: Tensor
+
+    def __init__(self, feature_CF: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("feature_CF", feature_CF, persistent=False)
+        self.project = nn.Linear(feature_CF.shape[1], feature_CF.shape[1], bias=False)
+        self.scale = nn.Parameter(torch.empty(()))
+        self.scale_by_count = nn.Parameter(torch.empty(()))
+
+    def reset_parameters(self) -> None:
+        """Begin as plain cosine, times 8."""
+        nn.init.eye_(self.project.weight)
+        nn.init.constant_(self.scale, 8.0)
+        nn.init.zeros_(self.scale_by_count)
+
+    def forward(self, profile_QF: Tensor, count_Q: Tensor, comment_QN: Tensor) -> Tensor:
+        """Logits (Q, N) of candidate comments; 0 for a user without a profile."""
+        profile_QF = unit(self.project(profile_QF))
+        candidate_QNF = unit(self.project(F.embedding(comment_QN, self.feature_CF)))
+        cosine_QN = (candidate_QNF @ profile_QF.unsqueeze(2)).squeeze(2)
+        return (self.scale + self.scale_by_count * count_Q.log1p()).unsqueeze(1) * cosine_QN
+
+
+class Recommender(nn.Module):
+    """All that is trained and that a checkpoint holds.
+
+    Attributes:
+        prior_weight_H: What popularity of each half-life adds to a video's logit; fitted before
+            the rest (`training.popularity_prior`).
+    """
+
+    prior_weight_H: Tensor
+
+    def __init__(
+        self, config: ModelConfig, title_VE: Tensor, comment_CE: Tensor, feature_CF: Tensor
+    ) -> None:
         super().__init__()
         self.config = config
         self.items = ItemVectors(config, title_VE, comment_CE)
         self.sequence = SequenceEncoder(config)
+        self.profile = ProfileSimilarity(feature_CF) if config.profile_events else None
+        half_lives = len(config.prior_half_lives_days)
+        self.register_buffer("prior_weight_H", torch.zeros(half_lives, dtype=torch.float64))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -274,6 +327,8 @@ class Recommender(nn.Module):
                 nn.init.zeros_(parameter)
         with torch.no_grad():
             self.items.id.weight[0] = 0
+        if self.profile is not None:
+            self.profile.reset_parameters()
 
     def encode(self, history: HistoryTensors, popular_BI: Tensor) -> States:
         """States of a batch; `popular_BI` is the comment shown with each video event."""

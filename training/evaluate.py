@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lsvcr.metrics import metrics_of_ranks, metrics_of_scores, rank_single
@@ -14,7 +15,8 @@ from training.checkpoint import load_recommender
 from training.config import RunConfig
 from training.encoder import Recommender
 from training.samples import draw_samples
-from training.scorers import ModelScorer, Popularity, TextNeighbours
+from training.score_parts import ScoreParts
+from training.scorers import ModelScorer, PartsAlone, Popularity, TextNeighbours
 from training.split import Prepared, Split, TextTables
 
 CHUNK = 512
@@ -40,9 +42,9 @@ class Evaluation:
         self.config = config
         self.samples = draw_samples(prepared, config, split)
 
-    def run(self, recommender: Recommender) -> Metrics:
-        """Evaluate the trained model."""
-        return self.evaluate(ModelScorer(recommender, self.samples))
+    def run(self, recommender: Recommender, parts: ScoreParts) -> Metrics:
+        """Evaluate the trained model by its whole score."""
+        return self.evaluate(ModelScorer(recommender, parts, self.samples))
 
     def evaluate(self, scorer: Scorer) -> Metrics:
         """Metrics of both tasks; a task without samples is left out."""
@@ -107,12 +109,16 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Test metrics of a run's best checkpoint beside the rankings that need no training."""
     evaluation = Evaluation(prepared, config, "test")
-    baselines = {
+    recommender = load_recommender(folder, config, text)
+    parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
+    baselines: dict[str, Scorer] = {
         "popularity": Popularity(evaluation.samples),
         "text_neighbours": TextNeighbours(evaluation.samples, text),
     }
+    if config.model.prior_half_lives_days or config.model.profile_events:
+        baselines["prior_and_profile"] = PartsAlone(recommender, parts, evaluation.samples)
     return {
-        **evaluation.run(load_recommender(folder, config, text)),
+        **evaluation.run(recommender, parts),
         "baselines": {name: evaluation.evaluate(scorer) for name, scorer in baselines.items()},
     }
 

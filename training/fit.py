@@ -23,6 +23,8 @@ from training.config import FitConfig, RunConfig
 from training.encoder import Recommender
 from training.evaluate import Evaluation
 from training.losses import Objective
+from training.popularity_prior import fit_prior_weights
+from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
 
 LAST = Path("checkpoints", "last.safetensors")
@@ -59,6 +61,9 @@ def fit(
     recommender = new_recommender(config, text)
     if config.fit.start_from:
         start_from(recommender, Path(config.fit.start_from))
+    recommender.prior_weight_H.copy_(
+        torch.from_numpy(fit_prior_weights(prepared, config.model.prior_half_lives_days))
+    )
     recommender.to(device)
     optimizer = build_optimizer(recommender, config.fit)
     epochs_done, best, best_epoch = _resume(folder, recommender, optimizer)
@@ -73,7 +78,8 @@ def fit(
     targets = int((rows.video_target_RT > 0).sum() + (rows.comment_target_RT > 0).sum())
     if not targets:
         raise DataError(f"no training targets for fit.task = {config.fit.task!r}")
-    objective = Objective(prepared, config.fit, device)
+    parts = ScoreParts.build(prepared, text, recommender, device)
+    objective = Objective(prepared, config.fit, parts, device)
     evaluation = Evaluation(prepared, config, "validation")
     for epoch in range(epochs_done + 1, config.fit.epochs + 1):
         if epoch - best_epoch > config.fit.patience:
@@ -83,7 +89,7 @@ def fit(
             recommender, optimizer, objective, rows, config.fit, epoch, progress
         )
         trained_s = time.perf_counter() - started_s
-        metrics = evaluation.run(recommender)
+        metrics = evaluation.run(recommender, parts)
         score = evaluation.selection_score(metrics, config.fit.task)
         if score > best:
             best, best_epoch = score, epoch

@@ -14,6 +14,7 @@ from lsvcr.history import NEVER
 from training.batches import TrainingRows
 from training.config import FitConfig
 from training.encoder import HistoryTensors, Recommender, unit
+from training.score_parts import ScoreParts
 from training.split import Prepared
 
 
@@ -54,8 +55,14 @@ class CommentSlices:
 class Objective:
     """Everything the loss needs beside the model and the batch."""
 
-    def __init__(self, prepared: Prepared, config: FitConfig, device: torch.device) -> None:
-        self.config = config
+    def __init__(
+        self,
+        prepared: Prepared,
+        config: FitConfig,
+        parts: ScoreParts,
+        device: torch.device,
+    ) -> None:
+        self.config, self.parts = config, parts
         self.slices = CommentSlices.of(prepared.catalogue, device)
         core_V = torch.from_numpy(prepared.is_core_V).to(device)
         self.core_N = core_V.nonzero().squeeze(1)
@@ -79,7 +86,10 @@ class Objective:
         losses = {}
         if is_video_BT.any():
             losses["video"] = self.video_loss(
-                model, video_BTD[is_video_BT], batch.video_target_RT[is_video_BT]
+                model,
+                video_BTD[is_video_BT],
+                batch.video_target_RT[is_video_BT],
+                batch.video_event_RT[is_video_BT],
             )
         if is_comment_BT.any():
             losses["comment"] = self.comment_loss(
@@ -87,16 +97,22 @@ class Objective:
                 comment_BTD[is_comment_BT],
                 batch.comment_target_RT[is_comment_BT],
                 batch.own_comment_RTP[is_comment_BT],
+                batch.comment_event_RT[is_comment_BT],
                 generator,
             )
         if self.config.id_text_weight and model.config.use_ids and model.config.use_text:
             losses["id_text"] = self.id_text_loss(model, history, popular_BI, generator)
         return losses
 
-    def video_loss(self, model: Recommender, preference_QD: Tensor, target_Q: Tensor) -> Tensor:
-        """Cross-entropy of cosine / tau over all core videos."""
+    def video_loss(
+        self, model: Recommender, preference_QD: Tensor, target_Q: Tensor, event_Q: Tensor
+    ) -> Tensor:
+        """Cross-entropy of cosine / tau, plus the prior, over all core videos."""
         candidate_ND = model.video_candidates(self.core_N)
         logit_QN = unit(preference_QD) @ candidate_ND.T / model.config.temperature
+        prior_QN = self.parts.prior(event_Q)
+        if prior_QN is not None:
+            logit_QN = logit_QN + prior_QN[:, self.core_N]
         return F.cross_entropy(logit_QN, self.core_position_V[target_Q])
 
     def comment_loss(
@@ -105,6 +121,7 @@ class Objective:
         preference_QD: Tensor,
         video_Q: Tensor,
         own_QP: Tensor,
+        event_Q: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
         """Cross-entropy of one own comment against others under the same video."""
@@ -112,10 +129,16 @@ class Objective:
         draw_Q = torch.rand(own_count_Q.shape, generator=generator, device=own_QP.device)
         positive_Q1 = own_QP.gather(1, (draw_Q * own_count_Q).long().unsqueeze(1))
         negative_QN = self.draw_negatives(video_Q, own_QP, generator)
-        candidate_QND = model.comment_candidates(torch.cat([positive_Q1, negative_QN], 1))
-        logit_QN = (candidate_QND @ unit(preference_QD).unsqueeze(2)).squeeze(2)
+        candidate_QN = torch.cat([positive_Q1, negative_QN], 1)
+        cosine_QN = (
+            model.comment_candidates(candidate_QN) @ unit(preference_QD).unsqueeze(2)
+        ).squeeze(2)
+        logit_QN = cosine_QN / model.config.temperature
+        profile_QN = self.parts.profile(model, event_Q, candidate_QN)
+        if profile_QN is not None:
+            logit_QN = logit_QN + profile_QN
         label_Q = torch.zeros(len(logit_QN), dtype=torch.long, device=logit_QN.device)
-        return F.cross_entropy(logit_QN / model.config.temperature, label_Q)
+        return F.cross_entropy(logit_QN, label_Q)
 
     def draw_negatives(self, video_Q: Tensor, own_QP: Tensor, generator: torch.Generator) -> Tensor:
         """Random comments under the same video; of the whole corpus where the draw is an own one.

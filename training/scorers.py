@@ -12,14 +12,43 @@ from training.batches import Targets, to_tensors
 from training.encoder import HistoryTensors, Recommender, States, now, unit
 from training.losses import CommentSlices
 from training.samples import Samples
+from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
 
 
-class ModelScorer:
-    """Scores by the trained encoder."""
+class PartsAlone:
+    """Scores without the encoder: the popularity prior, and the similarity to the profile."""
 
-    def __init__(self, recommender: Recommender, samples: Samples) -> None:
+    def __init__(self, recommender: Recommender, parts: ScoreParts, samples: Samples) -> None:
+        self.recommender, self.parts, self.samples = recommender.eval(), parts, samples
+        self.device = recommender.items.gate.device
+
+    @torch.no_grad()
+    def videos(self, part: slice) -> NDArray[np.float32]:
+        """The prior's logits of all videos, (S, V); zeros without a prior."""
+        event_S = torch.from_numpy(self.samples.videos.event_T[part]).to(self.device)
+        prior_SV = self.parts.prior(event_S)
+        if prior_SV is None:
+            return np.zeros((len(event_S), len(self.samples.prepared.is_core_V)), np.float32)
+        return _numpy(prior_SV)
+
+    @torch.no_grad()
+    def comments(self, part: slice) -> NDArray[np.float32]:
+        """The profile's logits of the comment candidates, (S, N); zeros without profiles."""
+        event_S = torch.from_numpy(self.samples.comments.event_T[part]).to(self.device)
+        candidate_SN = torch.from_numpy(self.samples.candidate_SN[part]).to(self.device)
+        profile_SN = self.parts.profile(self.recommender, event_S, candidate_SN)
+        if profile_SN is None:
+            return np.zeros(candidate_SN.shape, np.float32)
+        return _numpy(profile_SN)
+
+
+class ModelScorer:
+    """Scores by the trained model: the encoder's part plus prior and profile."""
+
+    def __init__(self, recommender: Recommender, parts: ScoreParts, samples: Samples) -> None:
         self.recommender = recommender.eval()
+        self.parts_alone = PartsAlone(recommender, parts, samples)
         self.device = recommender.items.gate.device
         prepared, length = samples.prepared, recommender.config.max_history
         self.slices = CommentSlices.of(prepared.catalogue, self.device)
@@ -32,15 +61,16 @@ class ModelScorer:
 
     @torch.no_grad()
     def videos(self, part: slice) -> NDArray[np.float32]:
-        """Cosines with all videos, (S, V)."""
+        """Scores of all videos, (S, V)."""
         states = self._encode(self.video_history, part)
         cut_S1 = now(len(states.video_order_BI), 1, self.device)
         preference_S1D, _ = self.recommender.sequence.video_preferences(states, cut_S1)
-        return _numpy(unit(preference_S1D[:, 0]) @ self.candidate_VD.T)
+        cosine_SV = unit(preference_S1D[:, 0]) @ self.candidate_VD.T
+        return self._encoder_part(cosine_SV) + self.parts_alone.videos(part)
 
     @torch.no_grad()
     def comments(self, part: slice) -> NDArray[np.float32]:
-        """Cosines with the comment candidates, (S, N)."""
+        """Scores of the comment candidates, (S, N)."""
         states = self._encode(self.comment_history, part)
         target_S1 = torch.from_numpy(self.samples.comments.video_T[part, None])
         query_S1D = self.recommender.items.video_queries(target_S1.to(self.device))
@@ -49,7 +79,11 @@ class ModelScorer:
         )
         candidate_SN = torch.from_numpy(self.samples.candidate_SN[part]).to(self.device)
         candidate_SND = self.recommender.comment_candidates(candidate_SN)
-        return _numpy((candidate_SND @ unit(preference_S1D).transpose(1, 2)).squeeze(2))
+        cosine_SN = (candidate_SND @ unit(preference_S1D).transpose(1, 2)).squeeze(2)
+        return self._encoder_part(cosine_SN) + self.parts_alone.comments(part)
+
+    def _encoder_part(self, cosine: Tensor) -> NDArray[np.float32]:
+        return _numpy(cosine / self.recommender.config.temperature)
 
     def _encode(self, history: HistoryTensors, part: slice) -> States:
         chosen = HistoryTensors(**{name: array[part] for name, array in vars(history).items()})

@@ -31,10 +31,12 @@ class TextTables:
 
     Attributes:
         title_VE, comment_CE: float32.
+        feature_CF: float32, what profiles compare (`training.comment_features`).
     """
 
     title_VE: NDArray[np.float32]
     comment_CE: NDArray[np.float32]
+    feature_CF: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Prepared:
         video_held_out_N, comment_held_out_M: int8: 0 train, 1 validation, 2 test, -1 no target
             (a later event under a video that was commented before).
         own_comment_MP: int32 rows of the user's comments under the event's video, 0 = none.
+        has_times: Whether timestamps are times, not only an order.
     """
 
     catalogue: Catalogue
@@ -62,6 +65,7 @@ class Prepared:
     video_held_out_N: NDArray[np.int8]
     comment_held_out_M: NDArray[np.int8]
     own_comment_MP: NDArray[np.int32]
+    has_times: bool
 
     @property
     def is_trained_V(self) -> NDArray[np.bool_]:
@@ -73,6 +77,14 @@ class Prepared:
         """Training events of each video: popularity of all time."""
         trained_N = self.timelines.video_N[self.video_held_out_N == 0]
         return np.bincount(trained_N, minlength=self.catalogue.video_count)
+
+    @property
+    def is_held_out_comment_C(self) -> NDArray[np.bool_]:
+        """Comments that a validation or test target asks for."""
+        is_held_out_C = np.zeros(self.catalogue.comment_count, bool)
+        is_held_out_C[self.own_comment_MP[self.comment_held_out_M > 0]] = True
+        is_held_out_C[0] = False
+        return is_held_out_C
 
     def video_targets(self, split: Split) -> NDArray[np.int64]:
         """Positions in `timelines` of a split's video targets."""
@@ -88,11 +100,12 @@ class Prepared:
 
     def fit_texts(self) -> list[str]:
         """Texts that statistics may be fitted on: all but the held-out targets' comments."""
-        held_out_P = np.unique(self.own_comment_MP[self.comment_held_out_M > 0])
-        is_held_out_C = np.zeros(self.catalogue.comment_count, bool)
-        is_held_out_C[held_out_P] = True
         titles, comments = self.texts()
-        kept = (text for text, out in zip(comments, is_held_out_C, strict=True) if not out)
+        kept = (
+            text
+            for text, is_out in zip(comments, self.is_held_out_comment_C, strict=True)
+            if not is_out
+        )
         return [text for text in (*titles, *kept) if text]
 
 
@@ -156,6 +169,7 @@ def prepare(dataset: Dataset, config: RunConfig) -> Prepared:
         own_comment_MP=_own_comments(
             timelines, comment_user_M, comment_user_C, comment_C, catalogue
         ),
+        has_times=dataset.time_unit == "ms",
     )
 
 

@@ -1,19 +1,24 @@
-"""The steps of a run: embed texts, fit, evaluate. Each is skipped where it is finished."""
+"""The steps of a run: align, embed texts, fit, evaluate. Each is skipped where it is finished.
+
+What only `align` needs is imported there: peft and accelerate take seconds to import.
+"""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from training.config import RunConfig
+from training.comment_features import comment_features
+from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
+from training.config import RunConfig, TextConfig
 from training.dataset_folder import Dataset, fingerprint, load_dataset, sample_users
 from training.evaluate import evaluate_run
 from training.fit import fit, pick_device
-from training.language_model import LanguageModel, load_language_model
+from training.language_model import LanguageModel, load_language_model, model_fingerprint
 from training.progress import show_progress
 from training.run_folder import RunFolder, Source
 from training.split import Prepared, TextTables, prepare
 from training.text_embedding import embed_texts, vectors_folder
-from training.text_vectors import TextVectors
+from training.text_vectors import TextBasis, TextVectors
 
 
 def start_run(
@@ -50,17 +55,70 @@ def load_text(run: RunFolder, prepared: Prepared) -> TextTables:
     return _tables(_load_vectors(run), prepared)
 
 
+def align_step(run: RunFolder, prepared: Prepared) -> None:
+    """Stage 1, where the settings ask for it: tune the language model and the encoder together."""
+    if not run.config.align.epochs:
+        return
+    from training.align import align, processes
+    from training.preference_llm import load_causal_model
+
+    processes_ = processes(run.config)
+    name = run.config.text.language_model
+    settings = run.config.model_dump(mode="json")
+    inputs = {
+        "data": run.source.fingerprint,
+        "language model": model_fingerprint(name),
+        "seed": run.config.fit.seed,
+        **{section: settings[section] for section in ("text", "model", "align")},
+    }
+    with processes_.main_process_first():
+        is_open = run.begin("align", inputs)
+    if not is_open:
+        print("align: finished before")
+        return
+    started_s, read_tokens = time.monotonic(), 0
+    with show_progress("align") as report:
+
+        def show(*, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
+            nonlocal read_tokens
+            read_tokens += tokens
+            if not processes_.is_main_process:
+                return
+            rate = read_tokens / (time.monotonic() - started_s)
+            report(
+                step / steps,
+                f"step {step} of {steps}, loss {losses['total']:.3f}, {rate:,.0f} tokens/s",
+            )
+            run.log("align", number=step, losses=losses, tokens=tokens)
+
+        align(
+            prepared,
+            run.config,
+            run.path,
+            load_model=lambda device: load_causal_model(name, device),
+            progress=show,
+        )
+    if processes_.is_main_process:
+        run.finish("align")
+
+
 def embed_step(run: RunFolder, prepared: Prepared) -> None:
-    """Embed the texts that have no vector yet."""
+    """Embed the texts that have no vector yet, by the aligned model if there is one."""
+    is_aligned = run.config.align.epochs > 0
+    if is_aligned:
+        run.need("align")
     titles, comments = prepared.texts()
     started_s = time.monotonic()
     embedded = 0
 
     def load_model() -> LanguageModel:
         print(f"loading the language model {run.config.text.language_model}", flush=True)
-        return load_language_model(
-            run.config.text.language_model, pick_device(run.config.fit.device)
-        )
+        device = pick_device(run.config.fit.device)
+        if is_aligned:
+            from training.aligned_text import load_aligned_language_model
+
+            return load_aligned_language_model(run.path, run.config, device)
+        return load_language_model(run.config.text.language_model, device)
 
     with show_progress("embed") as report:
 
@@ -72,11 +130,12 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
 
         embed_texts(
             titles + comments,
-            config=run.config.text,
+            config=_text_config(run),
             load_model=load_model,
-            store=run.text_vectors,
+            store=_text_store(run),
             fit_on=prepared.fit_texts(),
             progress=show,
+            fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
         )
     if embedded:
         run.log("embed", texts=embedded, seconds=round(time.monotonic() - started_s, 2))
@@ -93,6 +152,11 @@ def fit_step(run: RunFolder, prepared: Prepared) -> None:
         "text vectors": vectors.fingerprint,
         **{section: settings[section] for section in ("text", "model", "fit")},
     }
+    config = run.config
+    if config.align.epochs:
+        inputs["align"] = run.need("align")
+        start = {"start_from": config.fit.start_from or str(run.path / ALIGNED)}
+        config = config.model_copy(update={"fit": config.fit.model_copy(update=start)})
     if not run.begin("fit", inputs):
         print("fit: finished before")
         return
@@ -103,7 +167,7 @@ def fit_step(run: RunFolder, prepared: Prepared) -> None:
             note = f"epoch {epoch} of at most {epochs}, loss {loss:.3f}"
             report((epoch - 1 + step / steps) / epochs, note)
 
-        fit(prepared, _tables(vectors, prepared), run.config, run.path, progress=show)
+        fit(prepared, _tables(vectors, prepared), config, run.path, progress=show)
     run.finish("fit")
 
 
@@ -133,9 +197,23 @@ def _prepare(dataset: Dataset, config: RunConfig) -> Prepared:
 
 
 def _load_vectors(run: RunFolder) -> TextVectors:
-    return TextVectors.load(vectors_folder(run.text_vectors, run.config.text))
+    return TextVectors.load(vectors_folder(_text_store(run), _text_config(run)))
+
+
+def _text_config(run: RunFolder) -> TextConfig:
+    """How texts are embedded: the aligned model is named by its file."""
+    if not run.config.align.epochs:
+        return run.config.text
+    aligned = str(run.path / ALIGNED_LANGUAGE_MODEL)
+    return run.config.text.model_copy(update={"language_model": aligned})
+
+
+def _text_store(run: RunFolder) -> Path:
+    """Where vectors are kept: those of an aligned model are of use to its run only."""
+    return run.path / "text_vectors" if run.config.align.epochs else run.text_vectors
 
 
 def _tables(vectors: TextVectors, prepared: Prepared) -> TextTables:
     titles, comments = prepared.texts()
-    return TextTables(vectors.lookup(titles), vectors.lookup(comments))
+    comment_CE = vectors.lookup(comments)
+    return TextTables(vectors.lookup(titles), comment_CE, comment_features(prepared, comment_CE))

@@ -42,6 +42,7 @@ def invent_run(*, videos: int, comments: int, users: int, config: RunConfig = CO
         timelines=timelines,
         recommender=random_recommender(config, catalogue),
         training_events_V=np.bincount(timelines.video_N, minlength=catalogue.video_count),
+        prior_seed=None,
         comment_events=len(timelines.comment_video_M),
         metrics={"video": {"sampled": {"recall@10": 0.5}}},
         data_fingerprint="0" * 64,
@@ -74,7 +75,8 @@ def random_recommender(config: RunConfig, catalogue: Catalogue) -> Recommender:
     title_VE = torch.randn(catalogue.video_count, TEXT_WIDTH)
     comment_CE = torch.randn(catalogue.comment_count, TEXT_WIDTH)
     title_VE[0] = comment_CE[0] = 0
-    recommender = Recommender(config.model, title_VE, comment_CE).eval()
+    feature_CF = torch.randn(catalogue.comment_count, TEXT_WIDTH)
+    recommender = Recommender(config.model, title_VE, comment_CE, feature_CF).eval()
     for parameter in recommender.parameters():
         parameter += 0.3 * torch.randn_like(parameter)
     recommender.items.id.weight[0] = 0

@@ -91,7 +91,7 @@ def test_the_query_norm_is_the_mean_length_without_padding() -> None:
 def test_popular_videos_are_ranked_overall_and_by_category(run: TrainedRun) -> None:
     events_V = np.zeros(run.catalogue.video_count, np.int64)
     events_V[[7, 9, 30]] = 2, 5, 5
-    popular = rank_popular(events_V, run.catalogue)
+    popular = rank_popular(events_V, run.catalogue, None)
     overall = popular.overall_P.tolist()
     assert overall[:5] == [9, 30, 7, 1, 2]
     assert sorted(overall) == list(range(1, run.catalogue.video_count))

@@ -4,15 +4,18 @@ import pytest
 import torch
 from worlds import config, prepared_world, random_recommender, rows_of
 
-from training.config import ModelConfig
+from training.config import PRESETS, ModelConfig
 from training.encoder import Attention, Recommender, Side
 from training.losses import CommentSlices, Objective
+from training.score_parts import ScoreParts
 
-PAPER = ModelConfig(norm="post", encoder_kv="input")
+PAPER = PRESETS["paper"].model
 
 
 def test_the_paper_s_sizes_give_the_paper_s_parameter_count():
-    recommender = Recommender(PAPER, torch.zeros(10, 256), torch.zeros(20, 256))
+    recommender = Recommender(
+        PAPER, torch.zeros(10, 256), torch.zeros(20, 256), torch.zeros(20, 281)
+    )
     ids_gate_and_starts = 10 * 64 + 1 + 2 * 64
     count = sum(parameter.numel() for parameter in recommender.parameters())
     assert count - ids_gate_and_starts == 373_185
@@ -80,7 +83,7 @@ def test_negatives_stand_under_the_video_and_are_never_own_comments():
     run = config("fit.comment_negatives=50")
     prepared = prepared_world(2, run)
     rows = rows_of(prepared, run, "prefix")
-    objective = Objective(prepared, run.fit, torch.device("cpu"))
+    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"))
     is_target = rows.comment_target_RT > 0
     video_Q, own_QP = rows.comment_target_RT[is_target], rows.own_comment_RTP[is_target]
     negative_QN = objective.draw_negatives(video_Q, own_QP, torch.Generator().manual_seed(0))
@@ -97,7 +100,7 @@ def test_the_contrast_of_ids_and_texts_equals_its_definition():
     run = config("fit.id_text_pool=2")
     prepared = prepared_world(2, run)
     recommender = random_recommender(prepared, run).float()
-    objective = Objective(prepared, run.fit, torch.device("cpu"))
+    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"))
     # One row, two different videos, no comments: the pool is both positions of the video side.
     history = prepared.timelines.latest_windows(2)
     from training.batches import to_tensors

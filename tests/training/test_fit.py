@@ -8,6 +8,7 @@ from lsvcr.errors import DataError
 from training.checkpoint import load_recommender, read_checkpoint, write_checkpoint
 from training.evaluate import Evaluation, evaluate_run
 from training.fit import fit
+from training.score_parts import ScoreParts
 
 RUN = ("fit.epochs=4", "fit.patience=9", "fit.device=cpu")
 
@@ -71,11 +72,14 @@ def test_stops_when_validation_no_longer_improves(tmp_path):
 
 
 def test_test_metrics_come_from_the_best_checkpoint_beside_the_baselines(tmp_path):
-    run, prepared, text = run_fit(tmp_path / "run")
+    parts_on = ("model.prior_half_lives_days=[7]", "model.profile_events=200")
+    run, prepared, text = run_fit(tmp_path / "run", *parts_on)
     metrics = evaluate_run(prepared, text, run, tmp_path / "run")
-    again = Evaluation(prepared, run, "test").run(load_recommender(tmp_path / "run", run, text))
+    recommender = load_recommender(tmp_path / "run", run, text)
+    parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
+    again = Evaluation(prepared, run, "test").run(recommender, parts)
     assert {name: metrics[name] for name in again} == again
-    for baseline in ("popularity", "text_neighbours"):
+    for baseline in ("popularity", "text_neighbours", "prior_and_profile"):
         assert set(metrics["baselines"][baseline]) == {"video", "comment"}
     users = len(prepared.video_targets("test"))
     assert metrics["video"]["full"]["users"] == users

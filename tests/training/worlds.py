@@ -5,6 +5,7 @@ import polars as pl
 import torch
 
 from training.batches import TrainingRows, build_rows
+from training.comment_features import comment_features
 from training.config import PRESETS, RunConfig
 from training.dataset_folder import Dataset
 from training.encoder import Recommender
@@ -79,16 +80,15 @@ def random_text(prepared: Prepared, seed: int = 0) -> TextTables:
     ]
     for table in tables:
         table[0] = 0
-    return TextTables(*tables)
+    return TextTables(*tables, comment_features(prepared, tables[1]))
 
 
 def random_recommender(prepared: Prepared, run: RunConfig, seed: int = 0) -> Recommender:
     """A model in float64 whose weights are large enough for every part to matter."""
     torch.manual_seed(seed)
     text = random_text(prepared)
-    recommender = Recommender(
-        run.model, torch.from_numpy(text.title_VE), torch.from_numpy(text.comment_CE)
-    ).double()
+    tables = (text.title_VE, text.comment_CE, text.feature_CF)
+    recommender = Recommender(run.model, *map(torch.from_numpy, tables)).double()
     with torch.no_grad():
         for parameter in recommender.parameters():
             parameter.normal_(std=0.3)

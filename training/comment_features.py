@@ -1,0 +1,113 @@
+"""How comments are compared with one another: whitened text and style (MODEL.md, section 14).
+
+Shape suffixes: C comment rows, E text width, S style numbers, F = E + S features, M comment
+events (of `Prepared.timelines`).
+
+What somebody writes and likes to read shows in topic and in manner. Raw text vectors mostly
+differ in a few common directions, so each component is divided by a power of its spread.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from training.split import Prepared
+
+WHITENING = 0.75
+"""Each component is divided by its standard deviation to this power."""
+STYLE_SCALE = 0.6
+"""Typical length of the style part, that of the text part being 1."""
+
+_WORDS = r"\S+"
+_SHARES_OF_LETTERS = (r"\p{Lu}", r"\p{Nd}", r"[^\w\s]", r"\s", ",", "!", r"\?", r"['’]")
+_SHARES_OF_WORDS = (r"\bI\b", r"\bi\b", r"\b\p{Lu}{2,}\b")
+_PRESENCE = (
+    r"\.\.\.|…",
+    r"[\"“”]",
+    r"[()]",
+    r"https?://|www\.|\[\w+\]",
+    r"[:;=]-?[()DPp]|\*",
+    r"^\s*\p{Lu}",
+    r"^\s*\p{Ll}",
+    r"\.\s*$",
+    r"[!?]\s*$",
+    r"\w\s*$",
+)
+
+
+def comment_features(prepared: Prepared, comment_CE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features of every comment; row 0 is zero.
+
+    Spreads and means are those of comments that are not held out.
+
+    Returns:
+        float32 of shape (C, F).
+    """
+    fitted_C = ~prepared.is_held_out_comment_C
+    fitted_C[0] = False
+    if not fitted_C.any():
+        fitted_C[:] = True
+    spread_E = comment_CE[fitted_C].std(0)
+    text_CE = comment_CE / np.maximum(spread_E, 1e-6) ** WHITENING
+    text_CE *= 1 / max(float(np.sqrt((text_CE[fitted_C] ** 2).sum(1).mean())), 1e-6)
+    style_CS = style_numbers(list(prepared.catalogue.comment_text))
+    spread_S = np.maximum(style_CS[fitted_C].std(0), 1e-6)
+    style_CS = (style_CS - style_CS[fitted_C].mean(0)) / spread_S
+    style_CS *= STYLE_SCALE / np.sqrt(style_CS.shape[1])
+    feature_CF = np.concatenate([text_CE, style_CS], axis=1).astype(np.float32)
+    feature_CF[0] = 0
+    return feature_CF
+
+
+def style_numbers(texts: list[str]) -> NDArray[np.float64]:
+    """How texts are written, whatever they say: lengths, shares, beginnings and ends.
+
+    Returns:
+        Shape (number of texts, S), not yet standardised.
+    """
+    text = pl.col("text")
+    letters = text.str.len_chars().clip(1)
+    words = text.str.count_matches(_WORDS).clip(1)
+    numbers = [
+        letters.log(),
+        words.log(),
+        letters / words,
+        (1 + text.str.count_matches(r"\n")).log(),
+        *(text.str.count_matches(pattern) / letters for pattern in _SHARES_OF_LETTERS),
+        *(text.str.count_matches(pattern) / words for pattern in _SHARES_OF_WORDS),
+        *(text.str.contains(pattern).cast(pl.Float64) for pattern in _PRESENCE),
+    ]
+    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
+    named = {f"style_{number}": expression for number, expression in enumerate(numbers)}
+    return frame.select(**named).to_numpy().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What a user wrote or liked before each comment event, as far as it was known then.
+
+    Attributes:
+        feature_MF: float32, mean features of the earlier comments; zero without any.
+        count_M: float32, how many they are.
+    """
+
+    feature_MF: NDArray[np.float32]
+    count_M: NDArray[np.float32]
+
+
+def profiles_before(
+    prepared: Prepared, feature_CF: NDArray[np.float32], most_events: int
+) -> Profiles:
+    """Running means over each user's newest `most_events` comment events before each event."""
+    timelines, user_M = prepared.timelines, prepared.comment_user_M
+    comment_MK = timelines.comment_MK
+    to_M = timelines.comments_before(user_M, timelines.comment_first_M)
+    from_M = np.maximum(timelines.comment_start_U1[user_M], to_M - most_events)
+    sum_MF = np.zeros((len(comment_MK) + 1, feature_CF.shape[1]))
+    np.cumsum(feature_CF[comment_MK].sum(1), axis=0, out=sum_MF[1:])
+    count_M = np.concatenate([[0], np.cumsum((comment_MK > 0).sum(1))])
+    counts_M = (count_M[to_M] - count_M[from_M]).astype(np.float32)
+    feature_MF = (sum_MF[to_M] - sum_MF[from_M]) / np.maximum(counts_M, 1)[:, None]
+    return Profiles(feature_MF.astype(np.float32), counts_M)
