@@ -70,7 +70,8 @@ class RequestContext:
         route = getattr(scope.get("route"), "path_format", "unmatched")
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        log = logger.warning if status >= 500 else logger.debug
+        # Refusals under load are for the metrics to tell: a line each would add to the load.
+        log = logger.warning if status == 500 else logger.debug
         log(
             "request", method=scope["method"], route=route, status=status, seconds=round(seconds, 6)
         )
