@@ -151,6 +151,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         return Settings(
             _cli_parse_args=list(arguments),
             _cli_kebab_case=True,
+            _cli_hide_none_type=True,
             _cli_prog_name="python -m service",
         )
     except ValidationError as error:
