@@ -11,7 +11,8 @@ from demo.service_client import ServiceClient
 
 EVENTS_A_CALL = 1000
 SHOWN = 10
-NEW_VIDEOS = 5
+NEW_VIDEOS = 12
+SHOWN_EVENTS = 5
 MIN_COMMENTS = 3
 
 Answer = dict[str, Any]
@@ -47,7 +48,8 @@ def show_examples(client: ServiceClient, data: DemoData) -> None:
     category = data.least_watched_category(user_id)
     new_events = other_taste(data, user_id, category, now_ms=time.time_ns() // 1_000_000)
     print(f"\n── {user_id} turns to {category}: {len(new_events)} new events")
-    show_events(data, new_events)
+    show_events(data, new_events[:SHOWN_EVENTS])
+    print(f"  … and {len(new_events) - SHOWN_EVENTS} more of that kind")
     _send(client, new_events)
 
     after = client.post("/recommend/videos", {"user_id": user_id, "k": SHOWN})

@@ -14,7 +14,7 @@ from typing import Any
 
 from demo.errors import DemoError
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 HOST = "127.0.0.1"
 
@@ -99,11 +99,16 @@ def running_service(folder: Path, port: int) -> Iterator[ServiceClient]:
 
 def _await_ready(client: ServiceClient, process: subprocess.Popen[bytes], log_path: Path) -> None:
     started_s = time.monotonic()
-    while not client.is_ready():
-        waited_s = time.monotonic() - started_s
-        if process.poll() is not None or waited_s > START_TIMEOUT_S:
-            tail = log_path.read_text(errors="replace").strip().splitlines()[-5:]
-            raise DemoError("\n  ".join([f"the service did not start ({log_path}):", *tail]))
+    while True:
+        try:
+            client.get("/health/ready")
+            break
+        except DemoError as error:
+            if process.poll() is not None:
+                tail = log_path.read_text(errors="replace").strip().splitlines()[-5:]
+                raise DemoError("\n  ".join(["the service did not start:", *tail])) from error
+            if time.monotonic() - started_s > START_TIMEOUT_S:
+                raise DemoError(f"the service is not ready: {error}") from error
         time.sleep(0.1)
     print(f"ready after {time.monotonic() - started_s:.1f} s, log in {log_path}", flush=True)
 
