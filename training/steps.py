@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.comment_features import comment_features
 from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
+from training.comment_features import comment_features
 from training.config import RunConfig, TextConfig
 from training.dataset_folder import Dataset, fingerprint, load_dataset, sample_users
 from training.evaluate import evaluate_run

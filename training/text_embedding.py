@@ -60,6 +60,7 @@ def embed_texts(
     store: Path,
     fit_on: Sequence[str],
     progress: EmbeddingProgress = lambda *, texts, total, share: None,
+    fit_basis: Callable[[NDArray[np.float32], int], TextBasis] = TextBasis.fit,
 ) -> TextVectors:
     """Embed what `store` doesn't hold yet, and load the vectors of all.
 
@@ -70,6 +71,7 @@ def embed_texts(
         store: Made if it isn't there. If the model's content changed, its vectors are replaced.
         fit_on: What the components are fitted on, if they aren't yet.
         progress: Told after each batch.
+        fit_basis: Makes the basis from raw vectors and the width to keep.
 
     Raises:
         DataError: If there is no text to fit on, or the model or a file of the store is unusable.
@@ -81,7 +83,7 @@ def embed_texts(
     if not _is_current(folder / BASIS_FILE, notes):
         sample = _distinct(fit_on)
         sample = {number: sample[number] for number in sorted(sample)[:SAMPLE_TEXTS]}
-        _fit_basis(folder, sample, load_model, config, progress)
+        _fit_basis(folder, sample, load_model, config, progress, fit_basis)
     vectors = _load_all(folder, notes)
     wanted = _distinct(texts)
     hash_N = np.fromiter(wanted, np.uint64, len(wanted))
@@ -100,6 +102,7 @@ def _fit_basis(
     load_model: Callable[[], LanguageModel],
     config: TextConfig,
     progress: EmbeddingProgress,
+    fit_basis: Callable[[NDArray[np.float32], int], TextBasis],
 ) -> None:
     """Embed the sample and fit; raw vectors wait in files, as they cannot be coded before."""
     if not sample:
@@ -110,9 +113,7 @@ def _fit_basis(
     for hash_N, vector_NH in _embed_shards(missing, load_model(), config, progress):
         write_shard(folder, "sample", {"hash_N": hash_N, "vector_NH": vector_NH}, notes)
     raw = [vector_NH for _, vector_NH in _sample_shards(folder, notes)]
-    write_tensors(
-        folder / BASIS_FILE, vars(TextBasis.fit(np.concatenate(raw), config.width)), notes
-    )
+    write_tensors(folder / BASIS_FILE, vars(fit_basis(np.concatenate(raw), config.width)), notes)
 
 
 def _load_all(folder: Path, notes: Notes) -> TextVectors:

@@ -67,6 +67,16 @@ class TextBasis:
             scale_E.astype(np.float32),
         )
 
+    @classmethod
+    def unrotated(cls, vector_NE: NDArray[np.float32], width: int) -> Self:
+        """Keep vectors of `width` numbers as they are: they were trained to be compared so.
+
+        Half as large again as the largest of the sample still has a code.
+        """
+        peak_E = 1.5 * np.abs(vector_NE).max(0)
+        scale_E = np.where(peak_E > 0, peak_E / 127, 1).astype(np.float32)
+        return cls(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), scale_E)
+
     def encode(self, vector_NH: NDArray[np.float32]) -> NDArray[np.int8]:
         """Reduce vectors to `code_NE`; a zero vector (a text without tokens) stays zero."""
         code_NE = np.rint((vector_NH - self.mean_H) @ self.components_HE / self.scale_E)

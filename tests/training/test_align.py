@@ -1,0 +1,538 @@
+"""Stage 1: losses by hand, what the model reads, and runs from beginning to end."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_causal_model import save_tiny_causal_model, tiny_causal_model, tiny_tokenizer
+from worlds import config, prepared_world, random_dataset
+
+from lsvcr.errors import DataError
+from training.__main__ import main
+from training.align import LAST, AlignmentNotFiniteError, align, learning_rate
+from training.aligned_text import load_aligned_language_model
+from training.alignment_losses import (
+    Memory,
+    alignment_losses,
+    info_nce,
+    side_contrast,
+    total_loss,
+)
+from training.alignment_model import AlignmentModel, Preferences
+from training.alignment_samples import AlignmentSamples
+from training.alignment_texts import AlignmentTexts, TokenBatch
+from training.checkpoint import (
+    ALIGNED,
+    ALIGNED_LANGUAGE_MODEL,
+    read_checkpoint,
+    start_from,
+    write_checkpoint,
+)
+from training.dataset_folder import write_dataset
+from training.encoder import unit
+from training.preference_llm import (
+    PreferenceLLM,
+    load_causal_model,
+    recompute_activations,
+    response_loss,
+)
+
+ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
+
+
+def samples_of(prepared, run, tokenizer=None):
+    texts = AlignmentTexts.of(prepared, run.align, tokenizer or tiny_tokenizer())
+    return AlignmentSamples(prepared, texts, run.align, run.model, context_tokens=256, seed=3)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """A configuration, its samples, one batch and a model in evaluation mode."""
+    run = config(*ALIGN)
+    samples = samples_of(prepared_world(1, run), run)
+    causal = tiny_causal_model(tmp_path / "model")
+    torch.manual_seed(0)
+    model = AlignmentModel(PreferenceLLM(causal.transformer, run.align), run).eval()
+    for name, weight in model.trained_weights().items():
+        if "lora_B" in name:  # which begin as 0, and would hide whether LoRA is used
+            torch.nn.init.normal_(weight, std=0.2)
+    return run, samples, next(samples.batches(0)), model
+
+
+# Losses
+
+
+def unit_rows(*angles):
+    return torch.tensor([[math.cos(angle), math.sin(angle)] for angle in angles])
+
+
+def test_info_nce_by_hand():
+    query_BD, key_ND = unit_rows(0.0, 0.5), unit_rows(0.1, 0.9, 2.0)
+    cosine = [
+        [math.cos(0.1), math.cos(0.9), math.cos(2.0)],
+        [math.cos(0.4), math.cos(0.4), math.cos(1.5)],
+    ]
+    e = [[math.exp(value / 0.5) for value in row] for row in cosine]
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    expected = -(math.log(e[0][0] / sum(e[0])) + math.log(e[1][1] / sum(e[1]))) / 2
+    actual = info_nce(query_BD, key_ND, torch.tensor([0, 1]), nothing, 0.5)
+    assert actual.item() == pytest.approx(expected, abs=1e-6)
+
+    twins = torch.tensor([[True, True, False], [False, True, False]])
+    expected = -(math.log(e[0][0] / (e[0][0] + e[0][2])) + math.log(e[1][1] / sum(e[1]))) / 2
+    actual = info_nce(query_BD, key_ND, torch.tensor([0, 1]), twins, 0.5)
+    assert actual.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_side_contrast_prefers_the_own_side_and_by_hand():
+    llm, own, other = unit_rows(0.0, 1.0), unit_rows(0.2, 1.1), unit_rows(0.7, 1.0)
+    terms = []
+    for near, far in ((0.2, 0.7), (0.1, 0.0)):
+        good, bad = math.exp(math.cos(near) / 0.07), math.exp(math.cos(far) / 0.07)
+        terms.append(-math.log(good / (good + bad)))
+    assert side_contrast(llm, own, other, 0.07).item() == pytest.approx(sum(terms) / 2, abs=1e-5)
+    assert side_contrast(llm, own, -own, 0.07) < side_contrast(llm, own, own, 0.07)
+
+
+def test_response_loss_by_hand_and_in_fp32():
+    logit_QX = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    first = -math.log(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
+    loss = response_loss(logit_QX, torch.tensor([2, 0]))
+    assert loss.item() == pytest.approx((first + math.log(3)) / 2, abs=1e-6)
+    assert loss.dtype == torch.float32
+    assert response_loss(logit_QX[:0], torch.zeros(0, dtype=torch.int64)) == 0
+
+
+def preferences(*angles, response=0.25):
+    return Preferences(*(unit_rows(*row) for row in angles), torch.tensor(response))
+
+
+def test_all_losses_together_by_hand():
+    batch = preferences([0.0, 1.0], [0.1, 1.3], [2.0, 0.4], [0.3, 1.2])
+    number_B = torch.tensor([7, 8])
+    keys = Memory(0, 2, torch.device("cpu")).extend(batch, number_B)
+    losses = alignment_losses(batch, number_B, keys, 0.5)
+
+    def nce(queries, others):
+        terms = []
+        for query, right in zip(queries, others, strict=True):
+            total = sum(math.exp(math.cos(query - other) / 0.5) for other in others)
+            terms.append(-math.log(math.exp(math.cos(query - right) / 0.5) / total))
+        return sum(terms) / len(terms)
+
+    assert losses["response"] == 0.25
+    assert losses["target"].item() == pytest.approx(nce([0.1, 1.3], [0.3, 1.2]), abs=1e-6)
+    match = (nce([0.1, 1.3], [0.0, 1.0]) + nce([0.0, 1.0], [0.1, 1.3])) / 2
+    assert losses["match"].item() == pytest.approx(match, abs=1e-6)
+    total = 0.25 + losses["target"] + 0.5 * (losses["match"] + losses["side"])
+    assert total_loss(losses, config().align).item() == pytest.approx(total.item())
+
+
+def test_equal_targets_are_no_negatives_and_memory_holds_the_last_samples():
+    memory = Memory(3, 2, torch.device("cpu"))
+    first = preferences([0.0, 1.0], [0.0, 1.0], [2.0, 2.0], [0.0, 1.0])
+    memory.extend(first, torch.tensor([1, 2]))
+    second = preferences([0.5, 0.6], [0.5, 0.6], [2.0, 2.0], [0.5, 0.6])
+    number_B = torch.tensor([3, 1])
+    keys = memory.extend(second, number_B)
+    assert keys.target_number_N.tolist() == [3, 1, 1, 2]
+    torch.testing.assert_close(keys.llm_ND, unit_rows(0.5, 0.6, 0.0, 1.0))
+    assert memory.target_number_M.tolist() == [3, 1, 1]
+    loss = alignment_losses(second, number_B, keys, 1.0)["target"].item()
+    e = [[math.exp(math.cos(a - b)) for b in (0.5, 0.6, 0.0, 1.0)] for a in (0.5, 0.6)]
+    one = -math.log(e[0][0] / sum(e[0]))
+    two = -math.log(e[1][1] / (sum(e[1]) - e[1][2]))  # the third has the same target
+    assert loss == pytest.approx((one + two) / 2, abs=1e-6)
+
+
+def test_the_rate_rises_and_falls():
+    settings = config("align.learning_rate=1", "align.warmup_share=0.2").align
+    rates = [learning_rate(step, 10, settings) for step in range(1, 11)]
+    np.testing.assert_allclose(rates, [1 / 2, 1, *(n / 9 for n in range(8, 0, -1))])
+
+
+# What is read
+
+
+def test_the_preference_is_read_at_the_last_prompt_token(setting):
+    _, _, batch, model = setting
+    with torch.no_grad():
+        last_BH, loss = model.llm.read_prompts(batch.prompts, batch.prompt_length_B)
+        losses = []
+        for sample in range(len(batch)):
+            cut, end = int(batch.prompt_length_B[sample]), int(batch.prompts.length_B[sample])
+            token_1T = batch.prompts.token_BT[sample : sample + 1, :end]
+            output = model.llm.causal(token_1T, output_hidden_states=True)
+            alone_H = model.llm.causal.base_model(token_1T[:, :cut]).last_hidden_state[0, -1]
+            torch.testing.assert_close(last_BH[sample], alone_H, atol=1e-5, rtol=1e-4)
+            logit_QX = output.logits[0, cut - 1 : end - 1].log_softmax(-1)
+            losses += [-logit_QX[q, token].item() for q, token in enumerate(token_1T[0, cut:])]
+            assert token_1T[0, -1] == tiny_tokenizer().eos_token_id
+    assert loss.item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_a_text_is_read_alike_alone_and_among_longer_ones_and_once_a_batch(setting):
+    _, _, batch, model = setting
+    texts = [
+        row[:length].tolist()
+        for part in batch.texts
+        for row, length in zip(part.token_BT, part.length_B, strict=True)
+    ]
+    assert len({tuple(text) for text in texts}) == len(texts)
+    with torch.no_grad():
+        text_UE = model.text_vectors(batch)
+        assert not text_UE[0].any()
+        for number in (1, len(texts) // 2, len(texts)):
+            token_1T = torch.tensor([texts[number - 1]])
+            alone = model.llm.read_texts(TokenBatch(token_1T, torch.tensor([token_1T.shape[1]])))
+            torch.testing.assert_close(
+                text_UE[number], model.text_mlp(alone)[0], atol=1e-5, rtol=1e-4
+            )
+    used = set(batch.title_BI.unique().tolist()) | set(batch.target_B.tolist())
+    assert max(used) <= len(texts)
+
+
+def test_positions_are_distinct_ascending_and_use_every_row(setting):
+    run, samples, _, _ = setting
+    seen = set()
+    for epoch in range(3):
+        for batch in samples.batches(epoch):
+            for title_I, position_I in zip(
+                batch.title_BI[:, 1:], batch.video_position_BI, strict=True
+            ):
+                chosen = position_I[title_I > 0].tolist()
+                assert chosen == sorted(set(chosen))
+                seen |= set(chosen)
+    assert seen == set(range(run.model.max_history))
+
+
+def test_with_given_positions_the_encoder_is_the_one_of_stage_two(setting):
+    _, _, batch, model = setting
+    text_UD = torch.randn(int(batch.target_B.max()) + 500, model.items.merge.out_features)
+    text_UD[0] = 0
+    items = model.items
+    title_BID, popular_BID = text_UD[batch.title_BI], text_UD[batch.popular_BI]
+    count_BJ1 = (batch.comment_BJK > 0).sum(-1, keepdim=True).clamp(min=1)
+    comment_BJD = text_UD[batch.comment_BJK].sum(2) / count_BJ1
+    orders = (batch.video_order_BI, batch.video_cut_BI, batch.comment_last_BJ, batch.comment_cut_BJ)
+    events = (
+        items.merge(torch.cat([title_BID, popular_BID], -1)),
+        items.merge(torch.cat([text_UD[batch.comment_title_BJ], comment_BJD], -1)),
+    )
+    with torch.no_grad():
+        plain = model.sequence(*events, *orders)
+        counted = [torch.arange(event.shape[1] - 1).expand(len(batch), -1) for event in events]
+        given = model.sequence(
+            *events, *orders, video_position_BI=counted[0], comment_position_BJ=counted[1]
+        )
+        torch.testing.assert_close(plain.video_BID, given.video_BID)
+        torch.testing.assert_close(plain.comment_BJD, given.comment_BJD)
+        drawn = model.states(batch, text_UD)
+    assert not torch.allclose(drawn.video_BID, plain.video_BID)
+
+
+def test_the_other_side_is_read_by_the_same_head(setting):
+    _, _, batch, model = setting
+    with torch.no_grad():
+        result = model(batch)
+        text_UD = items_of(model, batch)
+        states = model.states(batch, text_UD)
+        for sample in range(len(batch)):
+            slots_J = batch.comment_last_BJ[sample] < 2**30
+            slots_I = batch.video_order_BI[sample] < 2**30
+            video_ID, comment_JD = (
+                states.video_BID[sample, slots_I],
+                states.comment_BJD[sample, slots_J],
+            )
+            for own, actual in ((True, result.own_BD), (False, result.other_BD)):
+                is_comment = bool(batch.is_comment_B[sample])
+                read_ND = comment_JD if is_comment == own else video_ID
+                expected = (comment_head if is_comment else video_head)(
+                    model.sequence, read_ND, text_UD[batch.screen_B[sample]]
+                )
+                torch.testing.assert_close(actual[sample], unit(expected), atol=1e-5, rtol=1e-4)
+
+
+def items_of(model, batch):
+    return model.items.adapter(model.text_vectors(batch))
+
+
+def video_head(sequence, state_ND, _):
+    hidden_NP = sequence.pool_norm(sequence.pool_hidden(state_ND))
+    score_N = sequence.pool_score(torch.nn.functional.gelu(hidden_NP))[:, 0]
+    return score_N.softmax(0) @ state_ND
+
+
+def comment_head(sequence, state_ND, query_D):
+    read, parts = sequence.read_out, []
+    query, key, value = read.query(query_D), read.key(state_ND), read.value(state_ND)
+    for part in torch.arange(len(query_D)).chunk(read.heads):
+        share_N = (key[:, part] @ query[part] / len(part) ** 0.5).softmax(0)
+        parts.append(share_N @ value[:, part])
+    return sequence.read_out_norm(query_D + read.output(torch.cat(parts)))
+
+
+def test_every_trained_weight_gets_a_gradient_and_nothing_else(setting):
+    run, _, batch, model = setting
+    result = model.train()(batch)
+    keys = Memory(0, run.model.width, torch.device("cpu")).extend(result, batch.target_number_B)
+    losses = alignment_losses(result, batch.target_number_B, keys, 0.07)
+    total_loss(losses, run.align).backward()
+    for name, parameter in model.named_parameters():
+        is_trained = "lora_" in name or not name.startswith("llm.")
+        assert parameter.requires_grad == is_trained
+        assert (parameter.grad is not None) == is_trained, name
+    assert {name.split(".")[-4] for name in model.trained_weights() if "lora_" in name} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    }  # fmt: skip
+
+
+def test_recomputing_activations_changes_no_gradient(setting):
+    _, _, batch, model = setting
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            recompute_activations(model.llm.causal)
+        model.zero_grad()
+        torch.manual_seed(0)
+        result = model.train()(batch)
+        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
+        gradients.append(
+            torch.cat(
+                [w.grad.flatten() for w in model.trained_weights().values() if w.grad is not None]
+            )
+        )
+    torch.testing.assert_close(*gradients)
+
+
+# Samples
+
+
+def test_batches_depend_on_seed_epoch_and_number_only(setting):
+    _, samples, _, _ = setting
+    whole = list(samples.batches(1))
+    assert len(whole) == samples.batch_count > 5
+    for batch, again in zip(whole[3:], samples.batches(1, start=3), strict=True):
+        assert torch.equal(batch.prompts.token_BT, again.prompts.token_BT)
+        assert torch.equal(batch.video_position_BI, again.video_position_BI)
+        assert torch.equal(batch.popular_BI, again.popular_BI)
+    other = next(samples.batches(2))
+    assert not torch.equal(whole[0].user_B, other.user_B)
+
+
+def test_a_batch_holds_prompts_of_like_length(setting):
+    _, samples, _, _ = setting
+    spread = [
+        int(batch.prompts.length_B.max() - batch.prompts.length_B.min())
+        for batch in samples.batches(0)
+    ]
+    everything = torch.cat([batch.prompts.length_B for batch in samples.batches(0)])
+    assert np.median(spread) < (everything.max() - everything.min()) / 4
+
+
+def test_batches_show_what_the_catalogue_says(setting):
+    _, samples, _, _ = setting
+    tokenizer = tiny_tokenizer()
+    for batch in itertools.islice(samples.batches(0), 3):
+        texts = ["", *(
+            tokenizer.decode(row[:length])
+            for part in batch.texts
+            for row, length in zip(part.token_BT, part.length_B, strict=True)
+        )]  # fmt: skip
+        for sample in range(len(batch)):
+            length = int(batch.prompt_length_B[sample])
+            words = batch.prompts.token_BT[sample]
+            prompt = tokenizer.decode(words[:length])
+            response = tokenizer.decode(words[length : int(batch.prompts.length_B[sample])])
+            assert response == f"{texts[batch.target_B[sample]]} </s>"
+            is_comment = bool(batch.is_comment_B[sample])
+            assert response.startswith("text" if is_comment else "title")
+            if is_comment:
+                assert f"watching : {texts[batch.screen_B[sample]]} Write" in prompt
+            newest = (
+                int(batch.title_BI[sample].nonzero().max()) if batch.title_BI[sample].any() else 0
+            )
+            assert texts[batch.title_BI[sample, newest]] in prompt
+
+
+def test_too_few_targets_are_said(setting):
+    run, _, _, _ = setting
+    with pytest.raises(DataError, match="no training targets"):
+        prepared = prepared_world(1, run)
+        prepared.video_held_out_N[:] = -1
+        prepared.comment_held_out_M[:] = -1
+        samples_of(prepared, run)
+
+
+# Training
+
+
+def run_align(folder, *assignments, seed=1, model=None, progress=None):
+    run = config(*ALIGN, *assignments)
+    model = model or save_tiny_causal_model(folder / "model")
+    entries = []
+
+    def note(**facts):
+        entries.append(facts)
+        if progress:
+            progress(**facts)
+
+    align(
+        prepared_world(seed, run),
+        run,
+        folder,
+        load_model=lambda device: load_causal_model(str(model), device),
+        progress=note,
+    )
+    return run, entries
+
+
+def test_the_loss_falls_over_twenty_steps(tmp_path):
+    _, entries = run_align(
+        tmp_path, "align.epochs=2", "align.max_samples=40", "align.learning_rate=1e-2"
+    )
+    losses = [entry["losses"]["total"] for entry in entries]
+    assert len(losses) == 20
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
+    for name in ("response", "target"):
+        named = [entry["losses"][name] for entry in entries]
+        assert np.mean(named[-5:]) < np.mean(named[:3])
+
+
+def test_an_interrupted_run_comes_to_the_same_weights(tmp_path):
+    settings = (
+        "align.epochs=2", "align.checkpoint_steps=3", "align.memory=12", "model.dropout=0.1",
+        "align.lora_dropout=0.1", "align.accumulate=2",
+    )  # fmt: skip
+    _, whole_losses = run_align(tmp_path / "whole", *settings)
+    assert len(whole_losses) == 10
+
+    class StopError(Exception):
+        pass
+
+    def stop(step, **_):
+        if step == 8:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run_align(tmp_path / "parts", *settings, progress=stop)
+    assert read_checkpoint(tmp_path / "parts" / LAST)[1] == {"step": 6}
+    _, rest = run_align(tmp_path / "parts", *settings)
+    assert [entry["step"] for entry in rest] == [7, 8, 9, 10]
+    assert rest == whole_losses[6:]
+    for file in (ALIGNED, ALIGNED_LANGUAGE_MODEL):
+        whole, parts = (read_checkpoint(tmp_path / name / file)[0] for name in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert not (tmp_path / "parts" / LAST).exists()
+
+
+def test_accumulating_is_one_step_of_all_batches(tmp_path):
+    _, entries = run_align(tmp_path, "align.accumulate=5")
+    assert [entry["step"] for entry in entries] == [1, 2]
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_users(tmp_path):
+    model = save_tiny_causal_model(tmp_path / "model")
+    path = model / "model.safetensors"
+    weights, _ = read_checkpoint(path)
+    write_checkpoint(path, weights | {"lm_head.weight": weights["lm_head.weight"] * math.nan}, {})
+    with pytest.raises(AlignmentNotFiniteError, match=r"step 1: the losses response.* users 'u\d"):
+        run_align(tmp_path, model=model)
+
+
+def test_a_model_without_end_or_padding_token_is_trained(tmp_path):
+    model = save_tiny_causal_model(tmp_path / "model", end=None)
+    _, entries = run_align(tmp_path, model=model)
+    assert all(math.isfinite(entry["losses"]["total"]) for entry in entries)
+
+
+def test_a_model_that_cannot_write_is_refused(tmp_path):
+    from tiny_language_model import save_tiny_language_model
+
+    model = save_tiny_language_model(tmp_path / "model")
+    with pytest.raises(DataError, match=r"lacks weights that `align` needs \(lm_head"):
+        run_align(tmp_path, model=model)
+
+
+# What comes out
+
+
+def test_the_tuned_model_embeds_texts_as_training_read_them(tmp_path):
+    run, _ = run_align(tmp_path, "align.learning_rate=1e-2")
+    run = run.override([f"text.language_model={tmp_path / 'model'}"])
+    aligned = load_aligned_language_model(tmp_path, run, torch.device("cpu"))
+    texts = ["title v3", "", "text c7"]
+    vector_NE = aligned.encode(texts, max_tokens=16, batch_tokens=64)
+    assert vector_NE.shape == (3, run.text.width)
+    assert not vector_NE[1].any()
+    token_1T = torch.tensor([tiny_tokenizer()("text c7")["input_ids"]])
+    with torch.no_grad():
+        state_H = aligned.transformer(token_1T).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(torch.from_numpy(vector_NE[2]), aligned.text_mlp(state_H))
+    plain = load_causal_model(str(tmp_path / "model"), torch.device("cpu")).transformer
+    with torch.no_grad():
+        before_H = plain.base_model(token_1T).last_hidden_state[0].mean(0)
+    assert not torch.allclose(state_H, before_H)
+
+
+def test_positions_of_longer_histories_begin_as_the_mean(tmp_path):
+    from worlds import random_recommender
+
+    run, _ = run_align(tmp_path)
+    longer = run.override(["model.max_history=20"])
+    recommender = random_recommender(prepared_world(1, longer), longer).float()
+    start_from(recommender, tmp_path / ALIGNED)
+    position_LD = read_checkpoint(tmp_path / ALIGNED)[0]["sequence.video.position_LD"]
+    torch.testing.assert_close(recommender.sequence.video.position_LD[:12], position_LD)
+    for row_D in recommender.sequence.video.position_LD[12:]:
+        torch.testing.assert_close(row_D, position_LD.mean(0))
+
+
+COMMAND = [
+    "--preset", "tiny", "--set", "data.min_events=1", "--set", "fit.epochs=1",
+    "--set", "align.epochs=1", "--set", "align.max_samples=24", "--set", "fit.device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path):
+    write_dataset(random_dataset(0), tmp_path / "data")
+    model = save_tiny_causal_model(tmp_path / "model")
+    folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    return [*folders, *COMMAND, "--set", f"text.language_model={model}"]
+
+
+def test_the_whole_run_by_commands(start, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["align", *start]) == 0
+    assert main(["run", *start]) == 0
+    output = capsys.readouterr().out
+    assert "align: finished before" in output
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == ["align"] * 6 + ["embed", "fit", "evaluate"]
+    assert json.loads((run / "metrics.json").read_text())["video"]["sampled"]["users"] > 0
+    (vectors,) = (run / "text_vectors").iterdir()
+    assert vectors.name == "aligned_language_model.safetensors-128-32"
+    assert not (tmp_path / "text_vectors").exists()
+    assert main(["run", *start]) == 0
+    assert "fit: finished before" in capsys.readouterr().out
+
+
+def test_stage_two_begins_with_what_stage_one_learnt(start, tmp_path):
+    assert main(["run", *start, "--set", "fit.learning_rate=1e-12"]) == 0
+    best, aligned = (
+        read_checkpoint(tmp_path / "run" / name)[0]
+        for name in ("checkpoints/best.safetensors", ALIGNED)
+    )
+    assert len(aligned) > 20
+    for name, weight in aligned.items():
+        torch.testing.assert_close(best[name], weight, atol=1e-6, rtol=0)
+
+
+def test_align_alone_needs_epochs(start, capsys):
+    assert main(["align", *start, "--set", "align.epochs=0"]) == 2
+    assert "nothing to align" in capsys.readouterr().err

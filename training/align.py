@@ -1,0 +1,236 @@
+"""Stage 1: align what the language model and the encoder say a user prefers."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from torch import Tensor
+
+from lsvcr.errors import DataError
+from training.alignment_batches import AlignmentBatch
+from training.alignment_losses import Memory, alignment_losses, total_loss
+from training.alignment_model import AlignmentModel
+from training.alignment_samples import AlignmentSamples
+from training.alignment_texts import AlignmentTexts
+from training.checkpoint import (
+    ALIGNED,
+    ALIGNED_LANGUAGE_MODEL,
+    read_checkpoint,
+    write_checkpoint,
+)
+from training.config import AlignConfig, RunConfig
+from training.fit import pick_device
+from training.preference_llm import CausalModel, PreferenceLLM
+from training.split import Prepared
+
+LAST = Path("checkpoints", "last_alignment.safetensors")
+"""Everything that an interrupted run needs to go on."""
+
+
+class Progress(Protocol):
+    """Told about each step; a progress bar, or nothing."""
+
+    def __call__(self, *, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
+        """`step` of all `steps` (from 1) is done; it read `tokens` tokens on this machine."""
+
+
+class AlignmentNotFiniteError(DataError):
+    """A loss stopped being a number."""
+
+
+def align(
+    prepared: Prepared,
+    config: RunConfig,
+    folder: Path,
+    *,
+    load_model: Callable[[torch.device], CausalModel],
+    progress: Progress = lambda *, step, steps, losses, tokens: None,
+) -> None:
+    """Train until all epochs are done; goes on where an interrupted call stopped.
+
+    On several GPUs, start it by `accelerate launch`: each reads its own batches, and all share
+    their negatives. Writes `ALIGNED`, `ALIGNED_LANGUAGE_MODEL` and, now and then, `LAST`.
+
+    Raises:
+        DataError: If there is nothing to learn from, prompts cannot fit, or memory runs out.
+        AlignmentNotFiniteError: With the step and the batch's users.
+    """
+    accelerator = _accelerator(config)
+    torch.manual_seed(config.fit.seed)
+    causal = load_model(accelerator.device)
+    samples = AlignmentSamples(
+        prepared,
+        AlignmentTexts.of(prepared, config.align, causal.tokenizer),
+        config.align,
+        config.model,
+        context_tokens=causal.context_tokens,
+        seed=config.fit.seed,
+    )
+    model = AlignmentModel(PreferenceLLM(causal.transformer, config.align), config)
+    try:
+        _Training(accelerator, model.to(accelerator.device), samples, config, folder).run(progress)
+    except torch.cuda.OutOfMemoryError as error:
+        raise DataError(
+            "the GPU's memory is used up: lower align.batch_samples (and raise align.accumulate "
+            "as much) or align.prompt_tokens"
+        ) from error
+
+
+class _Training:
+    """The state of a running alignment."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: AlignmentModel,
+        samples: AlignmentSamples,
+        config: RunConfig,
+        folder: Path,
+    ) -> None:
+        self.accelerator, self.model, self.samples = accelerator, model, samples
+        self.config, self.seed, self.folder = config.align, config.fit.seed, folder
+        self.temperature = config.model.temperature
+        self.memory = Memory(config.align.memory, config.model.width, accelerator.device)
+        self.trained = model.trained_weights()
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), lr=config.align.learning_rate, weight_decay=0.0
+        )
+        if samples.batch_count < accelerator.num_processes:
+            raise DataError(
+                f"{len(samples):,} samples give no batch for each of "
+                f"{accelerator.num_processes} GPUs: lower align.batch_samples"
+            )
+        per_step = config.align.accumulate * accelerator.num_processes
+        self.steps_per_epoch = max(1, samples.batch_count // per_step)
+        self.steps = self.steps_per_epoch * config.align.epochs
+
+    def run(self, progress: Progress) -> None:
+        done = self._resume()
+        parallel_model = self.accelerator.prepare_model(self.model)
+        parallel_model.train()
+        for step, batches in enumerate(self._steps(done), start=done + 1):
+            losses, tokens = self._step(parallel_model, step, batches)
+            progress(step=step, steps=self.steps, losses=losses, tokens=tokens)
+            if step % self.config.checkpoint_steps == 0 and step < self.steps:
+                self._save(step)
+        if self.accelerator.is_main_process:
+            write_checkpoint(self.folder / ALIGNED_LANGUAGE_MODEL, self._text_weights(), {})
+            write_checkpoint(self.folder / ALIGNED, self.model.encoder_weights(), {})
+            (self.folder / LAST).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+
+    def _steps(self, done: int) -> Iterator[list[AlignmentBatch]]:
+        """The batches of each step that is left: every process takes its own in turn."""
+        share, me = self.accelerator.num_processes, self.accelerator.process_index
+        per_step = self.config.accumulate * share
+        for epoch in range(done // self.steps_per_epoch, self.config.epochs):
+            first = done % self.steps_per_epoch if epoch == done // self.steps_per_epoch else 0
+            batches = self.samples.batches(epoch, start=first * per_step)
+            for _ in range(first, self.steps_per_epoch):
+                # an epoch of fewer batches than a step has ends early
+                together = list(itertools.islice(batches, per_step))
+                together = together[: len(together) // share * share]
+                yield [batch.to(self.accelerator.device) for batch in together[me::share]]
+
+    def _step(
+        self, parallel_model: Any, step: int, batches: list[AlignmentBatch]
+    ) -> tuple[dict[str, float], int]:
+        """Learn from a step's batches; returns mean losses and the tokens read."""
+        share, me = self.accelerator.num_processes, self.accelerator.process_index
+        torch.manual_seed(self.seed + step * share + me)  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.config)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            is_last = number == len(batches)
+            with nullcontext() if is_last else self.accelerator.no_sync(parallel_model):
+                preferences = parallel_model(batch)
+                keys = self.memory.extend(preferences, batch.target_number_B)
+                losses = alignment_losses(
+                    preferences, batch.target_number_B, keys, self.temperature
+                )
+                losses["total"] = total_loss(losses, self.config)
+                self.accelerator.backward(losses["total"] / len(batches))
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
+        means = {name: float(value) for name, value in sums.items()}
+        if not math.isfinite(means["total"]):
+            self._refuse(step, batches, means)
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return means, sum(batch.tokens for batch in batches)
+
+    def _refuse(self, step: int, batches: list[AlignmentBatch], means: dict[str, float]) -> None:
+        users = torch.cat([batch.user_B for batch in batches]).unique()[:5]
+        names = ", ".join(repr(self.samples.prepared.user_ids[user]) for user in users)
+        bad = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+        last = self.folder / LAST
+        kept = f"{last} holds the last good state" if last.exists() else "nothing is saved yet"
+        raise AlignmentNotFiniteError(
+            f"align, step {step}: the losses {bad} are not numbers, for users {names} …; {kept}. "
+            "Lower align.learning_rate"
+        )
+
+    def _text_weights(self) -> dict[str, Tensor]:
+        return {
+            name: value
+            for name, value in self.trained.items()
+            if name.startswith(("llm.", "text_mlp."))
+        }
+
+    def _save(self, step: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {f"model.{name}": value for name, value in self.trained.items()}
+        for name, weight in self.trained.items():
+            for key, value in self.optimizer.state[weight].items():
+                state[f"optimizer.{key}.{name}"] = value
+        state |= {f"memory.{name}": value for name, value in self.memory.state().items()}
+        write_checkpoint(self.folder / LAST, state, {"step": step})
+
+    def _resume(self) -> int:
+        """Load the last saved state, if any; returns the steps done."""
+        if not (self.folder / LAST).exists():
+            return 0
+        state, notes = read_checkpoint(self.folder / LAST)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "memory": {}}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(parts["model"][name])
+        for key_name, value in parts["optimizer"].items():
+            key, _, name = key_name.partition(".")
+            place = "cpu" if key == "step" else self.accelerator.device
+            self.optimizer.state[self.trained[name]][key] = value.to(place)
+        self.memory.load(parts["memory"])
+        return int(notes["step"])
+
+
+def learning_rate(step: int, steps: int, config: AlignConfig) -> float:
+    """Rise over the first steps, then fall to 0 behind the last; steps count from 1."""
+    warmup = math.ceil(steps * config.warmup_share)
+    if step <= warmup:
+        return config.learning_rate * step / warmup
+    return config.learning_rate * (steps + 1 - step) / (steps + 1 - warmup)
+
+
+def processes(config: RunConfig) -> PartialState:
+    """The processes that `accelerate launch` started, or this one alone."""
+    return PartialState(cpu=pick_device(config.fit.device).type == "cpu")
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    is_cpu = processes(config).device.type == "cpu"
+    return Accelerator(
+        cpu=is_cpu,
+        mixed_precision="no" if is_cpu else "bf16",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
