@@ -6,7 +6,7 @@ Shape suffixes: V video rows, B histories, T target videos, D model width, Q que
 import platform
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from importlib.metadata import version as library_version
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +34,7 @@ from lsvcr.catalogue import Catalogue
 from lsvcr.history import NEVER
 from training.popularity_prior import PriorSeed
 
-LIBRARIES = ("lsvcr", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "faiss-cpu")
+LIBRARIES = ("lsvcr", "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "faiss")
 INDEX_FILES = {"video": "video.faiss", "comment": "comment.faiss"}
 QUERY_USERS = 1_000
 QUERY_BATCH = 100
@@ -245,5 +245,5 @@ def _counts(run: TrainedRun) -> Counts:
 def _libraries() -> dict[str, str]:
     return {
         "python": platform.python_version(),
-        **{name: library_version(name) for name in LIBRARIES},
+        **{name: import_module(name).__version__ for name in LIBRARIES},
     }

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from importlib import metadata
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from lsvcr import __version__
 from lsvcr.errors import LsvcrError
 from service.auth import Authentication, KeyRing, role_needed
 from service.body_limit import BodyLimit
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="LSVCR",
-        version=metadata.version("lsvcr"),
+        version=__version__,
         summary="Recommends videos and, under each video, its comments.",
         lifespan=lifespan,
         docs_url=None,  # the framework's pages load scripts from elsewhere
