@@ -18,6 +18,8 @@ FLAT_BELOW = 200_000
 """Candidates up to which every one of them is compared: some 1 ms a query on one core or GPU."""
 MIN_RECALL = 0.99
 RECALL_AT = 100
+MOST_PROBED = 1 / 4
+"""Share of the lists above which probing them gains too little over comparing everything."""
 TRAINING_VECTORS_PER_LIST = 64
 TIE = 1e-6
 """Scores this close are equal: many comments share a text and therefore a vector."""
@@ -52,15 +54,17 @@ def build_index(
         options: Where exact search ends.
 
     Returns:
-        The index, with `nprobe` set, and what the manifest says of it.
+        The index, with `nprobe` set, and what the manifest says of it. Exact, too, where inverted
+        lists would find enough only by probing more than `MOST_PROBED` of them.
     """
     vector_ND = np.ascontiguousarray(candidate_ND[1:])
     if len(vector_ND) < options.flat_below or not len(vector_ND):
         return _flat(vector_ND), IndexEntry(kind="flat", recall_at_100=1.0)
     index = _inverted_lists(vector_ND, options)
-    nprobe, recall = _choose_nprobe(index, vector_ND, askers)
-    index.nprobe = nprobe
-    return index, IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=recall)
+    recall = _choose_nprobe(index, vector_ND, askers)
+    if recall < MIN_RECALL:
+        return _flat(vector_ND), IndexEntry(kind="flat", recall_at_100=1.0)
+    return index, IndexEntry(kind="ivf_flat", nprobe=index.nprobe, recall_at_100=recall)
 
 
 def write_index(index: faiss.Index, path: Path) -> None:
@@ -117,22 +121,21 @@ def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.Index
 
 def _choose_nprobe(
     index: faiss.IndexIVFFlat, vector_ND: FloatArray, askers: Sequence[FloatArray]
-) -> tuple[int, float]:
-    """Find the smallest power of two whose recall suffices, and that recall."""
+) -> float:
+    """Set `nprobe` to the smallest power of two whose recall suffices; returns the recall."""
     best = min(RECALL_AT, len(vector_ND))
     exact = faiss.IndexFlatIP(vector_ND.shape[1])
     exact.add(vector_ND)
     expected = [exact.search(query_QD, best)[0] for query_QD in askers]
-    nprobe = 1
+    index.nprobe = 1
     while True:
-        index.nprobe = nprobe
         recall = min(
             recall_by_score(exact_QK, index.search(query_QD, best)[0])
             for query_QD, exact_QK in zip(askers, expected, strict=True)
         )
-        if recall >= MIN_RECALL or nprobe >= index.nlist:  # all lists: the search is exact
-            return min(nprobe, index.nlist), recall
-        nprobe *= 2
+        if recall >= MIN_RECALL or index.nprobe * 2 > index.nlist * MOST_PROBED:
+            return recall
+        index.nprobe *= 2
 
 
 def _rows(vector_ND: FloatArray) -> NDArray[np.int64]:

@@ -58,11 +58,11 @@ def test_inverted_lists_have_the_recall_that_is_stated() -> None:
     assert entry.recall_at_100 >= 0.99 > recall(entry.nprobe // 2)
 
 
-def test_lists_may_be_fewer_than_a_power_of_two() -> None:
-    candidate_ND, query_QD = candidate_table(200), unit_vectors(50, seed=1)
-    _, entry = build_index(candidate_ND, [query_QD], IndexOptions(flat_below=1, nlist=5))
-    assert entry.nprobe is not None and entry.nprobe <= 5
-    assert entry.recall_at_100 >= 0.99
+def test_lists_that_all_would_have_to_be_probed_give_way_to_exact_search() -> None:
+    random_ND = np.random.default_rng(2).normal(size=(2000, 16)).astype(np.float32)
+    random_ND /= np.linalg.norm(random_ND, axis=1, keepdims=True)
+    _, entry = build_index(random_ND, [-random_ND[:50]], FORCE_LISTS)
+    assert entry == IndexEntry(kind="flat", recall_at_100=1.0)
 
 
 def test_every_set_of_queries_gets_the_recall() -> None:
