@@ -18,8 +18,6 @@ FLAT_BELOW = 200_000
 """Candidates up to which every one of them is compared: some 1 ms a query on one core or GPU."""
 MIN_RECALL = 0.99
 RECALL_AT = 100
-MOST_PROBED = 1 / 4
-"""Share of the lists above which probing them gains too little over comparing everything."""
 TRAINING_VECTORS_PER_LIST = 64
 TIE = 1e-6
 """Scores this close are equal: many comments share a text and therefore a vector."""
@@ -34,11 +32,13 @@ class IndexOptions:
     Attributes:
         flat_below: Fewer candidates are searched exactly.
         nlist: Inverted lists; None is the power of two nearest to 4·√N.
+        most_probed: Share of the lists above which probing gains too little over comparing all.
         seed: Of the sample that the lists are fitted to.
     """
 
     flat_below: int = FLAT_BELOW
     nlist: int | None = None
+    most_probed: float = 1 / 4
     seed: int = 2024
 
 
@@ -55,13 +55,14 @@ def build_index(
 
     Returns:
         The index, with `nprobe` set, and what the manifest says of it. Exact, too, where inverted
-        lists would find enough only by probing more than `MOST_PROBED` of them.
+        lists would find enough only by probing too many of them.
     """
     vector_ND = np.ascontiguousarray(candidate_ND[1:])
     if len(vector_ND) < options.flat_below or not len(vector_ND):
         return _flat(vector_ND), IndexEntry(kind="flat", recall_at_100=1.0)
     index = _inverted_lists(vector_ND, options)
-    recall = _choose_nprobe(index, vector_ND, askers)
+    most_probed = int(index.nlist * options.most_probed)
+    recall = _choose_nprobe(index, vector_ND, askers, most_probed)
     if recall < MIN_RECALL:
         return _flat(vector_ND), IndexEntry(kind="flat", recall_at_100=1.0)
     return index, IndexEntry(kind="ivf_flat", nprobe=index.nprobe, recall_at_100=recall)
@@ -120,7 +121,10 @@ def _inverted_lists(vector_ND: FloatArray, options: IndexOptions) -> faiss.Index
 
 
 def _choose_nprobe(
-    index: faiss.IndexIVFFlat, vector_ND: FloatArray, askers: Sequence[FloatArray]
+    index: faiss.IndexIVFFlat,
+    vector_ND: FloatArray,
+    askers: Sequence[FloatArray],
+    most_probed: int,
 ) -> float:
     """Set `nprobe` to the smallest power of two whose recall suffices; returns the recall."""
     best = min(RECALL_AT, len(vector_ND))
@@ -133,7 +137,7 @@ def _choose_nprobe(
             recall_by_score(exact_QK, index.search(query_QD, best)[0])
             for query_QD, exact_QK in zip(askers, expected, strict=True)
         )
-        if recall >= MIN_RECALL or index.nprobe * 2 > index.nlist * MOST_PROBED:
+        if recall >= MIN_RECALL or index.nprobe * 2 > most_probed:
             return recall
         index.nprobe *= 2
 
