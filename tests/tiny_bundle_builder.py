@@ -15,11 +15,14 @@ from onnx import TensorProto, helper
 
 from lsvcr.bundle import (
     MANIFEST,
+    PROFILE_TABLE,
     Counts,
     Golden,
     IndexEntry,
     Manifest,
     PopularVideos,
+    PriorEntry,
+    ProfileEntry,
     describe_files,
 )
 from lsvcr.catalogue import Catalogue, build_catalogue
@@ -31,17 +34,28 @@ MAX_HISTORY = 6
 COMMENTS_PER_EVENT = 2
 TEMPERATURE = 0.1
 DAY_MS = 86_400_000
+SEED_DAY = 20_000
+PRIOR = PriorEntry(half_lives_days=(7.0, 20.0), weights=(0.8, 0.4), seed_day=SEED_DAY)
+PROFILE = ProfileEntry(scale=6.0, scale_by_count=1.5, events=3)
 
 Tables = dict[str, NDArray[np.float32]]
 
 
 def write_tiny_bundle(
-    folder: Path, *, version: str, videos: int = 50, comments: int = 200, seed: int = 7
+    folder: Path,
+    *,
+    version: str,
+    videos: int = 50,
+    comments: int = 200,
+    seed: int = 7,
+    prior: PriorEntry | None = None,
+    profile: ProfileEntry | None = None,
 ) -> None:
     """Write a bundle of videos `v1`, `v2`, … and comments `c1`, `c2`, …
 
     Videos 11 to 14 are equal to the model, as are comments of equal text. Every tenth video has
-    no category, every ninth no author, every eighth no time; the last video has no comment.
+    no category, every ninth no author, every eighth no time; the last video has no comment. A
+    prior's seed knows nothing of every third video.
     """
     random = np.random.default_rng(seed)
     for name in ("catalogue", "tables", "popular", "index", "golden"):
@@ -51,7 +65,11 @@ def write_tiny_bundle(
     tables = _tables(random, videos, comments)
     for name, table in tables.items():
         np.save(folder / "tables" / f"{name}.npy", table)
-    _popular(random, catalogue).save(folder / "popular")
+    _popular(random, catalogue, prior).save(folder / "popular")
+    if profile is not None:
+        feature_CF = random.standard_normal((comments + 1, 5)).astype(np.float16)
+        feature_CF[0] = 0
+        np.save(folder / PROFILE_TABLE, feature_CF)
     indexes = {}
     for kind, table in (("video", "video_candidate_VD"), ("comment", "comment_candidate_CD")):
         write_index(folder / "index" / f"{kind}.faiss", tables[table])
@@ -68,7 +86,9 @@ def write_tiny_bundle(
         comments_per_event=COMMENTS_PER_EVENT,
         temperature=TEMPERATURE,
         query_norm=1.5,
-        score_parts=("encoder",),
+        score_parts=("encoder", *["prior"] * bool(prior), *["profile"] * bool(profile)),
+        prior=prior,
+        profile=profile,
         counts=Counts(videos=videos, comments=comments, users=1, video_events=1, comment_events=0),
         indexes=indexes,  # type: ignore[arg-type]
         files=describe_files(folder),
@@ -320,10 +340,14 @@ def _tables(random: np.random.Generator, videos: int, comments: int) -> Tables:
     return tables
 
 
-def _popular(random: np.random.Generator, catalogue: Catalogue) -> PopularVideos:
+def _popular(
+    random: np.random.Generator, catalogue: Catalogue, prior: PriorEntry | None
+) -> PopularVideos:
     overall_P = random.permutation(np.arange(1, catalogue.video_count)).astype(np.int32)
     code_P = catalogue.category_V[overall_P]
     by_category = np.argsort(code_P, kind="stable")
     starts = np.searchsorted(code_P[by_category], np.arange(len(catalogue.categories) + 1))
-    no_counts = np.zeros((0, catalogue.video_count), np.float32)
-    return PopularVideos(overall_P, overall_P[by_category], starts.astype(np.int64), no_counts)
+    half_lives = len(prior.half_lives_days) if prior else 0
+    seed_HV = random.exponential(3, (half_lives, catalogue.video_count)).astype(np.float32)
+    seed_HV[:, ::3] = 0
+    return PopularVideos(overall_P, overall_P[by_category], starts.astype(np.int64), seed_HV)

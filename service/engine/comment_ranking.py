@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import CandidateIndex
+from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.popularity import PopularItems, popular_ranking
+from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
-from service.engine.retrieval import Retriever
-from service.engine.scoring import Ranked, Rows, Scorer
+from service.engine.retrieval import Retriever, no_rows_beside
+from service.engine.scoring import Parts, Ranked, Rows, Scorer, nothing_beside
 from service.engine.users import User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
 from service.errors import UnknownVideoError
@@ -20,14 +21,19 @@ from service.errors import UnknownVideoError
 Preference = NDArray[np.float32] | None
 """Unit vector in the space of candidate comments; None where there is no history."""
 
+MORE_WITH_PROFILE = 1000
+"""Comments fetched beside, where another part than the encoder's has a say in their order."""
+
 
 class CommentRanking:
     """All that ranking a bundle's comments takes."""
 
     def __init__(self, bundle: Bundle, index: CandidateIndex, popular_videos: PopularItems) -> None:
         self._catalogue = bundle.catalogue
-        self._scorer = Scorer(bundle.tables["comment_candidate_CD"], bundle.manifest.temperature)
-        self._retriever = Retriever(index, self._scorer)
+        self._candidate_CD = bundle.tables["comment_candidate_CD"]
+        self._temperature = bundle.manifest.temperature
+        self.similarity = ProfileSimilarity.of(bundle)
+        self._retriever = Retriever(index)
         self._popular = PopularItems.of_comments(popular_videos, self._catalogue)
 
     def rank(self, query: CommentQuery, user: User, preference_D: Preference) -> tuple[Ranked, int]:
@@ -38,12 +44,12 @@ class CommentRanking:
         """
         allows = self._allows(query, user)
         if query.video_id is None and query.candidates is None:
-            return self._best_of_all(query.k, allows, preference_D), 0
+            return self._best_of_all(query.k, allows, user, preference_D), 0
         row_N, ignored = self._rows_to_rank(query)
-        return self.rank_rows(row_N[allows(row_N)], preference_D, query.k), ignored
+        return self._rank_rows(row_N[allows(row_N)], user, preference_D, query.k), ignored
 
     def rank_under_each(
-        self, video_T: Rows, preference_TD: NDArray[np.float32] | None, k: int
+        self, video_T: Rows, user: User, preference_TD: NDArray[np.float32] | None, k: int
     ) -> list[Ranked]:
         """Rank the `k` best comments under each of some videos, all in one go.
 
@@ -54,10 +60,10 @@ class CommentRanking:
         """
         slices = [self._catalogue.comments_under(video) for video in video_T.tolist()]
         if preference_TD is None:
-            return [self.rank_rows(row_N, None, k) for row_N in slices]
+            return [self._rank_rows(row_N, user, None, k) for row_N in slices]
         row_N = np.concatenate([np.empty(0, np.int64), *slices])
         owner_N = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
-        scored = Ranked(row_N, self._scorer.parts(preference_TD[owner_N], row_N))
+        scored = Ranked(row_N, self._scorer(user, preference_TD[owner_N]).parts(row_N))
         ordered = scored.take(np.lexsort((row_N, -scored.score_K, owner_N)))
         starts = np.searchsorted(owner_N, np.arange(len(slices))).tolist()
         return [
@@ -65,19 +71,38 @@ class CommentRanking:
             for start, part in zip(starts, slices, strict=True)
         ]
 
-    def rank_rows(self, row_N: Rows, preference_D: Preference, k: int) -> Ranked:
+    def _rank_rows(self, row_N: Rows, user: User, preference_D: Preference, k: int) -> Ranked:
         """Rank some comments exactly: by score, or in the order of their popularity."""
         if preference_D is not None:
-            return self._scorer.rank(preference_D, row_N).take(slice(k))
+            return self._scorer(user, preference_D).rank(row_N).take(slice(k))
         first_N = self._catalogue.comment_start_V1[self._catalogue.comment_video_C[row_N]]
         return popular_ranking(row_N, row_N - first_N).take(slice(k))
 
-    def _best_of_all(self, k: int, allows: Allows, preference_D: Preference) -> Ranked:
+    def _scorer(self, user: User, preference_D: NDArray[np.float32]) -> Scorer:
+        """The whole score for one user; `preference_D` may be one for each row to score."""
+        profile, similarity = _profile(user), self.similarity
+        if profile is None or similarity is None:
+            return Scorer(self._candidate_CD, self._temperature, preference_D)
+
+        def beside(row_N: Rows) -> Parts:
+            return {"profile": similarity.logits(profile, row_N)}
+
+        return Scorer(self._candidate_CD, self._temperature, preference_D, beside)
+
+    def _best_of_all(self, k: int, allows: Allows, user: User, preference_D: Preference) -> Ranked:
+        """Rank all comments: exact without a profile.
+
+        With one it is approximate: the index proposes by the encoder's part and only then the
+        whole score orders, so that a comment can be missed that its profile part alone lifts.
+        """
         if preference_D is None:
             return self._popular.best(k, allows)
-        count = self._retriever.first_count(k, excluded=0, is_filtered=True)
+        scorer = self._scorer(user, preference_D)
+        count, beside = self._retriever.first_count(k, excluded=0, is_filtered=True), no_rows_beside
+        if scorer.beside is not nothing_beside:
+            count, beside = min(count + MORE_WITH_PROFILE, self._retriever.index.size), _whatever
         [fetched] = self._retriever.index.search(preference_D[None], [count])
-        return self._retriever.best(preference_D, k, allows, fetched)
+        return self._retriever.best(scorer, k, allows, fetched, beside)
 
     def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:
         """List the comments a query means, without repetition, and count the unusable ones."""
@@ -102,6 +127,15 @@ class CommentRanking:
         matching = allow_matching(query.filter, self._catalogue)
         video_C = self._catalogue.comment_video_C
         return allow_except(np.concatenate(excluded), lambda row_N: matching(video_C[row_N]))
+
+
+def _profile(user: User) -> Profile | None:
+    return None if user.encoded is None else user.encoded.profile
+
+
+def _whatever(count: int) -> Candidates:
+    """Propose nothing, and let pass what is left out."""
+    return Candidates(np.empty(0, np.int64), -np.inf)
 
 
 def find_video(catalogue: Catalogue, video_id: str) -> int:

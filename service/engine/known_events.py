@@ -1,4 +1,4 @@
-"""Finds users' events in one bundle's catalogue and makes the encoder's inputs of them.
+"""Finds users' events in one bundle's catalogue and orders them as the encoder reads them.
 
 Shape suffixes: N video events, M comment events of one user; B users of a batch.
 """
@@ -66,12 +66,12 @@ def find_events(
     return found
 
 
-def encoder_inputs(
-    users: Sequence[KnownEvents], catalogue: Catalogue, *, max_history: int, comments_per_event: int
-) -> HistoryBatch:
-    """Build the encoder's inputs, one row for each user."""
+def build_timelines(
+    users: Sequence[KnownEvents], catalogue: Catalogue, *, comments_per_event: int
+) -> Timelines:
+    """Group and order the events of some users, as training does."""
     comment_C = _join([user.comment_M for user in users], np.int32)
-    timelines = Timelines.build(
+    return Timelines.build(
         users=len(users),
         video_user_N=_owners([user.video_N for user in users]),
         video_N=_join([user.video_N for user in users], np.int32),
@@ -82,7 +82,6 @@ def encoder_inputs(
         comment_time_C=_join([user.comment_time_M for user in users], np.int64),
         comments_per_event=comments_per_event,
     )
-    return timelines.latest_windows(max_history)
 
 
 def count_used(history: HistoryBatch) -> list[tuple[int, int]]:

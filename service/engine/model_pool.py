@@ -14,6 +14,7 @@ from lsvcr.bundle import load_manifest
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.registry import Current, list_versions, read_current, write_current
 from service.engine.bundle_opening import Device
+from service.engine.popularity_prior import LiveCounts
 from service.engine.recommender import Recommender
 from service.errors import NotReadyError, UnknownModelError
 
@@ -54,6 +55,7 @@ class ModelPool:
         self._failure: str | None = "no bundle has been loaded yet"
         self._refusal: _Refusal | None = None
         self._changing = asyncio.Lock()
+        self._counts: LiveCounts | None = None
 
     async def open(self) -> None:
         """Load the current bundle; where that fails, `readiness` tells why."""
@@ -81,6 +83,15 @@ class ModelPool:
         if self._current is None or self._current.version != version:
             raise UnknownModelError(f"model {version!r} is not loaded")
         return self._current
+
+    async def update_popularity(self, counts: LiveCounts) -> None:
+        """Tell what happened lately to what answers, and to every bundle that is loaded later.
+
+        To be repeated with the same counts: a bundle may have been on its way meanwhile.
+        """
+        self._counts = counts
+        if self._current is not None:
+            await asyncio.to_thread(self._current.update_popularity, counts)
 
     async def activate(self, version: str) -> None:
         """Serve another version, and make it the registry's current one.
@@ -181,6 +192,8 @@ class ModelPool:
         )
         if recommender.version != version:
             raise BundleError(f"folder {version!r} holds version {recommender.version!r}")
+        if self._counts is not None:
+            await asyncio.to_thread(recommender.update_popularity, self._counts)
         return recommender
 
     def _swap(self, recommender: Recommender) -> None:

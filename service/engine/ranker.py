@@ -18,6 +18,7 @@ from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.comment_ranking import CommentRanking, find_video
 from service.engine.encoder_session import CpuEncoder
 from service.engine.explanation import explain_comments, explain_videos
+from service.engine.popularity_prior import LiveCounts, PopularityPrior
 from service.engine.queries import (
     Answer,
     CommentQuery,
@@ -43,7 +44,10 @@ class _CommentTaste:
 
 
 class Ranker:
-    """One bundle's graphs, indexes and rankings. Not thread-safe: one thread owns it."""
+    """One bundle's graphs, indexes and rankings.
+
+    Not thread-safe: one thread owns it, and only `update_popularity` may be called from others.
+    """
 
     def __init__(
         self,
@@ -59,15 +63,27 @@ class Ranker:
         self._catalogue = bundle.catalogue
         self._videos = VideoRanking(bundle, video_index)
         self._comments = CommentRanking(bundle, comment_index, self._videos.popular)
+        self._prior: PopularityPrior | None = None
+        self.update_popularity(None)
+
+    def update_popularity(self, counts: LiveCounts | None) -> None:
+        """Replace the popularity prior as a whole; the next batch sees it.
+
+        Args:
+            counts: None takes what the bundle knows.
+        """
+        self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
         """Answer all queries; what is wrong with one of them is its own answer."""
         started_s = perf_counter()
+        prior = self._prior
         with_comments = any(isinstance(query, CommentQuery | FeedQuery) for query in queries)
         users = encode_users(
             [_history(query) for query in queries],
             self.bundle,
             self.encoder,
+            self._comments.similarity,
             with_comments=with_comments,
         )
         tastes = self._comment_tastes(queries, users)
@@ -78,7 +94,9 @@ class Ranker:
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                answer = self._answer(query, user, candidates.get(position), tastes.get(position))
+                answer = self._answer(
+                    query, user, candidates.get(position), tastes.get(position), prior
+                )
             except LsvcrError as error:
                 answers.append(error)
                 continue
@@ -142,13 +160,14 @@ class Ranker:
         user: User,
         candidates: Candidates | None,
         taste: _CommentTaste | None,
+        prior: PopularityPrior | None,
     ) -> Answer:
         match query:
             case VideoQuery():
-                ranked = self._videos.rank(query, user, candidates)
+                ranked = self._videos.rank(query, user, candidates, prior)
                 return self._answer_with(self._video_items(ranked, user, query.explain), user)
             case FeedQuery():
-                ranked = self._videos.rank(query.videos, user, candidates)
+                ranked = self._videos.rank(query.videos, user, candidates, prior)
                 return self._answer_with(self._feed_items(query, ranked, user), user)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
@@ -177,7 +196,7 @@ class Ranker:
             preference_TD = preference_BTD[0]
             tastes = list(map(_CommentTaste, preference_TD, share_BTJ[0]))
         comments = self._comments.rank_under_each(
-            ranked.row_K, preference_TD, query.comments_per_video
+            ranked.row_K, user, preference_TD, query.comments_per_video
         )
         videos = self._video_items(ranked, user, explain)
         return tuple(

@@ -13,6 +13,7 @@ from lsvcr.bundle import load_bundle
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
 from service.engine.bundle_opening import Device, open_ranker
+from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import (
     Answer,
     CommentQuery,
@@ -48,6 +49,7 @@ class Recommender:
         self._thread = thread
         self._device_wanted = device_wanted
         self._cpu_reason = cpu_reason
+        self._counts: LiveCounts | None = None
         self._batcher: Batcher[Query, Answer | LsvcrError] = Batcher(
             ranker.answer, thread, max_queue=max_queue, max_batch=max_batch
         )
@@ -102,6 +104,15 @@ class Recommender:
     ) -> Answer:
         """Rank the videos nearest to one; raises UnknownVideoError."""
         return await self._ask(SimilarQuery(video_id, k, deadline_s))
+
+    def update_popularity(self, counts: LiveCounts) -> None:
+        """Let newer counts speak from the next batch on; counts already known cost nothing.
+
+        May be called from any thread, but takes milliseconds: not for an event loop.
+        """
+        if counts is not self._counts:
+            self._ranker.update_popularity(counts)
+            self._counts = counts
 
     def item_id(self, kind: Literal["video", "comment"], item_hash: int) -> str | None:
         """Find the identifier behind an item hash; None if this bundle doesn't know it."""

@@ -1,12 +1,12 @@
-"""Finds the best allowed items: over-fetch from the index, widen, then scan everything.
+"""Finds the best allowed items: over-fetch from the retrievers, widen, then scan everything.
 
-Shape suffixes: N rows at hand, D width.
+Shape suffixes: N rows at hand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.scoring import Ranked, Rows, Scorer
@@ -17,18 +17,26 @@ MARGIN = 32
 WIDENING = 8
 SCAN_ROWS = 65_536
 """Rows scored at a time in a full scan, which bounds its memory."""
-EXACT_TIES_BELOW = 200_000
-"""Above so many items, the second look breaks ties that reach beyond it: scanning takes seconds."""
+EXACT_BELOW = 200_000
+"""Above so many items the second look is final: scanning takes too long."""
 ROUNDING = 1e-5
 """What an index's inner product may differ from the exact one by."""
+
+Beside = Callable[[int], Candidates]
+"""Proposes so many rows by the parts beside the encoder's; their `floor` is the most that those
+parts add to the score of any row left out."""
+
+
+def no_rows_beside(count: int) -> Candidates:
+    """Propose nothing: no part beside the encoder's adds anything."""
+    return Candidates(np.empty(0, np.int64), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Retriever:
-    """The items of one kind: their index and their exact scores."""
+    """The items of one kind, by their index."""
 
     index: CandidateIndex
-    scorer: Scorer
 
     def first_count(self, wanted: int, *, excluded: int, is_filtered: bool) -> int:
         """Say how many candidates to fetch so that mostly enough of them may appear."""
@@ -36,51 +44,68 @@ class Retriever:
 
     def best(
         self,
-        preference_D: NDArray[np.float32],
+        scorer: Scorer,
         wanted: int,
         allows: Allows,
         fetched: Candidates,
+        beside: Beside = no_rows_beside,
     ) -> Ranked:
-        """Rank the `wanted` best allowed rows; fewer only where fewer are allowed.
+        """Rank the `wanted` best allowed rows by their whole score; fewer if fewer are allowed.
 
         With an exact index the answer is that of a full scan, ties included: it is taken from
         candidates only while no row left out of them can score as high as the last one taken.
-        Comments of the same words tie by the thousand, hence the limit `EXACT_TIES_BELOW`.
+        Above `EXACT_BELOW` items it is the best of two looks: comments of the same words tie by
+        the thousand, and a strong prior leaves much open.
 
         Args:
-            preference_D: Unit vector.
-            fetched: What the index found for `preference_D`; the first look.
+            scorer: For one preference.
+            fetched: What the index found for it; the first look.
+            beside: The second retriever.
         """
-        ranked = self._rank(preference_D, fetched.row_N, allows)
-        if self._suffices(ranked, wanted, fetched):
+        proposed = beside(len(fetched.row_N))
+        ranked = _rank(scorer, allows, fetched, proposed)
+        if _suffices(scorer, ranked, wanted, fetched, proposed):
             return ranked.take(slice(wanted))
         count = max(len(fetched.row_N), wanted) * WIDENING
         if count <= min(self.index.size // 2, self.index.max_count):
-            [fetched] = self.index.search(preference_D[None], [count])
-            ranked = self._rank(preference_D, fetched.row_N, allows)
-            if self._suffices(ranked, wanted, fetched):
+            [fetched] = self.index.search(scorer.preference_D[None], [count])
+            proposed = beside(count)
+            ranked = _rank(scorer, allows, fetched, proposed)
+            if _suffices(scorer, ranked, wanted, fetched, proposed):
                 return ranked.take(slice(wanted))
-        if len(ranked) >= wanted and self.index.size > EXACT_TIES_BELOW:
+        if len(ranked) >= wanted and self.index.size > EXACT_BELOW:
             return ranked.take(slice(wanted))
-        return self._scan(preference_D, wanted, allows)
+        return _scan(scorer, wanted, allows)
 
-    def _rank(self, preference_D: NDArray[np.float32], row_N: Rows, allows: Allows) -> Ranked:
-        return self.scorer.rank(preference_D, row_N[allows(row_N)])
 
-    def _suffices(self, ranked: Ranked, wanted: int, fetched: Candidates) -> bool:
-        if wanted < 1 or fetched.floor == -np.inf:
-            return True
-        if len(ranked) < wanted:
-            return False
-        last_cosine = float(ranked.parts["encoder"][wanted - 1]) * self.scorer.temperature
-        return last_cosine > fetched.floor + ROUNDING
+def _rank(scorer: Scorer, allows: Allows, fetched: Candidates, proposed: Candidates) -> Ranked:
+    row_N: Rows = fetched.row_N
+    if len(proposed.row_N):
+        row_N = np.union1d(row_N, proposed.row_N)
+    return scorer.rank(row_N[allows(row_N)])
 
-    def _scan(self, preference_D: NDArray[np.float32], wanted: int, allows: Allows) -> Ranked:
-        rows = len(self.scorer.candidate_ND)
-        best = self.scorer.rank(preference_D, np.empty(0, np.int64))
-        for start in range(1, rows, SCAN_ROWS):
-            row_N = np.arange(start, min(start + SCAN_ROWS, rows))
-            chunk = self._rank(preference_D, row_N, allows).take(slice(wanted))
-            parts = {name: np.append(best.parts[name], chunk.parts[name]) for name in best.parts}
-            best = Ranked.by_score(np.append(best.row_K, chunk.row_K), parts).take(slice(wanted))
-        return best
+
+def _suffices(
+    scorer: Scorer, ranked: Ranked, wanted: int, fetched: Candidates, proposed: Candidates
+) -> bool:
+    """Whether no row outside of both proposals can belong to the `wanted` best."""
+    if wanted < 1 or fetched.floor == -np.inf:
+        return True
+    left_out = (fetched.floor + ROUNDING) / scorer.temperature + proposed.floor
+    return len(ranked) >= wanted and float(ranked.score_K[wanted - 1]) > left_out
+
+
+def _scan(scorer: Scorer, wanted: int, allows: Allows) -> Ranked:
+    """Score everything roughly, then exactly what may be among the best, ties included."""
+    rows = len(scorer.candidate_ND)
+    best = scorer.rank(np.empty(0, np.int64))
+    for start in range(1, rows, SCAN_ROWS):
+        end = min(start + SCAN_ROWS, rows)
+        is_allowed_N = allows(np.arange(start, end))
+        row_N = np.flatnonzero(is_allowed_N) + start
+        if len(row_N) > wanted:
+            score_N = scorer.rough_scores(start, end)[is_allowed_N]
+            worst = np.partition(score_N, -wanted)[-wanted]
+            row_N = row_N[score_N >= worst - 2 * ROUNDING / scorer.temperature]
+        best = scorer.rank(np.append(best.row_K, row_N)).take(slice(wanted))
+    return best

@@ -1,8 +1,9 @@
-"""What an item's score is made of: the one place where a part of the score is added.
+"""What an item's score is made of: the encoder's part and whatever stands beside it.
 
 Shape suffixes: N rows to score, K rows in order, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ Rows = NDArray[np.integer[Any]]
 Parts = dict[str, NDArray[np.float32]]
 """One value for each row, by the part's name; a row's score is the sum of its parts."""
 
-KNOWN_PARTS = frozenset({"encoder"})
-"""What `Scorer.parts` can compute; a bundle that asks for more is refused."""
+KNOWN_PARTS = frozenset({"encoder", "prior", "profile"})
+"""What can be computed; a bundle that asks for more is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,36 +49,47 @@ class Ranked:
         return len(self.row_K)
 
 
+def nothing_beside(row_N: Rows) -> Parts:
+    """No part beside the encoder's."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scores the items of one kind for one user's preference.
+    """Scores the items of one kind for one user.
 
     Attributes:
         candidate_ND: Unit vectors by catalogue row.
         temperature: The encoder's part is cosine / temperature.
+        preference_D: Unit vector; or, as (N, D), one for each row that will be scored.
+        beside: Computes the other parts of some rows.
     """
 
     candidate_ND: NDArray[np.float32]
     temperature: float
+    preference_D: NDArray[np.float32]
+    beside: Callable[[Rows], Parts] = nothing_beside
 
-    def rank(self, preference_D: NDArray[np.float32], row_N: Rows) -> Ranked:
+    def rank(self, row_N: Rows) -> Ranked:
         """Score some rows and order them."""
-        return Ranked.by_score(row_N, self.parts(preference_D, row_N))
+        return Ranked.by_score(row_N, self.parts(row_N))
 
-    def parts(self, preference_D: NDArray[np.float32], row_N: Rows) -> Parts:
+    def parts(self, row_N: Rows) -> Parts:
         """Compute every part of the score.
 
         Equal candidate vectors get equal scores whatever stands beside them: `einsum` sums each
         row alike, where a matrix product may sum the last rows of a block in another order.
-
-        Args:
-            preference_D: One for all rows, or, as (N, D), one for each row.
-            row_N: What to score.
         """
         candidate_ND = self.candidate_ND[row_N]
-        preference_ND = np.broadcast_to(preference_D, candidate_ND.shape)
+        preference_ND = np.broadcast_to(self.preference_D, candidate_ND.shape)
         cosine_N = np.einsum("nd,nd->n", candidate_ND, preference_ND)
-        return {"encoder": cosine_N / np.float32(self.temperature)}
+        return {"encoder": cosine_N / np.float32(self.temperature), **self.beside(row_N)}
+
+    def rough_scores(self, first: int, end: int) -> NDArray[np.float64]:
+        """Score the rows from `first` to before `end` fast, equal ones only nearly equally."""
+        encoder_N = self.candidate_ND[first:end] @ self.preference_D / np.float32(self.temperature)
+        parts = {"encoder": encoder_N, **self.beside(np.arange(first, end))}
+        return sum_parts(parts, end - first)
 
 
 def sum_parts(parts: Parts, rows: int) -> NDArray[np.float64]:

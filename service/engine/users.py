@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from service.engine.encoder_session import CpuEncoder
-from service.engine.known_events import KnownEvents, count_used, encoder_inputs, find_events
+from service.engine.known_events import KnownEvents, build_timelines, count_used, find_events
+from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import EventHistory
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class EncodedHistory:
         comment_JK: Comment rows by slot, newest first, 0 where there are none.
         comment_last_J: The comment head's mask.
         comment_state_JD: The comment head's input; empty where no comments are asked for.
+        profile: Where comments are asked for and the bundle has profiles.
         used: Events that were read: (videos, comments).
     """
 
@@ -38,6 +40,7 @@ class EncodedHistory:
     comment_JK: NDArray[np.int32]
     comment_last_J: NDArray[np.int32]
     comment_state_JD: NDArray[np.float32]
+    profile: Profile | None
     used: tuple[int, int]
 
 
@@ -64,6 +67,7 @@ def encode_users(
     histories: Sequence[EventHistory | None],
     bundle: Bundle,
     encoder: CpuEncoder,
+    similarity: ProfileSimilarity | None,
     *,
     with_comments: bool,
 ) -> list[User]:
@@ -74,13 +78,17 @@ def encode_users(
         return users
     try:
         encoded = _encode(
-            [users[position].events for position in known_B], bundle, encoder, with_comments
+            [users[position].events for position in known_B],
+            bundle,
+            encoder,
+            similarity,
+            with_comments,
         )
     except Exception:  # whatever the runtime or the driver throws
         logger.exception("encoding %d histories failed", len(known_B))
         if len(known_B) > 1:
             return [
-                encode_users([history], bundle, encoder, with_comments=with_comments)[0]
+                encode_users([history], bundle, encoder, similarity, with_comments=with_comments)[0]
                 for history in histories
             ]
         encoded = [None]
@@ -91,14 +99,19 @@ def encode_users(
 
 
 def _encode(
-    users: Sequence[KnownEvents], bundle: Bundle, encoder: CpuEncoder, with_comments: bool
+    users: Sequence[KnownEvents],
+    bundle: Bundle,
+    encoder: CpuEncoder,
+    similarity: ProfileSimilarity | None,
+    with_comments: bool,
 ) -> list[EncodedHistory | None]:
-    history = encoder_inputs(
-        users,
-        bundle.catalogue,
-        max_history=bundle.manifest.max_history,
-        comments_per_event=bundle.manifest.comments_per_event,
+    timelines = build_timelines(
+        users, bundle.catalogue, comments_per_event=bundle.manifest.comments_per_event
     )
+    history = timelines.latest_windows(bundle.manifest.max_history)
+    profiles: list[Profile | None] = [None] * len(users)
+    if similarity is not None and with_comments:
+        profiles = [*similarity.profiles(timelines)]
     encoding = encoder.encode(history, with_comments=with_comments)
     used_B = count_used(history)
     return [
@@ -109,6 +122,7 @@ def _encode(
             comment_JK=history.comment_BJK[row],
             comment_last_J=history.comment_last_BJ[row],
             comment_state_JD=encoding.comment_state_BJD[row],
+            profile=profiles[row],
             used=used_B[row],
         )
         if np.isfinite(preference_D).all()

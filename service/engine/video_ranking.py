@@ -9,9 +9,10 @@ from lsvcr.bundle import Bundle
 from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.diversity import Caps, choose_diverse, diversity_window, is_diverse
 from service.engine.popularity import PopularItems
+from service.engine.popularity_prior import PopularityPrior
 from service.engine.queries import VideoQuery
-from service.engine.retrieval import Retriever
-from service.engine.scoring import Ranked, Scorer
+from service.engine.retrieval import Retriever, no_rows_beside
+from service.engine.scoring import Ranked, Scorer, nothing_beside
 from service.engine.users import User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
 
@@ -25,8 +26,7 @@ class VideoRanking:
         self._bundle = bundle
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
-        scorer = Scorer(self._candidate_VD, bundle.manifest.temperature)
-        self._retriever = Retriever(index, scorer)
+        self._retriever = Retriever(index)
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
 
     def first_count(self, query: VideoQuery, user: User) -> int:
@@ -39,31 +39,38 @@ class VideoRanking:
             wanted, excluded=excluded, is_filtered=query.filter is not None
         )
 
-    def rank(self, query: VideoQuery, user: User, fetched: Candidates | None) -> Ranked:
+    def rank(
+        self,
+        query: VideoQuery,
+        user: User,
+        fetched: Candidates | None,
+        prior: PopularityPrior | None,
+    ) -> Ranked:
         """Rank the query's `k` best videos; by popularity where `user` isn't encoded.
 
         Args:
             fetched: What the index found for the user's preference; None without one.
+            prior: As it is now; None for a bundle without.
         """
         allows = self._allows(query, user)
         if not is_diverse(query.diversity):
-            return self._best(query.k, user, allows, fetched)
+            return self._best(query.k, user, allows, fetched, prior)
         window = diversity_window(query.k)
         count = window
         while True:
-            ranked = self._best(count, user, allows, fetched)
-            chosen = self._diversify(query, ranked, window, is_model=user.encoded is not None)
+            ranked = self._best(count, user, allows, fetched, prior)
+            chosen = self._diversify(query, ranked, window)
             if len(chosen) >= query.k or len(ranked) < count:
                 return chosen
             count *= WIDENING
 
     def similar(self, video_row: int, k: int) -> Ranked:
         """Rank the videos nearest to one, itself left out; the score is the cosine."""
-        retriever = Retriever(self._retriever.index, Scorer(self._candidate_VD, temperature=1.0))
         vector_D = np.asarray(self._candidate_VD[video_row])
-        count = retriever.first_count(k, excluded=1, is_filtered=False)
-        [fetched] = retriever.index.search(vector_D[None], [count])
-        return retriever.best(vector_D, k, allow_except(np.array([video_row])), fetched)
+        count = self._retriever.first_count(k, excluded=1, is_filtered=False)
+        [fetched] = self._retriever.index.search(vector_D[None], [count])
+        scorer = Scorer(self._candidate_VD, 1.0, vector_D)
+        return self._retriever.best(scorer, k, allow_except(np.array([video_row])), fetched)
 
     def _allows(self, query: VideoQuery, user: User) -> Allows:
         excluded = [self._catalogue.video_index.rows(query.exclude_M)]
@@ -75,14 +82,27 @@ class VideoRanking:
             matching = allow_matching(query.filter, self._catalogue)
         return allow_except(np.concatenate(excluded), matching)
 
-    def _best(self, wanted: int, user: User, allows: Allows, fetched: Candidates | None) -> Ranked:
-        if user.encoded is None or fetched is None:
-            return self.popular.best(wanted, allows)
-        return self._retriever.best(user.encoded.video_preference_D, wanted, allows, fetched)
-
-    def _diversify(
-        self, query: VideoQuery, ranked: Ranked, window: int, *, is_model: bool
+    def _best(
+        self,
+        wanted: int,
+        user: User,
+        allows: Allows,
+        fetched: Candidates | None,
+        prior: PopularityPrior | None,
     ) -> Ranked:
+        if user.encoded is None or fetched is None:
+            popular = self.popular if prior is None else prior.popular
+            return popular.best(wanted, allows)
+        scorer = Scorer(
+            self._candidate_VD,
+            self._bundle.manifest.temperature,
+            user.encoded.video_preference_D,
+            nothing_beside if prior is None else prior.parts,
+        )
+        beside = no_rows_beside if prior is None else prior.propose
+        return self._retriever.best(scorer, wanted, allows, fetched, beside)
+
+    def _diversify(self, query: VideoQuery, ranked: Ranked, window: int) -> Ranked:
         diversity = query.diversity
         assert diversity is not None
         caps = Caps(
@@ -91,8 +111,9 @@ class VideoRanking:
             diversity.max_per_author,
             diversity.max_per_category,
         )
-        # A score is a cosine / temperature; a place in the popular list is in (0, 1] as it is.
-        scale = self._bundle.manifest.temperature if is_model else 1.0
+        # A score is in units of a cosine / temperature; a place in the popular list is in (0, 1].
+        is_place = "popularity" in ranked.parts
+        scale = 1.0 if is_place else self._bundle.manifest.temperature
         chosen = choose_diverse(
             ranked.score_K * scale,
             self._candidate_VD[ranked.row_K[:window]],

@@ -1,0 +1,93 @@
+"""The popularity prior: what has been watched lately, as a part of every video's score.
+
+Shape suffixes: E different videos on one day, V video rows, H half-lives.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import Bundle
+from lsvcr.popularity import decayed_counts
+from service.engine.candidate_index import Candidates
+from service.engine.popularity import PopularItems
+from service.engine.scoring import Parts, Rows
+
+DayCounts = tuple[NDArray[np.uint64], NDArray[np.int64]]
+"""One day's events by video: item hashes, each once, and counts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveCounts:
+    """What happened lately, as some moment knows it.
+
+    Attributes:
+        day: Of the requests to come, in days since 1970: only earlier days count.
+        by_day: Counts of single days. Days before a bundle's seed are in that seed already.
+    """
+
+    day: int
+    by_day: Mapping[int, DayCounts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PopularityPrior:
+    """One bundle's prior at one moment; never changed, but replaced as a whole.
+
+    Attributes:
+        logit_V: float32, by catalogue row; row 0 means nothing.
+        popular: All videos in its order.
+    """
+
+    logit_V: NDArray[np.float32]
+    popular: PopularItems
+
+    @classmethod
+    def build(
+        cls, bundle: Bundle, overall: PopularItems, counts: LiveCounts | None
+    ) -> "PopularityPrior | None":
+        """Compute the prior, the seed decayed and live counts added; None for a bundle without.
+
+        Args:
+            overall: The bundle's popular order, for videos that are equal to the prior.
+            counts: None takes the seed as it is.
+        """
+        entry = bundle.manifest.prior
+        if entry is None:
+            return None
+        counts = LiveCounts(entry.seed_day) if counts is None else counts
+        count_HV = decayed_counts(
+            bundle.popular.decayed_count_HV,
+            entry.seed_day,
+            {
+                day: _by_row(bundle, day_counts)
+                for day, day_counts in counts.by_day.items()
+                if entry.seed_day <= day < counts.day
+            },
+            counts.day,
+            entry.half_lives_days,
+        )
+        weight_H = np.asarray(entry.weights, np.float32)
+        logit_V = np.einsum("h,hv->v", weight_H, np.log1p(count_HV))
+        return cls(logit_V, overall.by_logit("prior", logit_V))
+
+    def parts(self, row_N: Rows) -> Parts:
+        """Look up the prior's part of some rows' scores."""
+        return {"prior": self.logit_V[row_N]}
+
+    def propose(self, count: int) -> Candidates:
+        """The most popular rows now, and the largest logit left out of them."""
+        popular = self.popular
+        floor = float(popular.score_P[count]) if count < len(popular.score_P) else -np.inf
+        return Candidates(popular.row_P[:count].astype(np.int64), floor)
+
+
+def _by_row(bundle: Bundle, day_counts: DayCounts) -> NDArray[np.float32]:
+    """Counts by catalogue row; videos that the bundle doesn't know are left out."""
+    hash_E, count_E = day_counts
+    count_V = np.zeros(bundle.catalogue.video_count, np.float32)
+    count_V[bundle.catalogue.video_index.rows(hash_E)] = count_E
+    count_V[0] = 0  # the unknown ones
+    return count_V

@@ -1,0 +1,256 @@
+"""The whole score, encoder plus prior plus profile, against a plain computation of all of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_questions import (
+    ask_comments,
+    ask_videos,
+    comment_preference,
+    encoder_batch,
+    history,
+    matches,
+    video_preference,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from tiny_bundle_builder import PRIOR, PROFILE, SEED_DAY, TEMPERATURE, unit, write_index
+
+from lsvcr.bundle import Bundle, IndexEntry
+from lsvcr.catalogue import item_hashes
+from service.engine.candidate_index import CandidateIndex
+from service.engine.popularity import PopularItems
+from service.engine.popularity_prior import LiveCounts, PopularityPrior
+from service.engine.queries import Answer, Diversity, EventHistory, FeedQuery, Query, VideoFilter
+from service.engine.ranker import Ranker
+from service.engine.retrieval import Retriever
+from service.engine.scoring import Scorer
+from service.engine.video_conditions import allow_except
+
+slow = settings(max_examples=60, deadline=None, derandomize=True)
+video_names = st.sampled_from([f"v{number}" for number in range(1, 51)])
+comment_names = st.sampled_from([f"c{number}" for number in range(1, 201)])
+filters = st.none() | st.builds(
+    VideoFilter, categories_any=st.frozensets(st.sampled_from(["k0", "k1", "k2"]), max_size=2)
+)
+live_counts = st.builds(
+    LiveCounts,
+    day=st.integers(SEED_DAY - 1, SEED_DAY + 40),
+    by_day=st.dictionaries(
+        st.integers(SEED_DAY - 3, SEED_DAY + 45),
+        st.dictionaries(video_names, st.integers(1, 500), max_size=5).map(
+            lambda counts: (item_hashes([*counts, "gone"]), np.array([*counts.values(), 99]))
+        ),
+        max_size=4,
+    ),
+)
+
+
+def answer(ranker: Ranker, query: Query) -> Answer:
+    [result] = ranker.answer([query])
+    assert isinstance(result, Answer)
+    return result
+
+
+def prior_logits(bundle: Bundle, counts: LiveCounts) -> list[float]:
+    """Row by row and day by day, as MODEL.md, section 14, says it."""
+    logits = [0.0] * 51
+    for row in range(1, 51):
+        for number, (half_life, weight) in enumerate(
+            zip(PRIOR.half_lives_days, PRIOR.weights, strict=True)
+        ):
+            age = max(0, counts.day - SEED_DAY)
+            count = bundle.popular.decayed_count_HV[number, row] * 2 ** (-age / half_life)
+            for day, (hash_E, count_E) in counts.by_day.items():
+                if SEED_DAY <= day < counts.day:
+                    here = count_E[bundle.catalogue.video_index.rows(hash_E) == row].sum()
+                    count += here * 2 ** (-(counts.day - day) / half_life)
+            logits[row] += weight * np.log1p(count)
+    return logits
+
+
+def profile_logits(bundle: Bundle, events: EventHistory, rows: list[int]) -> list[float]:
+    """The mean of the newest three comment events' comments, by cosine."""
+    table_CF = bundle.comment_profile_CF
+    assert table_CF is not None
+    newest_JK = encoder_batch(bundle, events).comment_BJK[0][-PROFILE.events :]
+    read = [int(row) for row in newest_JK.ravel() if row]
+    if not read:
+        return [0.0] * len(rows)
+    mean_F = np.mean([table_CF[row].astype(np.float64) for row in read], axis=0)
+    scale = PROFILE.scale + PROFILE.scale_by_count * np.log(1 + len(read))
+    return [scale * cosine(mean_F, table_CF[row].astype(np.float64)) for row in rows]
+
+
+def cosine(x_F: NDArray[np.float64], y_F: NDArray[np.float64]) -> float:
+    return float(x_F @ y_F / np.linalg.norm(x_F) / np.linalg.norm(y_F))
+
+
+def by_score(rows: list[int], scores: list[float]) -> list[int]:
+    score = dict(zip(rows, scores, strict=True))
+    return sorted(rows, key=lambda row: (-round(score[row], 4), row))
+
+
+@slow
+@given(
+    st.lists(video_names, min_size=1, max_size=12),
+    st.lists(video_names, max_size=12),
+    filters,
+    live_counts,
+    st.integers(1, 60),
+)
+def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
+    whole_ranker: Ranker,
+    seen: list[str],
+    excluded: list[str],
+    condition: VideoFilter | None,
+    counts: LiveCounts,
+    k: int,
+) -> None:
+    bundle, events = whole_ranker.bundle, history(seen)
+    whole_ranker.update_popularity(counts)
+    rows = [
+        row
+        for row in range(1, 51)
+        if f"v{row}" not in {*seen, *excluded}
+        and (condition is None or matches(bundle, row, condition))
+    ]
+    logits = prior_logits(bundle, counts)
+    cosine_V = bundle.tables["video_candidate_VD"] @ video_preference(bundle, events)
+    scores = [float(cosine_V[row]) / TEMPERATURE + logits[row] for row in rows]
+    query = ask_videos(events, k, exclude_M=item_hashes(excluded), filter=condition, explain=True)
+    items = answer(whole_ranker, query).items
+    assert [item.video_id for item in items] == [f"v{row}" for row in by_score(rows, scores)[:k]]
+    for item in items:
+        assert item.score == pytest.approx(scores[rows.index(int(item.video_id[1:]))], abs=1e-4)
+        assert item.parts is not None
+        assert item.parts["prior"] == pytest.approx(logits[int(item.video_id[1:])], abs=1e-4)
+        assert sum(item.parts.values()) == item.score
+
+
+@slow
+@given(st.lists(video_names, max_size=12), filters, live_counts, st.integers(1, 60))
+def test_without_history_videos_come_by_the_prior_then_in_the_popular_order(
+    whole_ranker: Ranker,
+    excluded: list[str],
+    condition: VideoFilter | None,
+    counts: LiveCounts,
+    k: int,
+) -> None:
+    bundle = whole_ranker.bundle
+    whole_ranker.update_popularity(counts)
+    logits = prior_logits(bundle, counts)
+    expected = [
+        row
+        for row in sorted(bundle.popular.overall_P.tolist(), key=lambda row: -round(logits[row], 5))
+        if f"v{row}" not in excluded and (condition is None or matches(bundle, row, condition))
+    ]
+    query = ask_videos(None, k, exclude_M=item_hashes(excluded), filter=condition, explain=True)
+    result = answer(whole_ranker, query)
+    assert [item.video_id for item in result.items] == [f"v{row}" for row in expected[:k]]
+    assert result.source == "popular"
+    for item in result.items:
+        assert item.parts == {"prior": item.score}
+
+
+@slow
+@given(
+    st.lists(video_names, max_size=4),
+    st.lists(comment_names, max_size=8),
+    st.integers(1, 49),
+)
+def test_comments_under_a_video_are_ranked_by_the_whole_score(
+    whole_ranker: Ranker, seen: list[str], comments: list[str], target: int
+) -> None:
+    bundle, events = whole_ranker.bundle, history(seen or ["v1"], comments)
+    rows = bundle.catalogue.comments_under(target).tolist()
+    preference_D = comment_preference(bundle, events, bundle.tables["video_query_VD"][target])
+    cosine_N = bundle.tables["comment_candidate_CD"][rows] @ preference_D
+    profile = profile_logits(bundle, events, rows)
+    scores = [float(x) / TEMPERATURE + y for x, y in zip(cosine_N, profile, strict=True)]
+    query = ask_comments(events, 100, video_id=f"v{target}", explain=True)
+    items = answer(whole_ranker, query).items
+    expected = [bundle.catalogue.comment_id[row] for row in by_score(rows, scores)]
+    assert [item.comment_id for item in items] == expected
+    for item in items:
+        position = rows.index(bundle.catalogue.comment_index.row(item.comment_id))
+        assert item.parts is not None
+        assert item.parts["profile"] == pytest.approx(profile[position], abs=1e-4)
+        assert item.score == pytest.approx(scores[position], abs=1e-4)
+    [feed_item] = [
+        item
+        for item in answer(
+            whole_ranker, FeedQuery(ask_videos(events, 50, exclude_seen=False), 100)
+        ).items
+        if item.video_id == f"v{target}"
+    ]
+    assert [comment.comment_id for comment in feed_item.comments] == expected
+
+
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_all_comments_are_ranked_by_the_whole_score(whole_ranker: Ranker, k: int) -> None:
+    bundle, events = whole_ranker.bundle, history(["v1", "v2"], ["c5", "c9", "c77"])
+    target_D = video_preference(bundle, events) * np.float32(bundle.manifest.query_norm)
+    rows = list(range(1, 201))
+    cosine_N = bundle.tables["comment_candidate_CD"][1:] @ comment_preference(
+        bundle, events, target_D
+    )
+    profile = profile_logits(bundle, events, rows)
+    scores = [float(x) / TEMPERATURE + y for x, y in zip(cosine_N, profile, strict=True)]
+    items = answer(whole_ranker, ask_comments(events, k)).items
+    assert [bundle.catalogue.comment_index.row(item.comment_id) for item in items] == by_score(
+        rows, scores
+    )[:k]
+
+
+def test_counts_of_the_day_itself_wait_for_the_next(whole_ranker: Ranker) -> None:
+    today = {SEED_DAY + 2: (item_hashes(["v33"]), np.array([10**6]))}
+    firsts = []
+    for day in (SEED_DAY + 2, SEED_DAY + 3):
+        whole_ranker.update_popularity(LiveCounts(day, today))
+        for events in (None, history(["v1"])):
+            firsts.append(answer(whole_ranker, ask_videos(events, 1)).items[0].video_id)
+    assert "v33" not in firsts[:2]
+    assert firsts[2:] == ["v33", "v33"]
+
+
+def test_relevance_weighs_in_the_prior_where_an_answer_is_diverse(whole_ranker: Ranker) -> None:
+    counts = {SEED_DAY: (item_hashes(["v33"]), np.array([10**6]))}
+    whole_ranker.update_popularity(LiveCounts(SEED_DAY + 1, counts))
+    for events in (None, history(["v1"])):
+        query = ask_videos(events, 5, diversity=Diversity(lambda_=0.9))
+        assert answer(whole_ranker, query).items[0].video_id == "v33"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 10.0, -1.0])
+@pytest.mark.parametrize("wanted", [1, 20, 400])
+def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
+    tmp_path: Path, strength: float, wanted: int
+) -> None:
+    """From a prior that decides nothing to one that decides all: each look is taken here."""
+    random = default_rng(3)
+    candidate_ND = unit(random.standard_normal((5001, 16)))
+    candidate_ND[[0, *range(4000, 4300)]] = [[0] * 16, *[candidate_ND[17]] * 300]  # many ties
+    logit_V = (strength * random.exponential(1, 5001)).astype(np.float32)
+    logit_V[3000:] = 0
+    write_index(tmp_path / "x", candidate_ND)
+    entry = IndexEntry(kind="flat", recall_at_100=1.0)
+    retriever = Retriever(CandidateIndex.load(tmp_path / "x", entry, rows=5000, width=16))
+    overall = PopularItems.by_place(np.arange(1, 5001, dtype=np.int32))
+    prior = PopularityPrior(logit_V, overall.by_logit("prior", logit_V))
+    for row in (17, 90, 4500):
+        scorer = Scorer(candidate_ND, TEMPERATURE, candidate_ND[row], prior.parts)
+        count = retriever.first_count(wanted, excluded=2, is_filtered=False)
+        [fetched] = retriever.index.search(candidate_ND[row][None], [count])
+        allows = allow_except(np.array([row, 5]))
+        ranked = retriever.best(scorer, wanted, allows, fetched, prior.propose)
+        score_N = (candidate_ND @ candidate_ND[row]).astype(float) / TEMPERATURE + logit_V
+        score_N[[0, row, 5]] = -np.inf
+        expected = np.argsort(-score_N.round(4), kind="stable")[:wanted]
+        assert ranked.score_K == pytest.approx(score_N[expected], abs=1e-4)
+        if row == 17:  # its copies tie exactly: they stand in catalogue order
+            copies = ranked.row_K[np.isin(ranked.row_K, np.arange(4000, 4300))]
+            assert copies.tolist() == sorted(copies.tolist())
