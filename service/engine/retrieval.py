@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.scoring import Ranked, Rows, Scorer
@@ -17,6 +18,10 @@ MARGIN = 32
 WIDENING = 8
 SCAN_ROWS = 65_536
 """Rows scored at a time in a full scan, which bounds its memory."""
+SCAN_MORE = 512
+"""Rows looked at beyond those wanted, before all of them are: mostly enough may appear."""
+SCAN_AT_ONCE_BELOW = 32_768
+"""Below so many items a scan costs less than a second look."""
 EXACT_BELOW = 200_000
 """Above so many items the second look is final: scanning takes too long."""
 ROUNDING = 1e-5
@@ -67,7 +72,8 @@ class Retriever:
         if _suffices(scorer, ranked, wanted, fetched, proposed):
             return ranked.take(slice(wanted))
         count = max(len(fetched.row_N), wanted) * WIDENING
-        if count <= min(self.index.size // 2, self.index.max_count):
+        most = min(self.index.size // 2, self.index.max_count)
+        if self.index.size >= SCAN_AT_ONCE_BELOW and count <= most:
             [fetched] = self.index.search(scorer.preference_D[None], [count])
             proposed = beside(count)
             ranked = _rank(scorer, allows, fetched, proposed)
@@ -101,11 +107,24 @@ def _scan(scorer: Scorer, wanted: int, allows: Allows) -> Ranked:
     best = scorer.rank(np.empty(0, np.int64))
     for start in range(1, rows, SCAN_ROWS):
         end = min(start + SCAN_ROWS, rows)
-        is_allowed_N = allows(np.arange(start, end))
-        row_N = np.flatnonzero(is_allowed_N) + start
-        if len(row_N) > wanted:
-            score_N = scorer.rough_scores(start, end)[is_allowed_N]
-            worst = np.partition(score_N, -wanted)[-wanted]
-            row_N = row_N[score_N >= worst - 2 * ROUNDING / scorer.temperature]
-        best = scorer.rank(np.append(best.row_K, row_N)).take(slice(wanted))
+        score_N = scorer.rough_scores(start, end)
+        worst = _worst_of_best(score_N, start, wanted, allows)
+        row_N = np.flatnonzero(score_N >= worst - 2 * ROUNDING / scorer.temperature) + start
+        row_N = np.append(best.row_K, row_N[allows(row_N)])
+        best = scorer.rank(row_N).take(slice(wanted))
     return best
+
+
+def _worst_of_best(
+    score_N: NDArray[np.float64], first_row: int, wanted: int, allows: Allows
+) -> float:
+    """The lowest of the `wanted` highest allowed scores; -inf where fewer are allowed."""
+    for count in (wanted + SCAN_MORE, len(score_N)):
+        if count < len(score_N):
+            top_N = np.argpartition(score_N, -count)[-count:]
+        else:
+            top_N = np.arange(len(score_N))
+        top_N = top_N[allows(top_N + first_row)]
+        if len(top_N) >= wanted:
+            return float(np.partition(score_N[top_N], -wanted)[-wanted])
+    return -np.inf

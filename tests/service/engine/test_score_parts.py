@@ -21,6 +21,7 @@ from tiny_bundle_builder import PRIOR, PROFILE, SEED_DAY, TEMPERATURE, unit, wri
 
 from lsvcr.bundle import Bundle, IndexEntry
 from lsvcr.catalogue import item_hashes
+from service.engine import retrieval
 from service.engine.candidate_index import CandidateIndex
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import LiveCounts, PopularityPrior
@@ -227,10 +228,17 @@ def test_relevance_weighs_in_the_prior_where_an_answer_is_diverse(whole_ranker: 
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 10.0, -1.0])
 @pytest.mark.parametrize("wanted", [1, 20, 400])
+@pytest.mark.parametrize("scan_at_once_below", [0, 10_000])
 def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
-    tmp_path: Path, strength: float, wanted: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strength: float,
+    wanted: int,
+    scan_at_once_below: int,
 ) -> None:
     """From a prior that decides nothing to one that decides all: each look is taken here."""
+    monkeypatch.setattr(retrieval, "SCAN_AT_ONCE_BELOW", scan_at_once_below)
+    monkeypatch.setattr(retrieval, "SCAN_ROWS", 2048)
     random = default_rng(3)
     candidate_ND = unit(random.standard_normal((5001, 16)))
     candidate_ND[[0, *range(4000, 4300)]] = [[0] * 16, *[candidate_ND[17]] * 300]  # many ties
