@@ -18,6 +18,7 @@ from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
 from service.history_store import HistoryStore
 from service.metrics import Metrics
+from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.request_context import RequestContext
 from service.routes import documentation, events, health, models, recommend
@@ -41,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with contextlib.AsyncExitStack() as stack:
             store_url = await _open_store_server(settings, stack)
             app.state.store = await _open_store(store_url, settings, metrics, stack)
-            app.state.models = await _open_models(settings, stack)
+            app.state.models = await _open_models(settings, app.state.store, stack)
             yield
 
     app = FastAPI(
@@ -112,7 +113,9 @@ async def _open_store(
     return store
 
 
-async def _open_models(settings: Settings, stack: contextlib.AsyncExitStack) -> ModelPool:
+async def _open_models(
+    settings: Settings, store: HistoryStore, stack: contextlib.AsyncExitStack
+) -> ModelPool:
     pool = ModelPool(
         settings.registry,
         device=settings.device,
@@ -120,9 +123,14 @@ async def _open_models(settings: Settings, stack: contextlib.AsyncExitStack) -> 
         max_batch=settings.max_batch,
     )
     stack.push_async_callback(pool.close)
+    follower = PopularityFollower(store, pool)
+    await follower.refresh()  # a bundle answers with what is popular now from the first
     await pool.open()
-    watching = asyncio.create_task(_watch_registry(pool, settings.refresh_s))
-    stack.callback(watching.cancel)
+    for watching in (
+        _watch_registry(pool, settings.refresh_s),
+        follower.follow(settings.popularity_refresh_s),
+    ):
+        stack.callback(asyncio.create_task(watching).cancel)
     return pool
 
 

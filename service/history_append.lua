@@ -1,9 +1,13 @@
--- Adds events to one user's value, and those that are new to the event log: all or nothing.
+-- Adds events to one user's value, and those that are new to the event log and to the counters of
+-- their days: all or nothing.
 --
 -- KEYS[1]  the user's value            KEYS[2]  a stream of the event log
+-- KEYS[3]  and on: counters of some days, by item hash (popularity_counters.py)
 -- ARGV[1]  events kept a side          ARGV[2]  expiry of the value in seconds
--- ARGV[3]  entries kept in the stream  then four for each event:
---          side (1 videos, 2 comments), record, raw id with its length before it, log entry
+-- ARGV[3]  entries kept in the stream  ARGV[4]  expiry of the counters in seconds
+-- then five for each event:
+--          side (1 videos, 2 comments), record, raw id with its length before it, log entry,
+--          which of KEYS counts it (0 none)
 -- Returns one number for each event: 1 accepted, 0 known already.
 --
 -- The value's layout is told in history_value.py. Each side is ordered by (time, event hash), so the
@@ -50,13 +54,22 @@ local function id_bytes(ids, count)
   return at
 end
 
+local function item_at(records, index)
+  return records:sub(index * RECORD_BYTES + 9, index * RECORD_BYTES + 16)
+end
+
+-- Returns whether the event before or after is on the same item: then it is no further choice.
 local function insert(side, record, id)
   local index = place_of(side.records, record)
+  local item = item_at(record, 0)
+  local is_repeat = (index > 0 and item_at(side.records, index - 1) == item)
+    or item_at(side.records, index) == item
   local last = #side.records / RECORD_BYTES
   local at, id_at = index * RECORD_BYTES, #side.ids
   if index < last then id_at = id_bytes(side.ids, index) end
   side.records = side.records:sub(1, at) .. record .. side.records:sub(at + 1)
   side.ids = side.ids:sub(1, id_at) .. id .. side.ids:sub(id_at + 1)
+  return is_repeat
 end
 
 local function trim(side, max_events)
@@ -85,20 +98,27 @@ local function read_sides(value)
 end
 
 local max_events, expiry_s, log_entries = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local counters_expiry_s = ARGV[4]
 local sides = read_sides(redis.call('GET', KEYS[1]))
-local flags, is_changed = {}, false
-for at = 4, #ARGV, 4 do
+local flags, is_changed, counted = {}, false, {}
+for at = 5, #ARGV, 5 do
   local side, record = sides[tonumber(ARGV[at])], ARGV[at + 1]
   if holds_event(side.records, record:sub(1, 8)) then
     flags[#flags + 1] = 0
   else
-    insert(side, record, ARGV[at + 2])
+    local is_repeat = insert(side, record, ARGV[at + 2])
+    local counters = KEYS[tonumber(ARGV[at + 4])]
+    if counters and not is_repeat then
+      redis.call('HINCRBY', counters, item_at(record, 0), 1)
+      counted[counters] = true
+    end
     trim(side, max_events)
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', log_entries, '*', 'event', ARGV[at + 3])
     flags[#flags + 1] = 1
     is_changed = true
   end
 end
+for counters in pairs(counted) do redis.call('EXPIRE', counters, counters_expiry_s) end
 if is_changed then
   local videos, comments = sides[1], sides[2]
   local header = struct.pack('<c4I2I2I4I4', MAGIC, #videos.records / RECORD_BYTES,

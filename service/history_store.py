@@ -3,15 +3,17 @@
     lsvcr:{user}:history   events that count as history      history_value.py tells the layout
     lsvcr:{user}:views     events that are only logged, so that sending one again changes nothing
     lsvcr:events:N         the event log                     event_log.py
+    lsvcr:popularity:DAY   what was watched on one day       popularity_counters.py
 
 A user's keys share a hash tag. Values expire some time after the user's last event. An event that
 was trimmed away is forgotten: sent again it counts as accepted, is trimmed again, and stands twice
-in the log.
+in the log and in its day's counts.
 """
 
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -24,7 +26,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
+from lsvcr.popularity import DAY_MS
 from service.circuit_breaker import CircuitBreaker
+from service.engine.popularity_prior import DayCounts
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
 from service.event_log import Event, LogEntry, encode_event, events_of, log_key
@@ -38,6 +42,7 @@ from service.history_value import (
     encode_record,
 )
 from service.joined_reads import JoinedReads
+from service.popularity_counters import EXPIRY_S, counted_days, counters_key, decode_counters
 
 ResultT = TypeVar("ResultT")
 
@@ -77,6 +82,7 @@ class HistoryStore:
         expiry_s: After the user's last event.
         log_shards, log_max_entries: How many streams the log has, and its size in all.
         on_failure: Called for each command that failed.
+        clock: Seconds since 1970, UTC.
     """
 
     def __init__(
@@ -90,11 +96,14 @@ class HistoryStore:
         log_shards: int = 4,
         log_max_entries: int = 1_000_000,
         on_failure: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._read_timeout_s = read_timeout_ms / 1000
         self._write_timeout_s = write_timeout_ms / 1000
         self._log_shards = log_shards
-        self._script_settings = (max_events, expiry_s, max(1, log_max_entries // log_shards))
+        log_entries = max(1, log_max_entries // log_shards)
+        self._script_settings = (max_events, expiry_s, log_entries, EXPIRY_S)
+        self._clock = clock
         self._on_failure = on_failure
         # Never send a command twice: a write whose answer was lost would count as a duplicate.
         pool = BlockingConnectionPool.from_url(
@@ -133,13 +142,14 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed. Sending the events again is safe.
         """
-        calls: dict[tuple[str, str], list[bytes | int]] = {}
+        calls: dict[tuple[str, str], _Call] = {}
+        days = counted_days(self._clock())
         for event in events:
             is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
             key = _history_key(event.user_id) if is_history else _views_key(event.user_id)
-            arguments = calls.setdefault((key, self._stream(event.user_id)), [])
-            arguments += _script_arguments(event)
-        flags = await self._finish(self._append(calls), self._write_timeout_s)
+            keys = (key, self._stream(event.user_id))
+            calls.setdefault(keys, _Call([*keys], [])).add(event, days)
+        flags = await self._finish(self._append([*calls.values()]), self._write_timeout_s)
         return AppendResult(accepted=sum(flags), duplicates=len(flags) - sum(flags))
 
     async def fetch_events(self, user_id: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
@@ -149,6 +159,15 @@ class HistoryStore:
             HistoryStoreError: If the store failed.
         """
         return await self._fetch_events(_history_key(user_id))
+
+    async def fetch_popularity(self, day: int) -> DayCounts:
+        """Read one day's video events by item, so far; empty for a day long gone.
+
+        Raises:
+            HistoryStoreError: If the store failed.
+        """
+        read = self._redis.hgetall(counters_key(day))
+        return decode_counters(await self._finish(read, self._write_timeout_s))
 
     async def export_user(self, user_id: str) -> StoredUser:
         """Collect all that is stored about a user; walks through a stream of the log.
@@ -163,6 +182,8 @@ class HistoryStore:
 
     async def erase_user(self, user_id: str) -> None:
         """Delete a user's values at once, then their entries in the log.
+
+        What was counted of them stays counted: the counters don't know whose events they count.
 
         Raises:
             HistoryStoreError: If the store failed; what is left is erased by trying again.
@@ -208,10 +229,10 @@ class HistoryStore:
                 return found
             start = b"(" + page[-1][0]
 
-    async def _append(self, calls: dict[tuple[str, str], list[bytes | int]]) -> list[int]:
+    async def _append(self, calls: Sequence["_Call"]) -> list[int]:
         """Run the script once for each value, in one pipeline; 1 or 0 for each event."""
         commands = [
-            (2, *keys, *self._script_settings, *arguments) for keys, arguments in calls.items()
+            (len(call.keys), *call.keys, *self._script_settings, *call.arguments) for call in calls
         ]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
@@ -254,16 +275,32 @@ class HistoryStore:
         return result
 
 
-def _script_arguments(event: Event) -> list[bytes | int]:
-    is_video = event.type in VIDEO_EVENT_TYPES
-    item_id = event.video_id if is_video else event.comment_id
-    if item_id is None:
-        raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
-    record = encode_record(
-        event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
-    )
-    side = VIDEO_SIDE if is_video else COMMENT_SIDE
-    return [side, record, encode_id(item_id), encode_event(event)]
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One run of the script, without its settings."""
+
+    keys: list[str]
+    arguments: list[bytes | int]
+
+    def add(self, event: Event, days: range) -> None:
+        """Append one event, to be counted if it is on a video and on one of some days."""
+        is_video = event.type in VIDEO_EVENT_TYPES
+        item_id = event.video_id if is_video else event.comment_id
+        if item_id is None:
+            raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
+        record = encode_record(
+            event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
+        )
+        side = VIDEO_SIDE if is_video else COMMENT_SIDE
+        day = event.timestamp // DAY_MS
+        counted_by = self._key_number(counters_key(day)) if is_video and day in days else 0
+        self.arguments.extend([side, record, encode_id(item_id), encode_event(event), counted_by])
+
+    def _key_number(self, key: str) -> int:
+        """Where a key stands in `KEYS`, which begins at 1; added where it isn't there yet."""
+        if key not in self.keys:
+            self.keys.append(key)
+        return self.keys.index(key) + 1
 
 
 def _discard(call: Awaitable[Any]) -> None:

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     refresh_s: float = Field(
         default=30, gt=0, description="How often the registry is looked at, in seconds."
     )
+    popularity_refresh_s: float = Field(
+        default=20, gt=0, description="How often new counts of watched videos are read, in seconds."
+    )
 
     store_timeout_ms: int = Field(
         default=100, ge=1, description="Most a failing store may cost a recommendation."

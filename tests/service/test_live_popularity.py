@@ -1,0 +1,231 @@
+"""What is watched now lifts videos in the answers of every replica."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from app_client import make_settings, serve
+from starlette.testclient import TestClient
+from tiny_bundle_builder import DAY_MS, PRIOR, TINY_VERSIONS, write_tiny_bundle
+
+from lsvcr.catalogue import item_hash
+from lsvcr.history import Timelines
+from lsvcr.registry import write_current
+from service.embedded_store import EmbeddedStore
+from service.engine.model_pool import ModelPool
+from service.engine.queries import VideoQuery
+from service.event_log import Event
+from service.history_store import HistoryStore
+from service.popularity_follower import PopularityFollower
+
+TODAY = int(time.time() // 86_400)
+YESTERDAY_MS = (TODAY - 1) * DAY_MS + DAY_MS // 2
+MakeStore = Callable[..., HistoryStore]
+
+
+@pytest.fixture(scope="module")
+def prior_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny bundles with a prior, the first one current."""
+    registry = tmp_path_factory.mktemp("prior") / "registry"
+    for seed, version in enumerate(TINY_VERSIONS):
+        write_tiny_bundle(registry / version, version=version, seed=seed, prior=PRIOR)
+    write_current(registry, TINY_VERSIONS[0])
+    return registry
+
+
+@pytest.fixture
+def server(store_folder: Path) -> Iterator[EmbeddedStore]:
+    """A store of its own: counters are nobody's in particular."""
+    with EmbeddedStore(store_folder) as embedded:
+        yield embedded
+
+
+def watch(video: str, timestamp_ms: int, user: str | None = None) -> Event:
+    return Event(
+        event_id=str(uuid4()),
+        user_id=user or str(uuid4()),
+        type="video_watch",
+        timestamp=timestamp_ms,
+        video_id=video,
+    )
+
+
+def logit(count: float, age_days: int = 1) -> float:
+    """The prior of a video that the seed knows nothing of."""
+    return sum(
+        weight * float(np.log1p(count * 2 ** (-age_days / half_life)))
+        for half_life, weight in zip(PRIOR.half_lives_days, PRIOR.weights, strict=True)
+    )
+
+
+def popular(client: TestClient) -> list[dict[str, Any]]:
+    return recommend(client, {"user_id": str(uuid4())})
+
+
+def recommend(client: TestClient, body: dict[str, Any]) -> list[dict[str, Any]]:
+    response = client.post("/recommend/videos", json={"k": 50, "explain": True, **body})
+    items: list[dict[str, Any]] = response.json()["items"]
+    return items
+
+
+def prior_of(items: list[dict[str, Any]], video: str) -> float:
+    [prior] = [item["parts"]["prior"] for item in items if item["video_id"] == video]
+    return float(prior)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end_s, "did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_video_that_was_watched_yesterday_rises_in_every_replica(
+    prior_registry: Path, server: EmbeddedStore
+) -> None:
+    settings = make_settings(prior_registry, server.url, popularity_refresh_s=0.1)
+    history = {"history": {"videos": [{"video_id": "v3", "timestamp": 1}]}}
+    with serve(settings) as first, serve(settings) as second:
+        assert popular(first)[0]["video_id"] != "v33"
+        place = [item["video_id"] for item in recommend(first, history)].index("v33")
+        events = [
+            {
+                "event_id": f"e{number}",
+                "user_id": f"u{number}",
+                "type": "video_like",
+                "video_id": "v33",
+                "timestamp": YESTERDAY_MS + number,
+            }
+            for number in range(400)
+        ]
+        assert first.post("/events", json={"events": events}).json()["accepted"] == 400
+        assert first.post("/events", json={"events": events}).json()["duplicates"] == 400
+        for replica in (first, second):
+            wait_until(lambda replica=replica: popular(replica)[0]["video_id"] == "v33")  # type: ignore[misc]
+            assert prior_of(popular(replica), "v33") == pytest.approx(logit(400), abs=1e-4)
+            items = recommend(replica, history)
+            assert prior_of(items, "v33") == pytest.approx(logit(400), abs=1e-4)
+            assert [item["video_id"] for item in items].index("v33") < place
+        assert popular(first) == popular(second)
+
+
+def test_without_the_store_the_last_counts_go_on_counting(
+    prior_registry: Path, server: EmbeddedStore
+) -> None:
+    settings = make_settings(prior_registry, server.url, popularity_refresh_s=0.1)
+    with serve(settings) as client:
+        body = {
+            "event_id": "e",
+            "user_id": "u",
+            "type": "video_like",
+            "video_id": "v33",
+            "timestamp": YESTERDAY_MS,
+        }
+        client.post("/events", json={"events": [body]})
+        wait_until(lambda: popular(client)[0]["video_id"] == "v33")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: client.get("/health/ready").json()["degraded"] == ["history_store"])
+        time.sleep(0.3)  # some refreshes
+        assert prior_of(popular(client), "v33") == pytest.approx(logit(1), abs=1e-4)
+
+
+def test_counts_follow_the_calendar_and_reach_bundles_before_they_answer(
+    prior_registry: Path, server: EmbeddedStore, make_store: MakeStore
+) -> None:
+    now_s = [TODAY * 86_400.0]
+
+    async def scenario() -> None:
+        store = make_store(server.url, clock=lambda: now_s[0])
+        pool = ModelPool(prior_registry, device="cpu", max_queue=9, max_batch=4)
+        follower = PopularityFollower(store, pool, clock=lambda: now_s[0])
+
+        async def prior() -> float:
+            await follower.refresh()
+            query = VideoQuery(None, 50, float("inf"), explain=True)
+            answer = await pool.current().recommend_videos(query)
+            [parts] = [item.parts for item in answer.items if item.video_id == "v33"]
+            assert parts is not None
+            return parts["prior"]
+
+        await follower.refresh()
+        await pool.open()
+        midnight_ms = TODAY * DAY_MS
+        await store.append_events([watch("v33", midnight_ms + 5)] * 2)  # one event, sent twice
+        assert await prior() == pytest.approx(logit(0), abs=1e-4)
+        now_s[0] += 86_400
+        assert await prior() == pytest.approx(logit(1), abs=1e-4)
+        late = [watch("v33", midnight_ms + 6) for _ in range(8)]
+        await store.append_events(late)
+        assert await prior() == pytest.approx(logit(9), abs=1e-4)
+        too_old = [watch("v33", midnight_ms - 70 * DAY_MS)]
+        await store.append_events([*too_old, watch("v33", midnight_ms + 3 * DAY_MS)])
+        await store.append_events([watch("v33", midnight_ms - 9 * DAY_MS)])  # late by a lot
+        assert await prior() == pytest.approx(logit(9), abs=1e-4)
+        await pool.activate(TINY_VERSIONS[1])  # has the counts before anybody asks it
+        query = VideoQuery(None, 1, float("inf"))
+        [best] = (await pool.current().recommend_videos(query)).items
+        assert best.video_id == "v33"
+        await pool.rollback()
+        now_s[0] += 86_400
+        assert await prior() == pytest.approx(logit_of({2: 9, 11: 1}), abs=1e-4)
+        await pool.close()
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def logit_of(count_by_age: dict[int, int]) -> float:
+    return sum(
+        weight
+        * float(np.log1p(sum(n * 2 ** (-age / half_life) for age, n in count_by_age.items())))
+        for half_life, weight in zip(PRIOR.half_lives_days, PRIOR.weights, strict=True)
+    )
+
+
+def test_events_are_counted_as_training_counts_them(
+    server: EmbeddedStore, make_store: MakeStore
+) -> None:
+    """Training takes events of one user on one video in a row for one."""
+    random = np.random.default_rng(4)
+    user_N, video_N = random.integers(0, 5, 120), random.integers(1, 4, 120)
+    time_N = YESTERDAY_MS + np.arange(120)
+    timelines = Timelines.build(
+        users=5,
+        video_user_N=user_N,
+        video_N=video_N,
+        video_time_N=time_N,
+        comment_user_C=np.empty(0, np.int64),
+        comment_C=np.empty(0, np.int64),
+        comment_video_C=np.empty(0, np.int64),
+        comment_time_C=np.empty(0, np.int64),
+        comments_per_event=1,
+    )
+
+    async def scenario() -> None:
+        store = make_store(server.url)
+        events = [
+            watch(f"v{video}", moment, f"u{user}")
+            for user, video, moment in zip(
+                user_N.tolist(), video_N.tolist(), time_N.tolist(), strict=True
+            )
+        ]
+        await store.append_events(events[:50])
+        await store.append_events(events[50:])
+        hash_E, count_E = await store.fetch_popularity(TODAY - 1)
+        await store.erase_user("u1")
+        after_E = (await store.fetch_popularity(TODAY - 1))[1]
+        await store.close()
+        counted = dict(zip(hash_E.tolist(), count_E.tolist(), strict=True))
+        expected = np.bincount(timelines.video_N, minlength=4)
+        assert counted == {item_hash(f"v{video}"): expected[video] for video in (1, 2, 3)}
+        assert after_E.sum() == count_E.sum()  # erasing doesn't count back
+
+    asyncio.run(scenario())
