@@ -34,7 +34,7 @@ def metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, float]:
     Returns:
         `recall@k`, `ndcg@k`, `mrr@k` for k in `CUTOFFS`, and `users`, the number of samples.
     """
-    return _mean(sample_metrics_of_ranks(rank_S))
+    return mean_metrics(sample_metrics_of_ranks(rank_S))
 
 
 def sample_metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
@@ -62,7 +62,7 @@ def metrics_of_scores(
     Source:
         MODEL.md, section 8. Ties: by (score descending, positives last).
     """
-    return _mean(sample_metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN))
+    return mean_metrics(sample_metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN))
 
 
 def sample_metrics_of_scores(
@@ -94,7 +94,8 @@ def sample_metrics_of_scores(
     return metrics
 
 
-def _mean(metrics: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+def mean_metrics(metrics: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Mean of every metric, and `users`, the number of samples; zeros without samples."""
     users = len(next(iter(metrics.values())))
     means = {name: float(values.mean()) if users else 0.0 for name, values in metrics.items()}
     return {**means, "users": users}

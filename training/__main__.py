@@ -98,6 +98,25 @@ def run_report(args: argparse.Namespace) -> None:
     print(f"written to {write_report(run)}")
 
 
+def run_compare(args: argparse.Namespace) -> None:
+    """`compare`: paired differences of two evaluated systems."""
+    from training.compare import compare
+
+    table = Table("ranking", "users", "first", "second", "difference", "95 % interval", "")
+    pair = ((args.first, args.first_system), (args.second, args.second_system))
+    for row in compare(*pair):
+        table.add_row(
+            f"{row.task} {row.ranking} {row.metric}",
+            f"{row.users:,}",
+            f"{row.first:.4f}",
+            f"{row.second:.4f}",
+            f"{row.second - row.first:+.4f}",
+            f"{row.low:+.4f} to {row.high:+.4f}",
+            "clear" if row.is_clear else "within noise",
+        )
+    Console().print(table)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training",
@@ -123,7 +142,23 @@ def _parser() -> argparse.ArgumentParser:
             "--run", type=Path, required=True, dest="run_folder", metavar="RUN", help="run folder"
         )
         command.set_defaults(run=function)
+    _add_compare(commands.add_parser("compare", help="paired differences of two evaluated runs"))
     return parser
+
+
+def _add_compare(command: argparse.ArgumentParser) -> None:
+    """Add what names two systems; the same run twice compares its model with a baseline."""
+    add = command.add_argument
+    add("first", type=Path, metavar="RUN")
+    add("second", type=Path, metavar="RUN")
+    for side in ("first", "second"):
+        add(
+            f"--{side}-system",
+            default="model",
+            metavar="NAME",
+            help=f"of the {side} run: model, or a baseline by its name (default: %(default)s)",
+        )
+    command.set_defaults(run=run_compare)
 
 
 def _add_start(command: argparse.ArgumentParser) -> None:

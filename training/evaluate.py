@@ -10,8 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lsvcr.metrics import metrics_of_ranks, metrics_of_scores, rank_single
+from lsvcr.metrics import (
+    mean_metrics,
+    rank_single,
+    sample_metrics_of_ranks,
+    sample_metrics_of_scores,
+)
 from training.checkpoint import load_recommender
+from training.compare import write_users
 from training.config import RunConfig
 from training.encoder import Recommender
 from training.samples import draw_samples
@@ -23,6 +29,9 @@ CHUNK = 512
 """Samples scored at once: a chunk's scores of all videos must fit in memory."""
 
 Metrics = dict[str, dict[str, dict[str, float]]]
+"""By task, ranking and metric."""
+UserMetrics = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
+"""The same before the mean: one value for each user."""
 
 
 class Scorer(Protocol):
@@ -47,18 +56,22 @@ class Evaluation:
         return self.evaluate(ModelScorer(recommender, parts, self.samples))
 
     def evaluate(self, scorer: Scorer) -> Metrics:
-        """Metrics of both tasks; a task without samples is left out."""
-        metrics: Metrics = {}
+        """Mean metrics of both tasks; a task without samples is left out."""
+        return _means(self.evaluate_users(scorer))
+
+    def evaluate_users(self, scorer: Scorer) -> UserMetrics:
+        """Metrics of every user, in the order of the samples."""
+        metrics: UserMetrics = {}
         if len(self.samples.videos.user_T):
             sampled, full = self._rank_videos(scorer)
             metrics["video"] = {
-                "sampled": metrics_of_ranks(sampled),
-                "full": metrics_of_ranks(full),
+                "sampled": sample_metrics_of_ranks(sampled),
+                "full": sample_metrics_of_ranks(full),
             }
         if len(self.samples.comments.user_T):
             chunks = [scorer.comments(part) for part in _chunks(len(self.samples.comments.user_T))]
             is_candidate_SN = self.samples.candidate_SN > 0
-            thread = metrics_of_scores(
+            thread = sample_metrics_of_scores(
                 np.concatenate(chunks), self.samples.is_own_SN, is_candidate_SN
             )
             metrics["comment"] = {"thread": thread}
@@ -107,19 +120,30 @@ class Evaluation:
 def evaluate_run(
     prepared: Prepared, text: TextTables, config: RunConfig, folder: Path
 ) -> dict[str, Any]:
-    """Test metrics of a run's best checkpoint beside the rankings that need no training."""
+    """Test metrics of a run's best checkpoint beside the rankings that need no training.
+
+    Writes every user's to `users.parquet`, for paired comparison (`training.compare`).
+    """
     evaluation = Evaluation(prepared, config, "test")
     recommender = load_recommender(folder, config, text)
     parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
-    baselines: dict[str, Scorer] = {
+    systems: dict[str, Scorer] = {
+        "model": ModelScorer(recommender, parts, evaluation.samples),
         "popularity": Popularity(evaluation.samples),
         "text_neighbours": TextNeighbours(evaluation.samples, text),
     }
     if config.model.prior_half_lives_days or config.model.profile_events:
-        baselines["prior_and_profile"] = PartsAlone(recommender, parts, evaluation.samples)
+        systems["prior_and_profile"] = PartsAlone(recommender, parts, evaluation.samples)
+    users = {name: evaluation.evaluate_users(scorer) for name, scorer in systems.items()}
+    write_users(folder, evaluation.samples, users)
+    means = {name: _means(metrics) for name, metrics in users.items()}
+    return {**means.pop("model"), "baselines": means}
+
+
+def _means(users: UserMetrics) -> Metrics:
     return {
-        **evaluation.run(recommender, parts),
-        "baselines": {name: evaluation.evaluate(scorer) for name, scorer in baselines.items()},
+        task: {ranking: mean_metrics(metrics) for ranking, metrics in rankings.items()}
+        for task, rankings in users.items()
     }
 
 

@@ -1,0 +1,119 @@
+"""Are two runs, or a run and what needs no training, really different? Paired over users.
+
+Shape suffixes: S users that both have, R resamples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lsvcr.errors import DataError
+from training.samples import Samples
+
+USERS_FILE = "users.parquet"
+COMPARED = ("ndcg@10", "recall@10")
+RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500
+KEYS = ("task", "ranking", "user_id")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two systems on the users that both ranked for.
+
+    Attributes:
+        low, high: 95 % interval of the mean difference, by bootstrap over users.
+    """
+
+    task: str
+    ranking: str
+    metric: str
+    users: int
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def write_users(
+    run: Path,
+    samples: Samples,
+    systems: dict[str, dict[str, dict[str, dict[str, NDArray[np.float64]]]]],
+) -> None:
+    """Write `users.parquet`: one row per system, task, ranking and user."""
+    user_ids = samples.prepared.user_ids
+    ids = {
+        "video": [user_ids[user] for user in samples.videos.user_T],
+        "comment": [user_ids[user] for user in samples.comments.user_T],
+    }
+    frames = [
+        pl.DataFrame({"user_id": ids[task], **metrics}).with_columns(
+            pl.lit(system).alias("system"),
+            pl.lit(task).alias("task"),
+            pl.lit(ranking).alias("ranking"),
+        )
+        for system, tasks in systems.items()
+        for task, rankings in tasks.items()
+        for ranking, metrics in rankings.items()
+    ]
+    beside = run / f".{USERS_FILE}.partial"
+    pl.concat(frames).write_parquet(beside)
+    beside.replace(run / USERS_FILE)
+
+
+def compare(
+    first: tuple[Path, str], second: tuple[Path, str], *, seed: int = 0
+) -> Iterator[Difference]:
+    """Compare two systems, each given as (run folder, system: `model` or a baseline).
+
+    Raises:
+        DataError: If a run has no such system or the two share no user.
+    """
+    joined = _read(*first).join(_read(*second), on=KEYS, suffix=" second").sort(KEYS)
+    if joined.is_empty():
+        raise DataError(f"{first[0]} and {second[0]} have no evaluated user in common")
+    for (task, ranking), users in joined.group_by("task", "ranking", maintain_order=True):
+        for metric in COMPARED:
+            first_S, second_S = users[metric].to_numpy(), users[f"{metric} second"].to_numpy()
+            low, high = bootstrap_interval(second_S - first_S, seed=seed)
+            yield Difference(
+                task=str(task),
+                ranking=str(ranking),
+                metric=metric,
+                users=len(users),
+                first=float(first_S.mean()),
+                second=float(second_S.mean()),
+                low=low,
+                high=high,
+            )
+
+
+def bootstrap_interval(difference_S: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean, by resampling users."""
+    generator = np.random.default_rng(seed)
+    means = [
+        generator.choice(difference_S, (RESAMPLES_AT_ONCE, len(difference_S))).mean(1)
+        for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _read(run: Path, system: str) -> pl.DataFrame:
+    path = run / USERS_FILE
+    if not path.exists():
+        raise DataError(f"{path} is missing: run `python -m training evaluate --run {run}`")
+    users = pl.read_parquet(path)
+    known = users["system"].unique().sort().to_list()
+    if system not in known:
+        raise DataError(f"{path} has no system {system!r}; it has {', '.join(known)}")
+    return users.filter(pl.col("system") == system)
