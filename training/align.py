@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from lsvcr.errors import DataError
@@ -229,8 +229,4 @@ def processes(config: RunConfig) -> PartialState:
 
 def _accelerator(config: RunConfig) -> Accelerator:
     is_cpu = processes(config).device.type == "cpu"
-    return Accelerator(
-        cpu=is_cpu,
-        mixed_precision="no" if is_cpu else "bf16",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    return Accelerator(cpu=is_cpu, mixed_precision="no" if is_cpu else "bf16")

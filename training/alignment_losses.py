@@ -5,10 +5,10 @@ serve as negatives, D model width. All vectors have length 1.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as autograd_dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -138,7 +138,29 @@ def _gather(vector_3BD: Tensor, target_number_B: Tensor) -> tuple[Tensor, Tensor
     """Samples of all GPUs, with gradients, and where this one's begin."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return vector_3BD, target_number_B, 0
-    vector_3GD = torch.cat(autograd_dist.all_gather(vector_3BD), 1)
-    parts = [torch.empty_like(target_number_B) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, target_number_B)
-    return vector_3GD, torch.cat(parts), dist.get_rank() * len(target_number_B)
+    vector_3GD = _GatherWithGradient.apply(vector_3BD)
+    target_number_G = torch.cat(_gathered(target_number_B))
+    return vector_3GD, target_number_G, dist.get_rank() * len(target_number_B)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenate all processes' vectors; each gets back the gradients that all have for its own.
+
+    DDP averages over processes afterwards, as the losses are means, too.
+    """
+
+    @staticmethod
+    def forward(context: Any, vector_3BD: Tensor) -> Tensor:
+        return torch.cat(_gathered(vector_3BD), 1)
+
+    @staticmethod
+    def backward(context: Any, gradient_3GD: Tensor) -> Tensor:
+        gradient_3GD = gradient_3GD.contiguous()
+        dist.all_reduce(gradient_3GD)
+        return gradient_3GD.chunk(dist.get_world_size(), 1)[dist.get_rank()]
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return parts
