@@ -1,0 +1,101 @@
+"""How fast stage 1 reads, and how much memory it takes, with a model of a given shape.
+
+The 6B-class model has random weights: speed and memory don't depend on what they are.
+"""
+
+import argparse
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from training.align import align
+from training.config import PRESETS
+from training.dataset_folder import load_dataset
+from training.preference_llm import CausalModel, load_causal_model
+from training.split import Prepared, prepare
+
+SIX_BILLION = LlamaConfig(  # the widths of ChatGLM3-6B
+    vocab_size=65_024,
+    hidden_size=4096,
+    intermediate_size=13_696,
+    num_hidden_layers=28,
+    num_attention_heads=32,
+    num_key_value_heads=2,
+    max_position_embeddings=8192,
+)
+END = "<end>"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--preset", choices=("small", "paper"), default="small")
+    parser.add_argument("--steps", type=int, default=8, help="the first two aren't counted")
+    parser.add_argument("--random", action="store_true", help="6B-class model of random weights")
+    parser.add_argument("--set", action="append", default=[], dest="assignments")
+    args = parser.parse_args()
+
+    run = PRESETS[args.preset].override(["align.epochs=1000", *args.assignments])
+    prepared = prepare(load_dataset(args.data), run)
+    name = run.text.language_model
+    ticks, tokens_read = [], []
+
+    class EnoughError(Exception):
+        pass
+
+    def note(*, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
+        ticks.append(time.perf_counter())
+        tokens_read.append(tokens)
+        print(f"step {step}: {losses}", flush=True)
+        if step == args.steps:
+            raise EnoughError
+
+    def load(device: torch.device) -> CausalModel:
+        return random_model(prepared, device) if args.random else load_causal_model(name, device)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
+        align(prepared, run, Path(folder), load_model=load, progress=note)
+    first = min(1, len(ticks) - 2)
+    seconds = ticks[-1] - ticks[first]
+    result = {
+        "model": "random weights, 6B-class" if args.random else name,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "tokens_per_s": round(sum(tokens_read[first + 1 :]) / seconds),
+        "steps_per_s": round((len(ticks) - 1 - first) / seconds, 3),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        if torch.cuda.is_available()
+        else None,
+        "align": run.align.model_dump(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+def random_model(prepared: Prepared, device: torch.device) -> CausalModel:
+    """A model of the shape, with a tokenizer that learns from the data."""
+    titles, comments = prepared.texts()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=30_000,
+        special_tokens=[END],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(titles + comments, trainer)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        transformer = LlamaForCausalLM(SIX_BILLION)
+    torch.set_default_dtype(torch.float32)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+    return CausalModel("random", fast, transformer)
+
+
+if __name__ == "__main__":
+    main()
