@@ -57,10 +57,10 @@ class ModelConfig(_Frozen):
     use_ids: bool = True
     use_text: bool = True
     prior_half_lives_days: tuple[float, ...] = Field(
-        (), description="Popularity of late as a part of the video score; empty: none."
+        (7.0, 20.0), description="Popularity of late as a part of the video score; empty: none."
     )
     profile_events: int = Field(
-        0,
+        200,
         ge=0,
         description="Comment events that a user's profile is the mean of; 0: no profile.",
     )
@@ -187,7 +187,9 @@ PRESETS: dict[str, RunConfig] = {
     "small": RunConfig(),
     "paper": RunConfig(
         text=TextConfig(max_tokens=512, width=256),
-        model=ModelConfig(norm="post", encoder_kv="input"),
+        model=ModelConfig(
+            norm="post", encoder_kv="input", prior_half_lives_days=(), profile_events=0
+        ),
         align=AlignConfig(
             max_samples=556_400,
             max_history=20,

@@ -1,6 +1,7 @@
 """`python -m training data demo|import|check`: make, convert and check dataset folders."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from training.dataset_folder import (
     refuse_target,
     write_dataset,
 )
-from training.demo_world import build_demo_world
+from training.demo_world import build_demo_world, midnight_before
 from training.importers.gatherer import import_gatherer
 from training.importers.kuaicomt import import_kuaicomt
 from training.importers.movielens import import_movielens
@@ -103,10 +104,14 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Generate the demo world and write it."""
+    """Generate the demo world, up to last midnight, and write it."""
     refuse_target(args.out, overwrite=args.force)
     dataset = build_demo_world(
-        videos=args.videos, comments=args.comments, users=args.users, seed=args.seed
+        videos=args.videos,
+        comments=args.comments,
+        users=args.users,
+        seed=args.seed,
+        end_ms=midnight_before(time.time_ns() // 1_000_000),
     )
     return _write(dataset, args)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.demo_vocabulary import TITLES, TOPICS
 
 END_MS = 1_764_547_200_000
-"""1 December 2025, when the demo world's clock stops."""
+"""1 December 2025, when the demo world's clock stops unless it is asked to stop elsewhere."""
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 DAYS = 60

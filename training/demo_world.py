@@ -13,6 +13,8 @@ import polars as pl
 from lsvcr.errors import DataError
 from training.dataset_folder import Dataset
 from training.demo_behaviour import (
+    DAY_MS,
+    END_MS,
     SUBJECTS,
     VIDEO_EVENTS_PER_USER,
     IntArray,
@@ -27,7 +29,12 @@ from training.demo_vocabulary import COMMENTS, TITLES, TOPICS
 
 
 def build_demo_world(
-    *, videos: int = 1000, comments: int = 4000, users: int = 600, seed: int = 0
+    *,
+    videos: int = 1000,
+    comments: int = 4000,
+    users: int = 600,
+    seed: int = 0,
+    end_ms: int = END_MS,
 ) -> Dataset:
     """Generate a data set over 60 days; equal arguments give equal data.
 
@@ -36,6 +43,7 @@ def build_demo_world(
         comments: More of them under popular videos.
         users: With some 40 video events and 25 comment events each; a few have far less.
         seed: Of everything random.
+        end_ms: When the world's clock stops, in Unix milliseconds; moves every time alike.
 
     Raises:
         DataError: If there are fewer than 20 videos or not one comment or user.
@@ -50,13 +58,25 @@ def build_demo_world(
     people = draw_users(users, min(2 * VIDEO_EVENTS_PER_USER, videos // 2), rng)
     video_UE = choose_videos(catalogue, people, rng)
     comment_user_N, comment_N, comment_time_N = choose_comments(catalogue, people, video_UE, rng)
+    later_ms = end_ms - END_MS
     return Dataset(
-        videos=_video_table(catalogue, rng),
-        comments=_comment_table(catalogue, users, rng),
-        video_events=_video_event_table(people, video_UE, rng),
-        comment_events=_comment_event_table(comment_user_N, comment_N, comment_time_N, rng),
+        videos=_video_table(catalogue, rng).with_columns(pl.col("published_at") + later_ms),
+        comments=_comment_table(catalogue, users, rng).with_columns(
+            pl.col("created_at") + later_ms
+        ),
+        video_events=_video_event_table(people, video_UE, rng).with_columns(
+            pl.col("timestamp") + later_ms
+        ),
+        comment_events=_comment_event_table(
+            comment_user_N, comment_N, comment_time_N, rng
+        ).with_columns(pl.col("timestamp") + later_ms),
         source=f"demo world, seed {seed}",
     )
+
+
+def midnight_before(now_ms: int) -> int:
+    """The last midnight in UTC: a world that ends there knows all of yesterday."""
+    return now_ms - now_ms % DAY_MS
 
 
 def _video_table(catalogue: LatentCatalogue, rng: np.random.Generator) -> pl.DataFrame:

@@ -54,5 +54,5 @@ def test_a_model_is_compared_with_a_baseline_of_its_run(evaluated):
 
 def test_an_unknown_system_is_refused_with_the_known_ones(evaluated):
     folder, _ = evaluated
-    with pytest.raises(DataError, match="it has model, popularity, text_neighbours"):
+    with pytest.raises(DataError, match="it has model, popularity, prior_and_profile"):
         list(compare((folder, "oracle"), (folder, "model")))

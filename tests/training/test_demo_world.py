@@ -4,8 +4,8 @@ import pytest
 
 from lsvcr.errors import DataError
 from training.dataset_folder import fingerprint, load_dataset, write_dataset
-from training.demo_behaviour import draw_catalogue
-from training.demo_world import build_demo_world
+from training.demo_behaviour import DAY_MS, END_MS, draw_catalogue
+from training.demo_world import build_demo_world, midnight_before
 
 SEED = 7
 
@@ -54,6 +54,23 @@ def test_equal_seeds_give_equal_worlds_and_others_do_not():
     assert fingerprint(build_demo_world(**small, seed=1)) != fingerprint(
         build_demo_world(**small, seed=2)
     )
+
+
+def test_another_end_moves_all_times_alike():
+    small = {"videos": 60, "comments": 90, "users": 20, "seed": 1}
+    end_ms = midnight_before(1_800_000_000_123)
+    assert (end_ms % DAY_MS, 1_800_000_000_123 - end_ms < DAY_MS) == (0, True)
+    here, there = build_demo_world(**small), build_demo_world(**small, end_ms=end_ms)
+    for table, column in (
+        ("videos", "published_at"),
+        ("comments", "created_at"),
+        ("video_events", "timestamp"),
+        ("comment_events", "timestamp"),
+    ):
+        before, after = getattr(here, table), getattr(there, table)
+        assert set(after[column] - before[column]) == {end_ms - END_MS}
+        assert after[column].max() < end_ms
+        assert after.drop(column).equals(before.drop(column))
 
 
 def test_the_world_passes_the_checks_of_a_dataset_folder(world, tmp_path):
