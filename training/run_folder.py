@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from lsvcr import __version__
 from lsvcr.errors import DataError
 from training.config import RunConfig, parse_config
 
 FORMAT = 1
-LIBRARIES = ("lsvcr", "numpy", "peft", "polars", "safetensors", "torch", "transformers")
+LIBRARIES = ("numpy", "peft", "polars", "safetensors", "torch", "transformers")
 
 Step = Literal["align", "fit", "evaluate"]
 
@@ -174,6 +175,7 @@ class RunFolder:
             "text_vectors": str(self.text_vectors),
             "versions": {
                 "python": platform.python_version(),
+                "lsvcr": __version__,
                 **{name: _version(name) for name in LIBRARIES},
             },
             "git_revision": _git_revision(),
