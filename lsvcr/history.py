@@ -88,7 +88,7 @@ class Timelines:
             comments_per_event: K, how many comments a comment event keeps (its newest).
 
         Source:
-            MODEL.md 12.2. A like often follows the comment on the same video; seen as history
+            docs/model.md, Encoder. A like often follows the comment on the same video; seen as history
             the comment would then reveal the like, so such a comment event is read only after
             the like ("delay, never advance").
         """
@@ -193,7 +193,7 @@ class HistoryBatch:
 
     A video state i may read comment slot j where `comment_last_BJ[j] < video_cut_BI[i]`, and a
     comment state j video slot i where `video_order_BI[i] < comment_cut_BJ[j]`: everything before
-    the earliest target that will ever read that state (MODEL.md 12.3, "lookahead"). Padding has
+    the earliest target that will ever read that state ("lookahead"). Padding has
     order `NEVER` and cut 0, so it is read by none and itself reads the start state only.
     """
 

@@ -60,7 +60,7 @@ def metrics_of_scores(
     MRR@k is 1 / rank of the first hit within k. Samples without a positive are left out.
 
     Source:
-        MODEL.md, section 8. Ties: by (score descending, positives last).
+        docs/model.md, Evaluation. Ties: by (score descending, positives last).
     """
     return mean_metrics(sample_metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN))
 

@@ -1,4 +1,4 @@
-"""The losses of stage 1 (MODEL.md, section 6).
+"""The losses of stage 1 (docs/model.md, Stage 1).
 
 Shape suffixes: B samples of a batch, G samples of all GPUs, M remembered ones, N = G + M that
 serve as negatives, D model width. All vectors have length 1.

@@ -136,7 +136,7 @@ class AlignmentModel(nn.Module):
 
 
 def new_text_mlp(width: int, config: RunConfig) -> nn.Sequential:
-    """The map from the language model's states to text vectors (MODEL.md, section 3)."""
+    """The map from the language model's states to text vectors (docs/model.md)."""
     hidden = config.align.text_hidden
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, config.text.width))
 

@@ -1,7 +1,7 @@
 """Which comments a history shows to the language model, and which to the encoder.
 
 In stage 1 both describe the same user. If they always saw the same comments they could agree on
-the words alone, so now and then each event shows different ones to either (MODEL.md, section 5).
+the words alone, so now and then each event shows different ones to either.
 
 Shape suffixes: B rows, I and J events of the video and comment side, K comments of a comment
 event, P own comments of a target, N candidates.

@@ -1,4 +1,4 @@
-"""How comments are compared with one another: whitened text and style (MODEL.md, section 14).
+"""How comments are compared with one another: whitened text and style (docs/model.md).
 
 Shape suffixes: C comment rows, E text width, S style numbers, F = E + S features, M comment
 events (of `Prepared.timelines`).

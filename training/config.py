@@ -39,7 +39,7 @@ class TextConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """The sequence encoder (MODEL.md, sections 3 and 4)."""
+    """The sequence encoder (docs/model.md, Inputs and Encoder)."""
 
     width: int = Field(64, ge=2, description="D.")
     heads: int = Field(2, ge=1)
@@ -67,7 +67,7 @@ class ModelConfig(_Frozen):
 
 
 class AlignConfig(_Frozen):
-    """Stage 1: the language model and the encoder learn from one another (MODEL.md, 5 and 6)."""
+    """Stage 1: the language model and the encoder learn from one another (docs/model.md)."""
 
     epochs: int = Field(0, ge=0, description="0: no stage 1; the language model stays as it is.")
     max_samples: int | None = Field(None, ge=1, description="At most so many targets of each task.")
@@ -91,7 +91,7 @@ class AlignConfig(_Frozen):
 
 
 class FitConfig(_Frozen):
-    """Stage 2 (MODEL.md, section 7)."""
+    """Stage 2 (docs/model.md)."""
 
     task: Literal["joint", "video", "comment"] = Field(
         "joint", description="'video' or 'comment' trains one task alone, as the paper does."
@@ -116,7 +116,7 @@ class FitConfig(_Frozen):
 
 
 class EvaluateConfig(_Frozen):
-    """Leave-one-out in time order (MODEL.md, section 8)."""
+    """Leave-one-out in time order (docs/model.md, Evaluation)."""
 
     sampled_negatives: int = Field(99, ge=1)
     comment_candidates: int = Field(100, ge=2)

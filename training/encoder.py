@@ -44,7 +44,7 @@ class States:
 
 
 class ItemVectors(nn.Module):
-    """Ids and texts of videos and comments as D-wide vectors (MODEL.md, section 3)."""
+    """Ids and texts of videos and comments as D-wide vectors (docs/model.md, Inputs)."""
 
     title_VE: Tensor
     comment_CE: Tensor
@@ -200,7 +200,7 @@ class Side(nn.Module):
 
 
 class SequenceEncoder(nn.Module):
-    """Event vectors to states and preferences (MODEL.md, sections 4 and 12)."""
+    """Event vectors to states and preferences (docs/model.md, Encoder)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class ProfileSimilarity(nn.Module):
     """How much a comment is like those that the user took part in before.
 
     Source:
-        MODEL.md, section 14: (s0 + s1 log(1 + n)) cos(P p, P x), p the mean features of the n
+        docs/model.md: (s0 + s1 log(1 + n)) cos(P p, P x), p the mean features of the n
         earlier comments. P begins as the identity, s0 as 8.
     """
 

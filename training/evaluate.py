@@ -1,4 +1,4 @@
-"""Leave-one-out evaluation of both tasks (MODEL.md, section 8).
+"""Leave-one-out evaluation of both tasks (docs/model.md).
 
 Shape suffixes: S samples (one per user), V video rows, N candidates.
 """

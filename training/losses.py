@@ -1,4 +1,4 @@
-"""The losses of stage 2 (MODEL.md, section 7), over every target of a batch at once.
+"""The losses of stage 2 (docs/model.md), over every target of a batch at once.
 
 Shape suffixes: Q targets of a batch, flat; N negatives; others as in `training.encoder`.
 """

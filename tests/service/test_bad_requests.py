@@ -1,4 +1,4 @@
-"""What is refused, and how: each rule of API.md's conventions."""
+"""What is refused, and how: each rule of the interface."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""API.md, "Events": what is accepted, what comes out again."""
+"""Events: what is accepted, what comes out again."""
 
 from typing import Any
 from urllib.parse import quote

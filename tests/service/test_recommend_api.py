@@ -1,4 +1,4 @@
-"""API.md, "Recommending", rule by rule, on a real bundle and a real store."""
+"""Recommending, rule by rule, on a real bundle and a real store."""
 
 import re
 from typing import Any

@@ -57,7 +57,7 @@ def answer(ranker: Ranker, query: Query) -> Answer:
 
 
 def prior_logits(bundle: Bundle, counts: LiveCounts) -> list[float]:
-    """Row by row and day by day, as MODEL.md, section 14, says it."""
+    """Row by row and day by day, as docs/model.md says it."""
     logits = [0.0] * 51
     for row in range(1, 51):
         for number, (half_life, weight) in enumerate(
