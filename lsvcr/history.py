@@ -88,9 +88,9 @@ class Timelines:
             comments_per_event: K, how many comments a comment event keeps (its newest).
 
         Source:
-            docs/model.md, Encoder. A like often follows the comment on the same video; seen as history
-            the comment would then reveal the like, so such a comment event is read only after
-            the like ("delay, never advance").
+            docs/model.md, Encoder. A like often follows the comment on the same video; seen as
+            history the comment would then reveal the like, so such a comment event is read only
+            after the like ("delay, never advance").
         """
         order_N = np.lexsort((video_N, video_time_N, video_user_N))
         user_N, video_N, time_N = (

@@ -45,8 +45,8 @@ def daily_prior(
     """The prior with given weights; None where it is off or timestamps are no times.
 
     Source:
-        docs/model.md, Prior and profile: logit += sum_h w_h log(1 + pop_h(v, T)), pop_h(v, T) = sum over
-        events e of v with day(e) < day(T) of 2 ** (-(day(T) - day(e)) / h).
+        docs/model.md, Prior and profile: logit += sum_h w_h log(1 + pop_h(v, T)), pop_h(v, T) =
+        sum over events e of v with day(e) < day(T) of 2 ** (-(day(T) - day(e)) / h).
     """
     if not (half_lives_days and prepared.has_times):
         return None
