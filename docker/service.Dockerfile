@@ -14,9 +14,10 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin lsvcr \
 WORKDIR /app
 
 # Dependencies first: this layer is built again only when they change. The project itself is
-# installed empty here (its metadata is wanted), and its code is read from /app.
+# installed empty here but for its version, and its code is read from /app.
 ARG DEVICE=cpu
 COPY pyproject.toml constraints.txt ./
+COPY lsvcr/__init__.py lsvcr/
 RUN touch README.md LICENSE \
     && pip install -c constraints.txt '.[service]' \
     && if [ "$DEVICE" = cuda ]; then \

