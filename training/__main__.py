@@ -1,6 +1,7 @@
 """`python -m training`: data, run, and the steps of a run alone."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ docs/training.md. The value is JSON or a bare word: --set fit.epochs=5 --set mod
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for an error on purpose, 130 for Ctrl-C."""
+    # Read when torch is imported. Threads that spin while they wait stand still as soon as another
+    # program wants a core: an epoch of the demo world then took over 50 s instead of 12.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args) or 0)
