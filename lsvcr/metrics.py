@@ -28,17 +28,12 @@ def rank_single(
     return rank_S
 
 
-def metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Mean metrics where each sample has one positive, at the given rank (1 is best).
+def sample_metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Metrics where each sample has one positive, at the given rank (1 is best).
 
     Returns:
-        `recall@k`, `ndcg@k`, `mrr@k` for k in `CUTOFFS`, and `users`, the number of samples.
+        `recall@k`, `ndcg@k`, `mrr@k` for k in `CUTOFFS`, each of shape (S,).
     """
-    return mean_metrics(sample_metrics_of_ranks(rank_S))
-
-
-def sample_metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
-    """`metrics_of_ranks` before the mean: each of shape (S,)."""
     metrics = {}
     for k in CUTOFFS:
         is_hit_S = rank_S <= k
@@ -48,12 +43,12 @@ def sample_metrics_of_ranks(rank_S: NDArray[np.integer[Any]]) -> dict[str, NDArr
     return metrics
 
 
-def metrics_of_scores(
-    score_SN: NDArray[Any],
+def sample_metrics_of_scores(
+    score_SN: NDArray[np.floating[Any]],
     is_positive_SN: NDArray[np.bool_],
     is_candidate_SN: NDArray[np.bool_],
-) -> dict[str, float]:
-    """Mean metrics where samples may have several positives among their candidates.
+) -> dict[str, NDArray[np.float64]]:
+    """Metrics where samples may have several positives among their candidates.
 
     Recall@k counts hits over all P positives (so it can't reach 1 where P > k); DCG@k sums
     1 / log2(rank + 1) over hits and NDCG@k divides by its best value, with min(k, P) hits;
@@ -62,15 +57,6 @@ def metrics_of_scores(
     Source:
         docs/model.md, Evaluation. Ties: by (score descending, positives last).
     """
-    return mean_metrics(sample_metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN))
-
-
-def sample_metrics_of_scores(
-    score_SN: NDArray[np.floating[Any]],
-    is_positive_SN: NDArray[np.bool_],
-    is_candidate_SN: NDArray[np.bool_],
-) -> dict[str, NDArray[np.float64]]:
-    """`metrics_of_scores` before the mean, for samples with a positive."""
     is_positive_SN = is_positive_SN & is_candidate_SN
     has_positive_S = is_positive_SN.any(axis=1)
     score_SN = score_SN[has_positive_S]

@@ -4,7 +4,6 @@ Shape suffixes: B prompts or texts, T tokens, H width of the language model, Q t
 X vocabulary.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +114,6 @@ class PreferenceLLM(nn.Module):
         is_response_BT = (time_T >= prompt_length_B[:, None]) & (time_T < batch.length_B[:, None])
         logit_QX = self.causal.get_output_embeddings()(state_BTH[:, :-1][is_response_BT])
         return last_BH, response_loss(logit_QX, batch.token_BT[:, 1:][is_response_BT])
-
-    def lora_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What is trained, by name."""
-        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
 
 
 def recompute_activations(transformer: Any) -> None:

@@ -6,7 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lsvcr.metrics import metrics_of_ranks, metrics_of_scores, rank_single
+from lsvcr.metrics import (
+    mean_metrics,
+    rank_single,
+    sample_metrics_of_ranks,
+    sample_metrics_of_scores,
+)
+
+
+def metrics_of_ranks(rank_S):
+    return mean_metrics(sample_metrics_of_ranks(rank_S))
+
+
+def metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN):
+    return mean_metrics(sample_metrics_of_scores(score_SN, is_positive_SN, is_candidate_SN))
 
 
 @pytest.mark.parametrize(
