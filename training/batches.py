@@ -4,6 +4,7 @@ Shape suffixes: R rows of the whole training set, B rows of a batch, T targets a
 comments, U users; others as in `lsvcr.history`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
@@ -66,6 +67,8 @@ class Targets:
 class TrainingRows:
     """Rows of history, each with up to T targets of either kind; video 0 = no target.
 
+    One row more than `len` says is empty: it fills up the last batch.
+
     Attributes:
         history: (R, …).
         user_R: int64 user numbers.
@@ -86,7 +89,15 @@ class TrainingRows:
     comment_event_RT: Tensor
 
     def __len__(self) -> int:
-        return len(self.video_target_RT)
+        return len(self.video_target_RT) - 1
+
+    def batches(self, batch_rows: int, seed: int) -> Tensor:
+        """All rows in an order that depends on the seed only, (batches, batch_rows)."""
+        device = self.video_target_RT.device
+        generator = torch.Generator(device).manual_seed(seed)
+        order_R = torch.randperm(len(self), generator=generator, device=device)
+        missing = -len(self) % batch_rows
+        return torch.cat([order_R, order_R.new_full((missing,), len(self))]).view(-1, batch_rows)
 
     def select(self, row_B: Tensor) -> "TrainingRows":
         """The batch of the given rows."""
@@ -96,6 +107,26 @@ class TrainingRows:
             if field.name != "history"
         }
         return TrainingRows(history=_select(self.history, row_B), **chosen)
+
+
+@dataclass(frozen=True)
+class TargetSlots:
+    """How many targets of each kind a batch must have room for."""
+
+    videos: int
+    comments: int
+
+    @classmethod
+    def of(cls, rows: TrainingRows, batches: Iterable[Tensor]) -> Self:
+        """Room for the fullest of some batches."""
+        video_R, comment_R = (
+            (target_RT > 0).sum(1) for target_RT in (rows.video_target_RT, rows.comment_target_RT)
+        )
+        most_2 = torch.zeros(2, dtype=torch.long, device=video_R.device)
+        for row_SB in batches:
+            counts = [count_R[row_SB].sum(-1).max() for count_R in (video_R, comment_R)]
+            most_2 = most_2.maximum(torch.stack(counts))
+        return cls(*most_2.tolist())
 
 
 def build_rows(
@@ -134,7 +165,7 @@ def build_rows(
     user_T = np.concatenate([kind.user_T for kind in kinds])
     cut_T = np.concatenate([kind.cut_T for kind in kinds])
     row_T = np.concatenate(row_of_kind)
-    rows = int(row_T.max(initial=-1)) + 1
+    rows = int(row_T.max(initial=-1)) + 2  # the last stays empty
     cut_R = np.zeros(rows, np.int64)
     np.maximum.at(cut_R, row_T, cut_T)
     user_R = np.zeros(rows, np.int64)

@@ -1,7 +1,7 @@
 """Every hyper-parameter of a run, typed, with presets and overrides."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -107,12 +107,25 @@ class FitConfig(_Frozen):
     patience: int = Field(5, ge=1, description="Epochs without a better validation.")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-5, ge=0, description="On matrices only.")
+    video_negatives: Annotated[int, Field(ge=2)] | Literal["all"] | None = Field(
+        None,
+        description="Videos that each target is told from: 'all', or so many drawn a batch; "
+        "null: all of up to 100,000, otherwise 8,192 drawn.",
+    )
     comment_negatives: int = Field(19, ge=1, description="From the same video.")
     id_text_weight: float = Field(0.1, ge=0)
     id_text_pool: int = Field(1024, ge=2, description="History positions that share negatives.")
     drop_comment_history: float = Field(0.1, ge=0, le=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 2024
+
+    def sampled_videos(self, videos: int) -> int:
+        """How many of so many videos are drawn as negatives of a batch; 0: all are used."""
+        if self.video_negatives == "all":
+            return 0
+        if self.video_negatives is None:
+            return 8192 if videos > 100_000 else 0
+        return self.video_negatives
 
 
 class EvaluateConfig(_Frozen):

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lsvcr.errors import DataError
-from training.batches import TrainingRows, build_rows
+from training.batches import TargetSlots, build_rows
 from training.checkpoint import (
     BEST,
     new_recommender,
@@ -26,8 +25,12 @@ from training.losses import Objective
 from training.popularity_prior import fit_prior_weights
 from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
+from training.train_step import TrainStep
 
 LAST = Path("checkpoints", "last.safetensors")
+REPORT_STEPS = 25
+"""Losses are read, which makes the CPU wait for the GPU, once in so many steps."""
+NAMED_USERS = 10
 
 
 class Progress(Protocol):
@@ -37,8 +40,17 @@ class Progress(Protocol):
         """`step` of `steps` of this epoch (from 1) is done."""
 
 
-class NanLossError(DataError):
-    """The loss stopped being a number."""
+class NanLossError(Exception):
+    """The loss stopped being a number.
+
+    Attributes:
+        step: Of the epoch, from 1.
+        users: Numbers of the batch's users.
+    """
+
+    def __init__(self, step: int, users: list[int]) -> None:
+        super().__init__(f"step {step}: the loss is not a number")
+        self.step, self.users = step, users
 
 
 def fit(
@@ -55,7 +67,8 @@ def fit(
     state, one epoch old at most) and one line per epoch to `log.jsonl`.
 
     Raises:
-        NanLossError: With the step, if the loss is not finite; the best checkpoint stands.
+        DataError: If the loss is not finite, with the step, the batch's users and the checkpoint
+            that stands.
     """
     device = pick_device(config.fit.device)
     recommender = new_recommender(config, text)
@@ -79,15 +92,31 @@ def fit(
     if not targets:
         raise DataError(f"no training targets for fit.task = {config.fit.task!r}")
     parts = ScoreParts.build(prepared, text, recommender, device)
-    objective = Objective(prepared, config.fit, parts, device)
     evaluation = Evaluation(prepared, config, "validation")
+    orders = [
+        rows.batches(config.fit.batch_rows, config.fit.seed + epoch)
+        for epoch in range(1, config.fit.epochs + 1)
+    ]
+    objective = Objective(prepared, config.fit, parts, device, TargetSlots.of(rows, orders))
+    train_step = TrainStep(
+        recommender,
+        optimizer,
+        objective,
+        rows,
+        config.fit.batch_rows,
+        as_graph=device.type == "cuda",
+    )
     for epoch in range(epochs_done + 1, config.fit.epochs + 1):
         if epoch - best_epoch > config.fit.patience:
             break
         started_s = time.perf_counter()
-        mean_losses = train_epoch(
-            recommender, optimizer, objective, rows, config.fit, epoch, progress
-        )
+        try:
+            mean_losses = train_epoch(
+                train_step, orders[epoch - 1], config.fit.seed + epoch, epoch, progress
+            )
+        except NanLossError as error:
+            users = [prepared.user_ids[user] for user in error.users]
+            raise DataError(_nan_message(error, users, folder, epoch)) from error
         trained_s = time.perf_counter() - started_s
         metrics = evaluation.run(recommender, parts)
         score = evaluation.selection_score(metrics, config.fit.task)
@@ -110,45 +139,34 @@ def fit(
 
 
 def train_epoch(
-    recommender: Recommender,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    rows: TrainingRows,
-    config: FitConfig,
+    train_step: TrainStep,
+    batches_SB: Tensor,
+    seed: int,
     epoch: int,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """One pass over all rows in an order that depends on seed and epoch only.
+    """One pass over all batches.
 
     Returns:
         Mean of each loss over the epoch's steps.
 
     Raises:
-        NanLossError: If the epoch's summed loss is not finite.
+        NanLossError: As soon as a loss that is not finite is seen.
     """
-    recommender.train()
-    device = rows.video_target_RT.device
-    torch.manual_seed(config.seed + epoch)  # dropout
-    generator = torch.Generator(device).manual_seed(config.seed + epoch)
-    steps = math.ceil(len(rows) / config.batch_rows)
-    sums: dict[str, Tensor] = {}
-    for step, row_B in enumerate(_shuffled(len(rows), config.batch_rows, generator), start=1):
-        losses = objective(recommender, rows.select(row_B), generator)
-        total = objective.total(losses)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        for name, loss in {**losses, "total": total}.items():
-            sums[name] = sums.get(name, 0.0) + loss.detach()
-        if progress and (step % 10 == 0 or step == steps):
-            progress(epoch=epoch, step=step, steps=steps, loss=float(sums["total"]) / step)
-    means = {name: float(value) / steps for name, value in sums.items()}
-    if not math.isfinite(means["total"]):
-        raise NanLossError(
-            f"the loss of epoch {epoch} is not a number: lower fit.learning_rate; the best "
-            "checkpoint so far is kept"
-        )
-    return means
+    train_step.recommender.train()
+    train_step.begin(seed)
+    steps = len(batches_SB)
+    for step, row_B in enumerate(batches_SB, start=1):
+        train_step(row_B)
+        if step % REPORT_STEPS == 0 or step == steps:
+            bad_step = int(train_step.first_bad_step)
+            if bad_step:
+                user_B = train_step.rows.user_R[batches_SB[bad_step - 1]]
+                raise NanLossError(bad_step, user_B.unique().tolist())
+            if progress:
+                losses = train_step.mean_losses()
+                progress(epoch=epoch, step=step, steps=steps, loss=losses["total"])
+    return train_step.mean_losses()
 
 
 def build_optimizer(recommender: Recommender, config: FitConfig) -> torch.optim.AdamW:
@@ -164,6 +182,7 @@ def build_optimizer(recommender: Recommender, config: FitConfig) -> torch.optim.
         lr=config.learning_rate,
         betas=(0.9, 0.98),
         fused=True,
+        capturable=next(recommender.parameters()).is_cuda,  # a CUDA graph counts its steps there
     )
 
 
@@ -176,9 +195,14 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _shuffled(rows: int, batch_rows: int, generator: torch.Generator) -> Iterator[Tensor]:
-    order_R = torch.randperm(rows, generator=generator, device=generator.device)
-    yield from order_R.split(batch_rows)
+def _nan_message(error: NanLossError, users: list[str], folder: Path, epoch: int) -> str:
+    named = ", ".join(users[:NAMED_USERS]) + (", …" if len(users) > NAMED_USERS else "")
+    last = folder / LAST
+    kept = f"{last} holds epoch {epoch - 1}" if last.exists() else "no epoch was finished"
+    return (
+        f"the loss of step {error.step} of epoch {epoch} is not a number (users {named}); {kept}. "
+        "Look for extreme values in these users' texts, or lower fit.learning_rate"
+    )
 
 
 def _save_last(

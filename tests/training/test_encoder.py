@@ -4,6 +4,7 @@ import pytest
 import torch
 from worlds import config, prepared_world, random_recommender, rows_of
 
+from training.batches import TargetSlots
 from training.config import PRESETS, ModelConfig
 from training.encoder import Attention, Recommender, Side
 from training.losses import CommentSlices, Objective
@@ -83,7 +84,7 @@ def test_negatives_stand_under_the_video_and_are_never_own_comments():
     run = config("fit.comment_negatives=50")
     prepared = prepared_world(2, run)
     rows = rows_of(prepared, run, "prefix")
-    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"))
+    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"), TargetSlots(0, 0))
     is_target = rows.comment_target_RT > 0
     video_Q, own_QP = rows.comment_target_RT[is_target], rows.own_comment_RTP[is_target]
     negative_QN = objective.draw_negatives(video_Q, own_QP, torch.Generator().manual_seed(0))
@@ -100,7 +101,7 @@ def test_the_contrast_of_ids_and_texts_equals_its_definition():
     run = config("fit.id_text_pool=2")
     prepared = prepared_world(2, run)
     recommender = random_recommender(prepared, run).float()
-    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"))
+    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"), TargetSlots(0, 0))
     # One row, two different videos, no comments: the pool is both positions of the video side.
     history = prepared.timelines.latest_windows(2)
     from training.batches import to_tensors

@@ -14,6 +14,7 @@ from training.split import Prepared, TextTables, prepare
 MINUTE = 60_000
 START_MS = 1_700_000_000_000
 WIDTH = 32
+CPU = torch.device("cpu")
 
 
 def random_dataset(seed: int, *, users: int = 12, videos: int = 15, comments: int = 80) -> Dataset:
@@ -95,14 +96,20 @@ def random_recommender(prepared: Prepared, run: RunConfig, seed: int = 0) -> Rec
     return recommender.eval()
 
 
-def rows_of(prepared: Prepared, run: RunConfig, targets: str, task: str = "joint") -> TrainingRows:
-    """Training rows on the CPU."""
+def rows_of(
+    prepared: Prepared,
+    run: RunConfig,
+    targets: str,
+    task: str = "joint",
+    device: torch.device = CPU,
+) -> TrainingRows:
+    """All training rows."""
     return build_rows(
         prepared,
         max_history=run.model.max_history,
         targets=targets,
         task=task,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 
