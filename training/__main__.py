@@ -12,6 +12,7 @@ from rich.table import Table
 from lsvcr.errors import DataError, LsvcrError
 from training.config import PRESETS, RunConfig
 from training.data_commands import add_data_commands
+from training.quality_tables import TABLES
 from training.run_folder import RunFolder
 
 SETTINGS_HELP = """
@@ -121,6 +122,23 @@ def run_compare(args: argparse.Namespace) -> None:
     Console().print(table)
 
 
+def run_reproduce(args: argparse.Namespace) -> None:
+    """`reproduce`: run a table of docs/results.md again."""
+    from training.reproduce import reproduce
+
+    text_vectors = args.text_vectors or default_store(args.runs, args.data)
+    out = args.out / f"{args.table}.json"
+    table = reproduce(
+        args.table,
+        data=args.data,
+        runs=args.runs,
+        text_vectors=text_vectors,
+        only=args.rows,
+        out=out,
+    )
+    print(f"{table}\n\nwritten to {out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training",
@@ -147,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=function)
     _add_compare(commands.add_parser("compare", help="paired differences of two evaluated runs"))
+    _add_reproduce(commands.add_parser("reproduce", help="run a table of docs/results.md again"))
     return parser
 
 
@@ -163,6 +182,24 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
             help=f"of the {side} run: model, or a baseline by its name (default: %(default)s)",
         )
     command.set_defaults(run=run_compare)
+
+
+def _add_reproduce(command: argparse.ArgumentParser) -> None:
+    """Add what a table needs; its rows' settings are data, in `training/quality_tables.py`."""
+    add = command.add_argument
+    add("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    add("--data", type=Path, required=True, metavar="DIR", help="dataset folder")
+    add("--runs", type=Path, required=True, metavar="DIR", help="where the run folders lie")
+    add("--text-vectors", type=Path, metavar="DIR", help="default: text_vectors/ beside --runs")
+    add("--row", action="append", default=[], dest="rows", metavar="NAME", help="only this one")
+    add(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/results/quality"),
+        metavar="DIR",
+        help="where TABLE.json is written (default: %(default)s)",
+    )
+    command.set_defaults(run=run_reproduce)
 
 
 def _add_start(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Shape suffixes: S users that both have, R resamples.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ USERS_FILE = "users.parquet"
 COMPARED = ("ndcg@10", "recall@10")
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
+INTERVAL_RESAMPLES = 1_000
 KEYS = ("task", "ranking", "user_id")
 
 
@@ -108,12 +110,44 @@ def bootstrap_interval(difference_S: NDArray[np.float64], *, seed: int) -> tuple
     return float(low), float(high)
 
 
+def mean_intervals(run: Path, *, seed: int = 0) -> dict[str, Any]:
+    """95 % intervals of every mean of a run: by system, task, ranking and metric, (low, high).
+
+    The same resamples serve all metrics of a ranking.
+
+    Raises:
+        DataError: If the run was not evaluated.
+    """
+    users = _read_users(run)
+    intervals: dict[str, Any] = {}
+    for (system, task, ranking), group in users.group_by("system", "task", "ranking"):
+        metrics = [name for name in group.columns if "@" in name]
+        value_SM = group.select(metrics).to_numpy()
+        generator = np.random.default_rng(seed)
+        drawn_RS = generator.integers(len(value_SM), size=(INTERVAL_RESAMPLES, len(value_SM)))
+        mean_RM = np.stack([_weights(row, len(value_SM)) @ value_SM for row in drawn_RS])
+        low_M, high_M = np.quantile(mean_RM, [0.025, 0.975], axis=0)
+        intervals.setdefault(system, {}).setdefault(task, {})[ranking] = {
+            metric: [float(low), float(high)]
+            for metric, low, high in zip(metrics, low_M, high_M, strict=True)
+        }
+    return intervals
+
+
+def _weights(drawn_S: NDArray[np.int64], users: int) -> NDArray[np.float64]:
+    return np.bincount(drawn_S, minlength=users) / users
+
+
 def _read(run: Path, system: str) -> pl.DataFrame:
+    users = _read_users(run)
+    known = users["system"].unique().sort().to_list()
+    if system not in known:
+        raise DataError(f"{run / USERS_FILE} has no system {system!r}; it has {', '.join(known)}")
+    return users.filter(pl.col("system") == system)
+
+
+def _read_users(run: Path) -> pl.DataFrame:
     path = run / USERS_FILE
     if not path.exists():
         raise DataError(f"{path} is missing: run `python -m training evaluate --run {run}`")
-    users = pl.read_parquet(path)
-    known = users["system"].unique().sort().to_list()
-    if system not in known:
-        raise DataError(f"{path} has no system {system!r}; it has {', '.join(known)}")
-    return users.filter(pl.col("system") == system)
+    return pl.read_parquet(path)

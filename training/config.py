@@ -1,5 +1,6 @@
 """Every hyper-parameter of a run, typed, with presets and overrides."""
 
+import hashlib
 import json
 from typing import Annotated, Any, Literal
 
@@ -146,6 +147,12 @@ class RunConfig(_Frozen):
     align: AlignConfig = AlignConfig()
     fit: FitConfig = FitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def short_hash(self) -> str:
+        """Of all settings, to name what a figure was made with."""
+        settings = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
     def override(self, assignments: list[str]) -> "RunConfig":
         """Replace values given as `section.key=value` (the value as JSON, or a bare word).

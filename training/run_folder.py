@@ -129,6 +129,10 @@ class RunFolder:
         steps[step]["finished"] = _now()
         _write_json(self.path / "steps.json", steps)
 
+    def is_finished(self, step: Step) -> bool:
+        """Whether a step is done."""
+        return bool(self._steps().get(step, {}).get("finished"))
+
     def need(self, step: Step) -> str:
         """The fingerprint of a finished step.
 
@@ -162,6 +166,10 @@ class RunFolder:
         """Read `metrics.json`; raises DataError if `evaluate` has not written it."""
         self.need("evaluate")
         return _read_json(self.path / "metrics.json")
+
+    def git_revision(self) -> str | None:
+        """The code's revision that last made or went on with this run."""
+        return _read_json(self.path / "config.json").get("git_revision")
 
     def _steps(self) -> dict[str, Any]:
         path = self.path / "steps.json"

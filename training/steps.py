@@ -4,6 +4,7 @@ What only `align` needs is imported there: peft and accelerate take seconds to i
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from training.run_folder import RunFolder, Source
 from training.split import Prepared, TextTables, prepare
 from training.text_embedding import embed_texts, vectors_folder
 from training.text_vectors import TextBasis, TextVectors
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """A run's text tables and the fingerprint of the vectors they come from."""
+
+    tables: TextTables
+    fingerprint: str
 
 
 def start_run(
@@ -52,7 +61,13 @@ def load_prepared(run: RunFolder) -> Prepared:
 
 def load_text(run: RunFolder, prepared: Prepared) -> TextTables:
     """Look up a run's text vectors; raises DataError if some were never embedded."""
-    return _tables(_load_vectors(run), prepared)
+    return load_text_once(run, prepared).tables
+
+
+def load_text_once(run: RunFolder, prepared: Prepared) -> LoadedText:
+    """As `load_text`, for several runs on the same texts."""
+    vectors = TextVectors.load(vectors_folder(_text_store(run), _text_config(run)))
+    return LoadedText(_tables(vectors, prepared), vectors.fingerprint)
 
 
 def align_step(run: RunFolder, prepared: Prepared) -> None:
@@ -143,13 +158,18 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
         print("embed: every text has its vector")
 
 
-def fit_step(run: RunFolder, prepared: Prepared) -> None:
-    """Train the recommender, or go on with it after an interruption."""
-    vectors = _load_vectors(run)
+def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None) -> None:
+    """Train the recommender, or go on with it after an interruption.
+
+    Args:
+        run, prepared: What to train, and on what.
+        text: Where it is at hand; otherwise it is loaded.
+    """
+    text = text or load_text_once(run, prepared)
     settings = run.config.model_dump(mode="json")
     inputs = {
         "data": run.source.fingerprint,
-        "text vectors": vectors.fingerprint,
+        "text vectors": text.fingerprint,
         **{section: settings[section] for section in ("text", "model", "fit")},
     }
     config = run.config
@@ -167,18 +187,21 @@ def fit_step(run: RunFolder, prepared: Prepared) -> None:
             note = f"epoch {epoch} of at most {epochs}, loss {loss:.3f}"
             report((epoch - 1 + step / steps) / epochs, note)
 
-        fit(prepared, _tables(vectors, prepared), config, run.path, progress=show)
+        fit(prepared, text.tables, config, run.path, progress=show)
     run.finish("fit")
 
 
-def evaluate_step(run: RunFolder, prepared: Prepared) -> dict[str, Any]:
+def evaluate_step(
+    run: RunFolder, prepared: Prepared, text: LoadedText | None = None
+) -> dict[str, Any]:
     """Measure the best checkpoint and the baselines; returns the content of `metrics.json`."""
     inputs = {"fit": run.need("fit"), "evaluate": run.config.evaluate.model_dump(mode="json")}
     if not run.begin("evaluate", inputs):
         print("evaluate: finished before")
         return run.read_metrics()
     started_s = time.monotonic()
-    metrics = evaluate_run(prepared, load_text(run, prepared), run.config, run.path)
+    tables = text.tables if text else load_text(run, prepared)
+    metrics = evaluate_run(prepared, tables, run.config, run.path)
     run.write_metrics(metrics)
     run.finish("evaluate")
     run.log("evaluate", seconds=round(time.monotonic() - started_s, 2))
@@ -194,10 +217,6 @@ def _prepare(dataset: Dataset, config: RunConfig) -> Prepared:
             min_events=config.data.min_events,
         )
     return prepare(dataset, config)
-
-
-def _load_vectors(run: RunFolder) -> TextVectors:
-    return TextVectors.load(vectors_folder(_text_store(run), _text_config(run)))
 
 
 def _text_config(run: RunFolder) -> TextConfig:
