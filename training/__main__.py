@@ -47,7 +47,7 @@ def run_all(args: argparse.Namespace) -> None:
     embed_step(run, prepared)
     fit_step(run, prepared)
     evaluate_step(run, prepared)
-    run_report(argparse.Namespace(run_folder=run.path))
+    run_report(argparse.Namespace(run_folders=[run.path], out=None))
 
 
 def run_embed(args: argparse.Namespace) -> None:
@@ -92,15 +92,16 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """`report`: print the main metrics and write the page."""
-    from training.report import summary_rows, write_report
+    from training.html_report import write_page
+    from training.report import summary_rows
 
-    run = RunFolder.open(args.run_folder)
-    header, *rows = summary_rows(run.read_metrics())
+    runs = [RunFolder.open(path) for path in args.run_folders]
+    header, *rows = summary_rows(runs[0].read_metrics())
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    print(f"written to {write_report(run)}")
+    print(f"written to {write_page(runs, args.out or runs[0].path / 'report.html')}")
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -157,13 +158,24 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("fit", run_fit, "train a run's model, or go on after an interruption"),
         ("evaluate", run_evaluate, "measure a fitted run beside the baselines"),
-        ("report", run_report, "print an evaluated run's metrics and write report.html"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "--run", type=Path, required=True, dest="run_folder", metavar="RUN", help="run folder"
         )
         command.set_defaults(run=function)
+    report = commands.add_parser("report", help="print a run's metrics and write report.html")
+    report.add_argument(
+        "--run",
+        type=Path,
+        nargs="+",
+        required=True,
+        dest="run_folders",
+        metavar="RUN",
+        help="run folder; the model of further ones is compared with the first's",
+    )
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in RUN")
+    report.set_defaults(run=run_report)
     _add_compare(commands.add_parser("compare", help="paired differences of two evaluated runs"))
     _add_reproduce(commands.add_parser("reproduce", help="run a table of docs/results.md again"))
     return parser

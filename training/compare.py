@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lsvcr.errors import DataError
+from training.batches import Targets
 from training.samples import Samples
 
 USERS_FILE = "users.parquet"
@@ -51,14 +52,17 @@ def write_users(
     samples: Samples,
     systems: dict[str, dict[str, dict[str, dict[str, NDArray[np.float64]]]]],
 ) -> None:
-    """Write `users.parquet`: one row per system, task, ranking and user."""
-    user_ids = samples.prepared.user_ids
-    ids = {
-        "video": [user_ids[user] for user in samples.videos.user_T],
-        "comment": [user_ids[user] for user in samples.comments.user_T],
+    """Write `users.parquet`: one row per system, task, ranking and user.
+
+    `history` counts the user's earlier video events, `target_events` the training events of the
+    video that was asked for, or that the comments stand under.
+    """
+    of_task = {
+        "video": _facts(samples, samples.videos),
+        "comment": _facts(samples, samples.comments),
     }
     frames = [
-        pl.DataFrame({"user_id": ids[task], **metrics}).with_columns(
+        pl.DataFrame({**of_task[task], **metrics}).with_columns(
             pl.lit(system).alias("system"),
             pl.lit(task).alias("task"),
             pl.lit(ranking).alias("ranking"),
@@ -70,6 +74,20 @@ def write_users(
     beside = run / f".{USERS_FILE}.partial"
     pl.concat(frames).write_parquet(beside)
     beside.replace(run / USERS_FILE)
+
+
+def _facts(samples: Samples, targets: Targets) -> dict[str, Any]:
+    prepared = samples.prepared
+    start_U1, order_N = prepared.timelines.video_start_U1, prepared.timelines.video_order_N
+    history = [
+        np.count_nonzero(order_N[start_U1[user] : start_U1[user + 1]] < cut)
+        for user, cut in zip(targets.user_T, targets.cut_T, strict=True)
+    ]
+    return {
+        "user_id": [prepared.user_ids[user] for user in targets.user_T],
+        "history": history,
+        "target_events": prepared.training_events_V[targets.video_T],
+    }
 
 
 def compare(
@@ -118,7 +136,7 @@ def mean_intervals(run: Path, *, seed: int = 0) -> dict[str, Any]:
     Raises:
         DataError: If the run was not evaluated.
     """
-    users = _read_users(run)
+    users = read_users(run)
     intervals: dict[str, Any] = {}
     for (system, task, ranking), group in users.group_by("system", "task", "ranking"):
         metrics = [name for name in group.columns if "@" in name]
@@ -139,14 +157,15 @@ def _weights(drawn_S: NDArray[np.int64], users: int) -> NDArray[np.float64]:
 
 
 def _read(run: Path, system: str) -> pl.DataFrame:
-    users = _read_users(run)
+    users = read_users(run)
     known = users["system"].unique().sort().to_list()
     if system not in known:
         raise DataError(f"{run / USERS_FILE} has no system {system!r}; it has {', '.join(known)}")
     return users.filter(pl.col("system") == system)
 
 
-def _read_users(run: Path) -> pl.DataFrame:
+def read_users(run: Path) -> pl.DataFrame:
+    """Every user's metrics; raises DataError if the run was not evaluated."""
     path = run / USERS_FILE
     if not path.exists():
         raise DataError(f"{path} is missing: run `python -m training evaluate --run {run}`")

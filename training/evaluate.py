@@ -20,6 +20,7 @@ from training.checkpoint import load_recommender
 from training.compare import write_users
 from training.config import RunConfig
 from training.encoder import Recommender
+from training.examples import write_examples
 from training.samples import draw_samples
 from training.score_parts import ScoreParts
 from training.scorers import ModelScorer, PartsAlone, Popularity, TextNeighbours
@@ -127,8 +128,9 @@ def evaluate_run(
     evaluation = Evaluation(prepared, config, "test")
     recommender = load_recommender(folder, config, text)
     parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
+    model = ModelScorer(recommender, parts, evaluation.samples)
     systems: dict[str, Scorer] = {
-        "model": ModelScorer(recommender, parts, evaluation.samples),
+        "model": model,
         "popularity": Popularity(evaluation.samples),
         "text_neighbours": TextNeighbours(evaluation.samples, text),
     }
@@ -136,6 +138,7 @@ def evaluate_run(
         systems["prior_and_profile"] = PartsAlone(recommender, parts, evaluation.samples)
     users = {name: evaluation.evaluate_users(scorer) for name, scorer in systems.items()}
     write_users(folder, evaluation.samples, users)
+    write_examples(folder, evaluation.samples, model)
     means = {name: _means(metrics) for name, metrics in users.items()}
     return {**means.pop("model"), "baselines": means}
 

@@ -173,7 +173,7 @@ def _entry(row: Row, table: QualityTable, folders: list[Path], first: list[Path]
                 "run": folder.name,
                 "seed": seed,
                 "config_hash": run.config.short_hash,
-                "commit": run.git_revision(),
+                "commit": run.description()["git_revision"],
                 "hardware": {k: v for k, v in machines[-1].items() if k not in ("step", "at")},
                 "epochs": sum(line["step"] == "fit" for line in log),
                 "fit_seconds": sum(line["seconds"] for line in log if line["step"] == "fit"),

@@ -167,9 +167,9 @@ class RunFolder:
         self.need("evaluate")
         return _read_json(self.path / "metrics.json")
 
-    def git_revision(self) -> str | None:
-        """The code's revision that last made or went on with this run."""
-        return _read_json(self.path / "config.json").get("git_revision")
+    def description(self) -> dict[str, Any]:
+        """`config.json` as it was last written: also versions and the code's revision."""
+        return _read_json(self.path / "config.json")
 
     def _steps(self) -> dict[str, Any]:
         path = self.path / "steps.json"

@@ -35,7 +35,7 @@ def test_a_run_writes_metrics_and_report_and_a_second_one_skips_everything(
     assert metrics["video"]["sampled"]["users"] > 0
     assert set(metrics["baselines"]) == {"popularity", "text_neighbours", "prior_and_profile"}
     page = (run / "report.html").read_text()
-    assert "fit.learning_rate" in page and "polyline" in page
+    assert "fit.learning_rate" in page and "polyline" in page and "What came next" in page
     assert not re.search(r"https?://", page), "the page needs nothing from elsewhere"
 
     before = contents(run)
