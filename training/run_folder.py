@@ -154,7 +154,12 @@ class RunFolder:
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of `log.jsonl`; a last line cut short by a crash is left out."""
-        path = self.path / "log.jsonl"
+        return self.read_log_of(self.path)
+
+    @staticmethod
+    def read_log_of(folder: Path) -> list[dict[str, Any]]:
+        """The same of a folder that need not be of this version."""
+        path = folder / "log.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 

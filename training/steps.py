@@ -18,6 +18,7 @@ from training.language_model import LanguageModel, load_language_model, model_fi
 from training.progress import show_progress
 from training.run_folder import RunFolder, Source
 from training.split import Prepared, TextTables, prepare
+from training.tested_before import checkpoint_hash, earlier_tests
 from training.text_embedding import embed_texts, vectors_folder
 from training.text_vectors import TextBasis, TextVectors
 
@@ -199,12 +200,20 @@ def evaluate_step(
     if not run.begin("evaluate", inputs):
         print("evaluate: finished before")
         return run.read_metrics()
+    for folder in earlier_tests(run):
+        print(f"note: {folder} tested another checkpoint of this configuration before")
     started_s = time.monotonic()
     tables = text.tables if text else load_text(run, prepared)
     metrics = evaluate_run(prepared, tables, run.config, run.path)
     run.write_metrics(metrics)
     run.finish("evaluate")
-    run.log("evaluate", seconds=round(time.monotonic() - started_s, 2))
+    run.log(
+        "evaluate",
+        seconds=round(time.monotonic() - started_s, 2),
+        config_hash=run.config.short_hash,
+        checkpoint=checkpoint_hash(run),
+        data=run.source.fingerprint,
+    )
     return metrics
 
 
