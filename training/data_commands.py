@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lsvcr.errors import DataError
+from training.data_description import describe
 from training.dataset_folder import (
     Dataset,
     fingerprint,
@@ -138,6 +139,14 @@ def run_check(args: argparse.Namespace) -> int:
     """Check a dataset folder; 1 if bad rows were found but left out."""
     dataset = load_dataset(args.path, skip_bad_rows=args.skip_bad_rows)
     _print(dataset)
+    facts, advice = describe(dataset)
+    table = Table(show_header=False, title="what it looks like")
+    for fact in facts:
+        table.add_row(*fact)
+    console = Console()
+    console.print(table)
+    for sentence in advice:
+        console.print(f"• {sentence}", highlight=False)
     print(f"content: {fingerprint(dataset)}")
     return 1 if len(dataset.skipped) else 0
 
