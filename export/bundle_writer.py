@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.candidate_index import IndexOptions, build_index, write_index
-from export.encoder_graph import export_graphs
+from export.encoder_graph import ENCODER_GRAPH, PACKED_GRAPH, export_graphs
 from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
@@ -113,8 +113,10 @@ def complete_bundle(
             comments_per_event=model.comments_per_event,
             seed=run.config.fit.seed,
         )
-        graphs = BundleGraphs(folder, tables)
-        parity = measure_parity(recommender, popular_comment_V, graphs, samples)
+        parity = {}
+        for encoder in (ENCODER_GRAPH, PACKED_GRAPH):  # queries are made with the faster one
+            graphs = BundleGraphs(folder, tables, encoder)
+            parity[encoder] = measure_parity(recommender, popular_comment_V, graphs, samples)
         golden = build_golden(recommender, popular_comment_V, samples, tables["video_candidate_VD"])
         golden.save(folder / "golden")
     with step("indexes"):

@@ -1,11 +1,12 @@
-"""The trained sequence encoder as two ONNX graphs, `encoder.onnx` and `comment_head.onnx`.
+"""The trained sequence encoder and its comment head as ONNX graphs.
 
 Shape suffixes: B batch, I and J slots of the video and comment side, K comments of a comment
 event, T target videos, V video rows, C comment rows, D model width.
 
-Batch and slots are symbolic, so that one file serves any batch on a CPU and, with free dimensions
-overridden, fixed shapes on a GPU. The tables that histories look up are inputs: they are neither
-copied into the graph nor moved to a GPU more than once.
+Batch and slots are symbolic: `encoder.onnx` serves any batch and, with free dimensions overridden,
+fixed shapes on a GPU; `encoder_packed.onnx` computes the same faster on a CPU. The tables that
+histories look up are inputs: they are neither copied into the graph nor moved to a GPU more than
+once.
 """
 
 import logging
@@ -20,12 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
+from export.packed_encoder import PackedEncoderGraph
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, States, unit
 
 OPSET = 18
+PACKED_OPSET = 20
+"""Has GELU as one operator, 1.15 times as fast on a CPU as five."""
 ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
+PACKED_GRAPH = "encoder_packed.onnx"
 ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
 BATCH, VIDEO_SLOTS, COMMENT_SLOTS = Dim("batch"), Dim("video_slots"), Dim("comment_slots")
@@ -111,7 +116,7 @@ class CommentHeadGraph(nn.Module):
 
 
 def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event: int) -> None:
-    """Write both graphs into a folder.
+    """Write all graphs into a folder.
 
     Args:
         sequence: In evaluation mode, on the CPU.
@@ -129,19 +134,25 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
         *(torch.zeros(rows, width) for rows in (5, 5, 6)),
     )
     head_example = (torch.zeros(2, 4, width), _ints(2, 4), torch.zeros(2, 3, width))
-    _export(
-        EncoderGraph(sequence),
-        encoder_example,
-        ENCODER_DIMENSIONS,
-        ["video_preference", "comment_state", "video_share"],
-        folder / ENCODER_GRAPH,
-    )
+    for graph, name, opset in (
+        (EncoderGraph(sequence), ENCODER_GRAPH, OPSET),
+        (PackedEncoderGraph(sequence), PACKED_GRAPH, PACKED_OPSET),
+    ):
+        _export(
+            graph,
+            encoder_example,
+            ENCODER_DIMENSIONS,
+            ["video_preference", "comment_state", "video_share"],
+            folder / name,
+            opset,
+        )
     _export(
         CommentHeadGraph(sequence),
         head_example,
         HEAD_DIMENSIONS,
         ["comment_preference", "comment_share"],
         folder / HEAD_GRAPH,
+        OPSET,
     )
 
 
@@ -178,6 +189,7 @@ def _export(
     dimensions: dict[str, dict[int, Dim]],
     outputs: list[str],
     path: Path,
+    opset: int,
 ) -> None:
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -186,7 +198,7 @@ def _export(
             input_names=list(dimensions),
             output_names=outputs,
             dynamic_shapes=dimensions,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             external_data=False,
             verbose=False,

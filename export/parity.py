@@ -51,10 +51,12 @@ class Answers:
 
 
 class BundleGraphs:
-    """Both graphs of a bundle on one CPU thread."""
+    """An encoder and the comment head of a bundle on one CPU thread."""
 
-    def __init__(self, folder: Path, tables: dict[str, FloatArray]) -> None:
-        self._encoder = _open(folder / ENCODER_GRAPH)
+    def __init__(
+        self, folder: Path, tables: dict[str, FloatArray], encoder: str = ENCODER_GRAPH
+    ) -> None:
+        self._encoder = _open(folder / encoder)
         self._head = _open(folder / HEAD_GRAPH)
         self._inputs = {name: tables[name] for name in ENCODER_TABLES}
         self._video_query_VD = tables["video_query_VD"]

@@ -64,7 +64,7 @@ class CudaEncoder(CpuEncoder):
             "cuda_graph_by_batch_size": shapes,
         }
 
-    def _open_encoder(self, path: Path) -> None:
+    def _open_encoder(self, folder: Path) -> None:
         slots = self._bundle.manifest.max_history + 1
         try:
             tables = {
@@ -77,7 +77,9 @@ class CudaEncoder(CpuEncoder):
         one = HistoryBatch(*(array[:1] for array in golden))
         width = self._bundle.manifest.width
         self._shapes = {
-            size: _open_shape(path, one.padded(rows=size, slots=slots), tables, width)
+            size: _open_shape(
+                folder / "encoder.onnx", one.padded(rows=size, slots=slots), tables, width
+            )
             for size in self.batch_sizes
         }
 

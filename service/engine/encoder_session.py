@@ -1,4 +1,4 @@
-"""Runs a bundle's two graphs on the CPU (`cuda_encoder` has the encoder on a GPU).
+"""Runs a bundle's graphs on the CPU (`cuda_encoder` has the encoder on a GPU).
 
 Shape suffixes: B users, I and J slots of the video and comment side, T target videos, D width.
 """
@@ -24,7 +24,7 @@ ENCODER_OUTPUTS = ("video_preference", "video_share", "comment_state")
 HEAD_OUTPUTS = ("comment_preference", "comment_share")
 
 MICRO_BATCH = 8
-"""Users encoded in one run on the CPU: in runs of 16 more goes into padding than is saved."""
+"""Users encoded in one run on the CPU: in runs of 16 attention pays for more padding."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Encoding:
 
 
 class CpuEncoder:
-    """Both graphs on one CPU thread, in any shape.
+    """Encoder and comment head on one CPU thread, in any shape.
 
     One thread per session: several pools in one process slow one another down by factors.
     """
@@ -62,7 +62,7 @@ class CpuEncoder:
         # Answering video queries only, the comment side's last layer isn't computed.
         self._needed_only = ort.RunOptions()
         self._needed_only.only_execute_path_to_fetches = True
-        self._open_encoder(bundle.folder / "encoder.onnx")
+        self._open_encoder(bundle.folder)
 
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
         """Encode B >= 1 users; `with_comments` also yields the comment head's input.
@@ -120,7 +120,10 @@ class CpuEncoder:
         """Where and how the encoder runs, for the service's status."""
         return {"device": self.device, "providers": self._encoder.get_providers()}
 
-    def _open_encoder(self, path: Path) -> None:
+    def _open_encoder(self, folder: Path) -> None:
+        path = folder / "encoder_packed.onnx"
+        if not path.exists():  # as in bundles of versions that had no such graph
+            path = folder / "encoder.onnx"
         self._encoder = open_session(path, one_thread())
         expect_outputs(self._encoder, ENCODER_OUTPUTS, path.name)
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, OPSET, check_graph
+from export.encoder_graph import (
+    ENCODER_GRAPH,
+    HEAD_GRAPH,
+    OPSET,
+    PACKED_GRAPH,
+    PACKED_OPSET,
+    check_graph,
+)
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import TABLES, load_bundle
@@ -16,10 +23,10 @@ from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
 
 
-@pytest.fixture(scope="module")
-def graphs(bundle_folder: Path) -> BundleGraphs:
+@pytest.fixture(scope="module", params=[ENCODER_GRAPH, PACKED_GRAPH])
+def graphs(bundle_folder: Path, request: pytest.FixtureRequest) -> BundleGraphs:
     tables = {name: load_array(bundle_folder / "tables" / f"{name}.npy") for name in TABLES}
-    return BundleGraphs(bundle_folder, tables)
+    return BundleGraphs(bundle_folder, tables, request.param)
 
 
 def windows(run: TrainedRun, users: int) -> HistoryBatch:
@@ -89,10 +96,11 @@ def test_preferences_are_unit_vectors_and_shares_sum_to_one(
     assert np.allclose(answers.comment_share_BTJ.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [ENCODER_GRAPH, HEAD_GRAPH])
+@pytest.mark.parametrize("name", [ENCODER_GRAPH, PACKED_GRAPH, HEAD_GRAPH])
 def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, name: str) -> None:
     model = onnx.load(bundle_folder / name)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    opset = PACKED_OPSET if name == PACKED_GRAPH else OPSET
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     dimensions = {
         tensor.name: [
             axis.dim_param or axis.dim_value for axis in tensor.type.tensor_type.shape.dim
@@ -123,14 +131,14 @@ def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, 
             "comment_share": ["batch", "targets", "comment_slots"],
         },
     }
-    assert dimensions == expected[name]
+    assert dimensions == expected[HEAD_GRAPH if name == HEAD_GRAPH else ENCODER_GRAPH]
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
 def test_graphs_open_without_a_warning(
     bundle_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (ENCODER_GRAPH, HEAD_GRAPH):
+    for name in (ENCODER_GRAPH, PACKED_GRAPH, HEAD_GRAPH):
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""
 

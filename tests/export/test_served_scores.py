@@ -113,7 +113,7 @@ class World:
 
 def serve(prepared: Prepared, recommender: Recommender, graphs_from: Path, folder: Path) -> Ranker:
     """Export with a seed that knows nothing yet, and open."""
-    for name in ("encoder.onnx", "comment_head.onnx"):
+    for name in ("encoder.onnx", "encoder_packed.onnx", "comment_head.onnx"):
         copyfile(graphs_from / name, folder / name)
     run = TrainedRun(
         config=CONFIG,

@@ -1,0 +1,54 @@
+"""How every benchmark tells what it found: medians with their spread, and where it was measured."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("fastapi", "faiss-cpu", "numpy", "onnxruntime", "pydantic", "redis", "uvicorn")
+
+
+def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    """Median, smallest and largest of some rounds."""
+    return {
+        "median": round(statistics.median(values), digits),
+        "smallest": round(min(values), digits),
+        "largest": round(max(values), digits),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """The machine, the versions and the revision that are measured."""
+    return {
+        "device": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def commit() -> str:
+    """The revision that is measured, marked where files were changed since."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write_results(path: Path | None, found: dict[str, Any]) -> None:
+    """Write what was found as JSON, if a file is wanted."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**surroundings(), **found}, indent=2) + "\n")
