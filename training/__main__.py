@@ -203,7 +203,14 @@ def _add_reproduce(command: argparse.ArgumentParser) -> None:
     add("--data", type=Path, required=True, metavar="DIR", help="dataset folder")
     add("--runs", type=Path, required=True, metavar="DIR", help="where the run folders lie")
     add("--text-vectors", type=Path, metavar="DIR", help="default: text_vectors/ beside --runs")
-    add("--row", action="append", default=[], dest="rows", metavar="NAME", help="only this one")
+    add(
+        "--row",
+        action="append",
+        default=[],
+        dest="rows",
+        metavar="NAME",
+        help="only this and the first",
+    )
     add(
         "--out",
         type=Path,

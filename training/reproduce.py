@@ -49,8 +49,9 @@ def reproduce(
         data: Dataset folder.
         runs: Where the run folders lie, one per row and seed; a finished one is read.
         text_vectors: Store of text vectors that all rows share.
-        only: Names of rows; empty for all.
-        out: JSON file, written anew after every row, so an interrupted table keeps its figures.
+        only: Names of rows, run beside the first; empty for all.
+        out: JSON file of the rows asked for, written anew after every row, so that an interrupted
+            table keeps its figures.
 
     Returns:
         The table as Markdown.
@@ -107,8 +108,10 @@ class Trainer:
         evaluate_step(run, prepared, text)
 
     def _prepare(self, config: RunConfig) -> Prepared:
-        """What comes of the data depends on everything but how the model is trained."""
-        key = config.model_dump_json(exclude={"fit", "align", "text"})
+        """Read events anew only where the settings that `prepare` reads differ."""
+        key = config.model_dump_json(
+            include={"data": True, "evaluate": True, "model": {"comments_per_event"}}
+        )
         if key != self.prepared_key:
             self.prepared, self.prepared_key = prepare(self.dataset, config), key
             self.text = self.text_key = None
@@ -156,7 +159,8 @@ def markdown(entries: list[dict[str, Any]]) -> str:
             value = entry["over_seeds"].get(head)
             difference = entry["against_first"].get(head)
             mark = " *" if difference and (difference["low"] > 0 or difference["high"] < 0) else ""
-            cells.append(f"{value['mean']:.4f} ± {value['sd']:.4f}{mark}" if value else "")
+            sd = f" ± {value['sd']:.4f}" if value and value["sd"] is not None else ""
+            cells.append(f"{value['mean']:.4f}{sd}{mark}" if value else "")
         lines.append(f"| {entry['name']} | {len(entry['runs'])} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "\\* differs from the first row, paired over users (95 %)."])
 
@@ -191,13 +195,13 @@ def _entry(row: Row, table: QualityTable, folders: list[Path], first: list[Path]
     }
 
 
-def _over_seeds(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    values: dict[str, dict[str, float]] = {}
+def _over_seeds(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    values: dict[str, dict[str, float | None]] = {}
     for task in ("video", "comment"):
         for ranking, figures in metrics[0].get(task, {}).items():
             for metric in figures:
                 of_seeds = [one[task][ranking][metric] for one in metrics]
-                sd = float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else 0.0
+                sd = float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None
                 values[f"{task} {ranking} {metric}"] = {"mean": float(np.mean(of_seeds)), "sd": sd}
     return values
 
@@ -223,7 +227,8 @@ def _chosen(table: QualityTable, only: list[str]) -> list[Row]:
     for name in only:
         if name not in known:
             raise DataError(f"no row {name!r}; known are {', '.join(known)}")
-    return [row for row in table.rows if not only or row.name in only]
+    first, *others = table.rows
+    return [first, *(row for row in others if not only or row.name in only)]
 
 
 def _file_name(name: str) -> str:
