@@ -12,7 +12,7 @@ from training.dataset_folder import write_dataset
 from training.examples import read_examples
 from training.html_report import bar_chart, line_chart
 
-VOID = {"meta", "path", "rect", "polyline"}
+VOID = {"br", "meta", "path", "rect", "polyline"}
 
 
 class Balance(HTMLParser):
