@@ -156,7 +156,9 @@ def random_text(prepared: Prepared, width: int) -> TextTables:
         for count in (prepared.catalogue.video_count, prepared.catalogue.comment_count)
     )
     title_VE[0] = comment_CE[0] = 0
-    return TextTables(title_VE, comment_CE, comment_features(prepared, comment_CE))
+    return TextTables(
+        title_VE, comment_CE, comment_features(prepared, comment_CE), prepared.catalogue.category_V
+    )
 
 
 def summary(one: Measured, reference: Measured | None) -> dict[str, float]:

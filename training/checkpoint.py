@@ -25,7 +25,7 @@ ALIGNED_LANGUAGE_MODEL = Path("checkpoints", "aligned_language_model.safetensors
 def new_recommender(config: RunConfig, text: TextTables) -> Recommender:
     """A model with fresh weights, seeded by `fit.seed`."""
     torch.manual_seed(config.fit.seed)
-    tables = (text.title_VE, text.comment_CE, text.feature_CF)
+    tables = (text.title_VE, text.comment_CE, text.feature_CF, text.category_V)
     return Recommender(config.model, *(torch.from_numpy(table) for table in tables))
 
 
@@ -42,7 +42,7 @@ def load_recommender(run: Path, config: RunConfig, text: TextTables) -> Recommen
 
 
 def start_from(recommender: Recommender, path: Path) -> None:
-    """Begin with another checkpoint's weights, all but what stage 1 lacks: ids, gate, profile.
+    """Begin with another checkpoint's weights, all but what stage 1 lacks, as ids and profile.
 
     Raises:
         DataError: If weights are missing, unknown or of another shape.
@@ -50,7 +50,7 @@ def start_from(recommender: Recommender, path: Path) -> None:
     weights, _ = read_checkpoint(path)
     own = recommender.state_dict()
     for name in own:
-        if name.startswith(("items.id.", "items.gate", "profile.", "prior_")):
+        if name.startswith(("items.id.", "items.category.", "items.gate", "profile.", "prior_")):
             weights[name] = own[name]
         elif name.endswith("position_LD") and name in weights:
             weights[name] = _grow_positions(weights[name], len(own[name]))

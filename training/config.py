@@ -57,6 +57,9 @@ class ModelConfig(_Frozen):
     temperature: float = Field(0.07, gt=0)
     use_ids: bool = True
     use_text: bool = True
+    use_categories: bool = Field(
+        True, description="Videos of one category share a vector, beside each one's own."
+    )
     prior_half_lives_days: tuple[float, ...] = Field(
         (7.0, 20.0), description="Popularity of late as a part of the video score; empty: none."
     )
@@ -208,7 +211,11 @@ PRESETS: dict[str, RunConfig] = {
     "paper": RunConfig(
         text=TextConfig(max_tokens=512, width=256),
         model=ModelConfig(
-            norm="post", encoder_kv="input", prior_half_lives_days=(), profile_events=0
+            norm="post",
+            encoder_kv="input",
+            use_categories=False,
+            prior_half_lives_days=(),
+            profile_events=0,
         ),
         align=AlignConfig(
             max_samples=556_400,

@@ -49,19 +49,31 @@ class ItemVectors(nn.Module):
     title_VE: Tensor
     comment_CE: Tensor
 
-    def __init__(self, config: ModelConfig, title_VE: Tensor, comment_CE: Tensor) -> None:
+    category_V: Tensor
+
+    def __init__(
+        self, config: ModelConfig, title_VE: Tensor, comment_CE: Tensor, category_V: Tensor
+    ) -> None:
         super().__init__()
         self.use_ids, self.use_text = config.use_ids, config.use_text
+        self.register_buffer("category_V", category_V, persistent=False)
         self.register_buffer("title_VE", title_VE, persistent=False)
         self.register_buffer("comment_CE", comment_CE, persistent=False)
         self.adapter = nn.Linear(title_VE.shape[1], config.width, bias=False)
         self.merge = nn.Linear(2 * config.width, config.width)
         self.id = nn.Embedding(len(title_VE), config.width, padding_idx=0)
         self.gate = nn.Parameter(torch.ones(()))
+        self.category: nn.Embedding | None = None
+        if config.use_categories and category_V.any():
+            categories = int(category_V.max()) + 1
+            self.category = nn.Embedding(categories, config.width, padding_idx=0)
 
     def video_ids(self, video_N: Tensor) -> Tensor:
-        """The gated id part of a video; zeros without ids. (…) to (…, D)."""
-        return self.gate * self.id(video_N) * float(self.use_ids)
+        """The gated id part of a video and its category's; zeros without both. (…) to (…, D)."""
+        id_ND = self.id(video_N) * float(self.use_ids)
+        if self.category is not None:
+            id_ND = id_ND + self.category(self.category_V[video_N])
+        return self.gate * id_ND
 
     def titles(self, video_N: Tensor) -> Tensor:
         """Adapted title vectors; (…) to (…, D)."""
@@ -307,11 +319,18 @@ class Recommender(nn.Module):
     prior_weight_H: Tensor
 
     def __init__(
-        self, config: ModelConfig, title_VE: Tensor, comment_CE: Tensor, feature_CF: Tensor
+        self,
+        config: ModelConfig,
+        title_VE: Tensor,
+        comment_CE: Tensor,
+        feature_CF: Tensor,
+        category_V: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.items = ItemVectors(config, title_VE, comment_CE)
+        if category_V is None:
+            category_V = torch.zeros(len(title_VE), dtype=torch.int32)
+        self.items = ItemVectors(config, title_VE, comment_CE, category_V)
         self.sequence = SequenceEncoder(config)
         self.profile = ProfileSimilarity(feature_CF) if config.profile_events else None
         half_lives = len(config.prior_half_lives_days)
@@ -327,6 +346,8 @@ class Recommender(nn.Module):
                 nn.init.zeros_(parameter)
         with torch.no_grad():
             self.items.id.weight[0] = 0
+            if self.items.category is not None:
+                self.items.category.weight[0] = 0
         if self.profile is not None:
             self.profile.reset_parameters()
 

@@ -27,16 +27,18 @@ OWN_COMMENTS = 8
 
 @dataclass(frozen=True)
 class TextTables:
-    """Text vectors by catalogue row; row 0 and empty texts are zero.
+    """What is known of items beside their ids, by catalogue row; row 0 and empty texts are zero.
 
     Attributes:
         title_VE, comment_CE: float32.
         feature_CF: float32, what profiles compare (`training.comment_features`).
+        category_V: int32 codes, 0 = unknown.
     """
 
     title_VE: NDArray[np.float32]
     comment_CE: NDArray[np.float32]
     feature_CF: NDArray[np.float32]
+    category_V: NDArray[np.int32]
 
 
 @dataclass(frozen=True)

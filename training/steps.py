@@ -244,4 +244,9 @@ def _text_store(run: RunFolder) -> Path:
 def _tables(vectors: TextVectors, prepared: Prepared) -> TextTables:
     titles, comments = prepared.texts()
     comment_CE = vectors.lookup(comments)
-    return TextTables(vectors.lookup(titles), comment_CE, comment_features(prepared, comment_CE))
+    return TextTables(
+        title_VE=vectors.lookup(titles),
+        comment_CE=comment_CE,
+        feature_CF=comment_features(prepared, comment_CE),
+        category_V=prepared.catalogue.category_V,
+    )

@@ -129,3 +129,16 @@ def test_the_contrast_of_ids_and_texts_equals_its_definition():
             terms.append(torch.log1p(torch.exp(cosine[j, i] - positive)) / 2)
         expected = torch.stack(terms).sum() / 2
     assert actual.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_videos_of_a_category_share_a_part_that_cold_ones_keep():
+    run = config()
+    prepared = prepared_world(3, run)
+    items = random_recommender(prepared, run).items
+    category_V = torch.from_numpy(prepared.catalogue.category_V).long()
+    with torch.no_grad():
+        items.id.weight.zero_()
+        part_VD = items.video_ids(torch.arange(len(category_V)))
+        one, other = (torch.nonzero(category_V == code).squeeze(1) for code in (1, 2))
+    assert torch.equal(part_VD[one], (items.gate * items.category.weight[1]).expand(len(one), -1))
+    assert not torch.equal(part_VD[one[0]], part_VD[other[0]])

@@ -48,7 +48,13 @@ def dataset(*, videos, comments, video_events, comment_events) -> Dataset:
     return Dataset(
         videos=pl.DataFrame(
             videos, schema={"video_id": pl.String, "title": pl.String}, orient="row"
-        ).with_columns(category=none_text, author_id=none_text, published_at=none_int),
+        ).with_columns(
+            category=pl.Series(
+                ["odd" if n % 2 else "even" for n in range(len(videos))], dtype=pl.String
+            ),
+            author_id=none_text,
+            published_at=none_int,
+        ),
         comments=pl.DataFrame(
             comments,
             schema={"comment_id": pl.String, "video_id": pl.String, "text": pl.String},
@@ -81,14 +87,15 @@ def random_text(prepared: Prepared, seed: int = 0) -> TextTables:
     ]
     for table in tables:
         table[0] = 0
-    return TextTables(*tables, comment_features(prepared, tables[1]))
+    features = comment_features(prepared, tables[1])
+    return TextTables(*tables, features, prepared.catalogue.category_V)
 
 
 def random_recommender(prepared: Prepared, run: RunConfig, seed: int = 0) -> Recommender:
     """A model in float64 whose weights are large enough for every part to matter."""
     torch.manual_seed(seed)
     text = random_text(prepared)
-    tables = (text.title_VE, text.comment_CE, text.feature_CF)
+    tables = (text.title_VE, text.comment_CE, text.feature_CF, text.category_V)
     recommender = Recommender(run.model, *map(torch.from_numpy, tables)).double()
     with torch.no_grad():
         for parameter in recommender.parameters():
