@@ -45,6 +45,7 @@ TABLES = {
             Row("encoder alone", (NO_PRIOR, NO_PROFILE)),
             Row("ids only", ("model.use_text=false",)),
             Row("text only", ("model.use_ids=false",)),
+            Row("no categories", ("model.use_categories=false",)),
             Row("no comments", ("data.comment_event_types=[]",)),
             Row("videos alone", ("fit.task=video",)),
             Row("comments alone", ("fit.task=comment",)),
