@@ -1,0 +1,1 @@
+"""A/B experiments: definitions, assignment, and the record of who was shown what."""

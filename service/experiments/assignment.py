@@ -1,0 +1,88 @@
+"""Who gets which arm: a pure function of the definitions and the unit."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from service.experiments.definition import Experiment
+from service.experiments.hashing import bucket_of, bucket_ranges, choose_arm, namespace_bucket
+
+HOLDOUT_SEED = "holdout"
+"""One for all experiments: a holdout's users see none of them."""
+
+Reason = Literal[
+    "bucket", "forced", "sticky", "header", "stopped",  # with an arm
+    "draft", "not_included", "holdout", "layer", "coverage",  # without
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What an experiment says of a unit.
+
+    Attributes:
+        arm: None where the unit isn't in it; `reason` tells why.
+        bucket: In [0, 1), four decimals.
+    """
+
+    experiment: str
+    arm: str | None
+    bucket: float
+    reason: Reason
+
+
+def assign(experiment: Experiment, unit: str, sticky_arm: str | None = None) -> Assignment:
+    """Find a unit's arm in one experiment.
+
+    Args:
+        sticky_arm: What the unit had before, where the experiment is sticky.
+    """
+    bucket = bucket_of(experiment.seed or experiment.name, unit)
+    arm, reason = _choose(experiment, unit, bucket, sticky_arm)
+    return Assignment(experiment.name, arm, bucket, reason)
+
+
+def assign_all(
+    experiments: Iterable[Experiment], unit: str, sticky: Mapping[str, str] | None = None
+) -> list[Assignment]:
+    """Find a unit's arms in all experiments; in a layer the first that has one keeps it.
+
+    Args:
+        experiments: In their order of precedence.
+        sticky: Arms the unit had before, by experiment.
+    """
+    assignments, taken = [], set()
+    for experiment in experiments:
+        assignment = assign(experiment, unit, (sticky or {}).get(experiment.name))
+        if experiment.layer is not None and experiment.status == "running":
+            if assignment.arm is not None and experiment.layer in taken:
+                assignment = Assignment(experiment.name, None, assignment.bucket, "layer")
+            elif assignment.arm is not None:
+                taken.add(experiment.layer)
+        assignments.append(assignment)
+    return assignments
+
+
+def _choose(
+    experiment: Experiment, unit: str, bucket: float, sticky_arm: str | None
+) -> tuple[str | None, Reason]:
+    if experiment.status == "draft":
+        return None, "draft"
+    if experiment.status == "stopped":
+        return experiment.control, "stopped"
+    if (forced := experiment.forced.get(unit)) is not None:
+        return forced, "forced"
+    if experiment.include.user_ids and unit not in experiment.include.user_ids:
+        return None, "not_included"
+    if bucket_of(HOLDOUT_SEED, unit) < experiment.holdout:
+        return None, "holdout"
+    if experiment.layer is not None:
+        start, end = experiment.layer_range
+        if not start <= namespace_bucket(experiment.layer, unit) < end:
+            return None, "layer"
+    answering = [arm for arm in experiment.arms if not arm.shadow]
+    if experiment.sticky and sticky_arm in {arm.name for arm in answering}:
+        return sticky_arm, "sticky"
+    ranges = bucket_ranges([arm.weight for arm in experiment.arms], experiment.coverage)
+    position = choose_arm(bucket, ranges)
+    return (None, "coverage") if position is None else (experiment.arms[position].name, "bucket")
