@@ -21,6 +21,9 @@ AnswerT = TypeVar("AnswerT")
 
 logger = logging.getLogger(__name__)
 
+NEWEST_WEIGHT = 0.2
+"""Of the last batch in the moving average of what a query costs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[AnswerT]):
@@ -64,6 +67,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         self._waiting: deque[_Job[QueryT, AnswerT]] = deque()
         self._lock = threading.Lock()
         self._is_draining = False
+        self._query_s = 0.0  # what a query of a batch costs, lately
 
     @property
     def waiting(self) -> int:
@@ -74,7 +78,8 @@ class Batcher(Generic[QueryT, AnswerT]):
         """Wait for a query's answer, until `deadline_s` (`time.monotonic()`) at most.
 
         Raises:
-            OverloadedError: At once, if the queue is full.
+            OverloadedError: At once, if the queue is full or too long for the deadline: what
+                would be late is not begun.
             DeadlineExceededError: If the answer isn't there in time.
             NotReadyError: If the thread has been shut down.
         """
@@ -85,6 +90,8 @@ class Batcher(Generic[QueryT, AnswerT]):
         with self._lock:
             if len(self._waiting) >= self._max_queue:
                 raise OverloadedError(f"{self._max_queue} requests are waiting already")
+            if len(self._waiting) * self._query_s > deadline_s - now_s:
+                raise OverloadedError("more requests are waiting than can be answered in time")
             self._wake()
             self._waiting.append(_Job(query, deadline_s, now_s, future))
         try:
@@ -117,7 +124,10 @@ class Batcher(Generic[QueryT, AnswerT]):
             # A caller that gave up, or whose deadline passed, has cancelled its future.
             jobs = [job for job in taken if not job.future.done() and started_s < job.deadline_s]
             if jobs:
-                self._deliver(jobs, self._answer([job.query for job in jobs]), started_s)
+                answers = self._answer([job.query for job in jobs])
+                query_s = (time.monotonic() - started_s) / len(jobs)
+                self._query_s += NEWEST_WEIGHT * (query_s - self._query_s)
+                self._deliver(jobs, answers, started_s)
 
     def _answer(self, queries: Sequence[QueryT]) -> Sequence[AnswerT | Exception]:
         try:

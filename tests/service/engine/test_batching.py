@@ -98,6 +98,26 @@ def test_a_passed_deadline_ends_the_wait_and_spares_the_work(thread: ThreadPoolE
     assert double.batches == [[1], [2]]
 
 
+def test_what_would_be_late_is_refused_at_once(thread: ThreadPoolExecutor) -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, thread, max_queue=9, max_batch=8)
+        [slow] = await start(batcher)
+        await asyncio.sleep(0.2)
+        double.gate.set()
+        await slow  # a query costs at least 0.2 * 0.2 s now
+        double.gate.clear()
+        tasks = await start(batcher, 2, 3)
+        with pytest.raises(OverloadedError, match="in time"):
+            await ask(batcher, 4, wait_s=0.05)
+        double.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(main)
+    assert double.batches == [[1], [1], [2, 3]]
+
+
 def test_a_cancelled_caller_is_not_computed_for(thread: ThreadPoolExecutor) -> None:
     double = Doubler()
 
