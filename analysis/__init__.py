@@ -1,0 +1,1 @@
+"""What an A/B experiment found, from exported exposures and events."""

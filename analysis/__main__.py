@@ -1,0 +1,104 @@
+"""`python -m analysis report|power`: what an experiment found, or what one would take."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from analysis.definition import load_definition
+from analysis.page import build_page
+from analysis.power import units_needed
+from analysis.report import build_report
+from analysis.tables import load_tables
+from lsvcr.errors import LsvcrError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 1 with an error on stderr."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except LsvcrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(args: argparse.Namespace) -> None:
+    definition = load_definition(args.definition)
+    report = build_report(load_tables(args.exposures, definition), definition)
+    if args.out:
+        beside = args.out.with_name(f".{args.out.name}.partial")
+        beside.write_text(build_page(report), encoding="utf-8")
+        os.replace(beside, args.out)
+    if args.json:
+        print(report.model_dump_json(indent=2))
+        return
+    for arm in report.arms:
+        print(f"{arm.arm}: {arm.units:,} units, {arm.exposures:,} answers")
+    for verdict in report.verdicts:
+        print(f"\n{verdict.text}")
+
+
+def _power(args: argparse.Namespace) -> None:
+    for lift in args.lift:
+        need = units_needed(
+            lift,
+            mean=args.mean,
+            deviation=args.sd,
+            alpha=args.alpha,
+            power=args.power,
+            control_share=args.control_share,
+            variance_kept=args.variance_kept,
+            units_per_day=args.units_per_day,
+        )
+        days = "" if need.days is None else f", {need.days:,} days"
+        print(f"lift {need.lift:+.2%}: {need.units:,} units in both arms together{days}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser("report", help="compare the arms of an experiment")
+    report.add_argument(
+        "--exposures", type=Path, required=True, metavar="DIR", help="folder of exported tables"
+    )
+    report.add_argument("--definition", type=Path, required=True, help="the experiment, as JSON")
+    report.add_argument("--out", type=Path, metavar="FILE", help="write the HTML page there")
+    report.add_argument("--json", action="store_true", help="print all figures as JSON")
+    report.set_defaults(run=_report)
+
+    power = commands.add_parser("power", help="how many units and days an experiment needs")
+    power.add_argument("--mean", type=_positive, required=True, help="of the metric per unit")
+    power.add_argument("--sd", type=_positive, required=True, help="its standard deviation")
+    power.add_argument(
+        "--lift", type=_positive, nargs="+", required=True, help="relative, such as 0.02"
+    )
+    power.add_argument("--alpha", type=_share, default=0.05, help="default: %(default)s")
+    power.add_argument("--power", type=_share, default=0.8, help="default: %(default)s")
+    power.add_argument("--control-share", type=_share, default=0.5, help="default: %(default)s")
+    power.add_argument(
+        "--variance-kept", type=_share, default=1.0, help="what CUPED leaves, from a report"
+    )
+    power.add_argument("--units-per-day", type=_positive, help="new units a day: tells the days")
+    power.set_defaults(run=_power)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
