@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from analysis.definition import load_definition
+from analysis.definition import Definition, Plan, load_json
 from analysis.page import build_page
 from analysis.power import units_needed
 from analysis.report import build_report
@@ -25,8 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    definition = load_definition(args.definition)
-    report = build_report(load_tables(args.exposures, definition), definition)
+    definition = load_json(args.definition, Definition)
+    plan = load_json(args.plan, Plan) if args.plan else Plan()
+    report = build_report(load_tables(args.exposures, definition), definition, plan)
     if args.out:
         beside = args.out.with_name(f".{args.out.name}.partial")
         beside.write_text(build_page(report), encoding="utf-8")
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exposures", type=Path, required=True, metavar="DIR", help="folder of exported tables"
     )
     report.add_argument("--definition", type=Path, required=True, help="the experiment, as JSON")
+    report.add_argument("--plan", type=Path, help="how to analyse it, as JSON")
     report.add_argument("--out", type=Path, metavar="FILE", help="write the HTML page there")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
     report.set_defaults(run=_report)

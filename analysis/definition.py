@@ -1,7 +1,7 @@
-"""The experiment's definition: the service's own, with a plan for the analysis."""
+"""What an experiment is, as the service defines it, and the plan for its analysis."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,7 +15,7 @@ class Arm(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Plan(BaseModel):
@@ -52,19 +52,26 @@ class Plan(BaseModel):
 
 
 class Definition(BaseModel):
-    """An experiment. Fields that matter to the assignment alone are passed over."""
+    """An experiment. Fields that matter to the assignment alone are passed over.
+
+    Attributes:
+        arms: Those of weight 0 (shadows, arms that are only forced) are in no comparison.
+        forced: Arms by user. Nobody drew lots for these users: they are left out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: Annotated[str, Field(min_length=1)]
-    arms: Annotated[tuple[Arm, ...], Field(min_length=2)]
+    arms: tuple[Arm, ...]
     control: str
+    forced: dict[str, str] = Field(default_factory=dict)
     primary_metric: str = OUTCOMES[0].name
-    analysis: Plan = Plan()
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        names = [arm.name for arm in self.arms]
+        names = [arm.name for arm in self.arms if arm.weight > 0]
+        if len(names) < 2:
+            raise ValueError(f"arms: two with a weight are needed to compare, found {names}")
         if len(set(names)) < len(names):
             raise ValueError(f"arms: two of the same name in {names}")
         if self.control not in names:
@@ -75,19 +82,27 @@ class Definition(BaseModel):
         return self
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The arms that are compared, with their weights."""
+        return {arm.name: arm.weight for arm in self.arms if arm.weight > 0}
+
+    @property
     def treatments(self) -> tuple[str, ...]:
         """The arms that are compared with the control."""
-        return tuple(arm.name for arm in self.arms if arm.name != self.control)
+        return tuple(name for name in self.weights if name != self.control)
 
 
-def load_definition(path: Path) -> Definition:
-    """Read a JSON file.
+Model = TypeVar("Model", Definition, Plan)
+
+
+def load_json(path: Path, model: type[Model]) -> Model:
+    """Read a definition, as `GET /admin/experiments/{name}` answers it, or a plan.
 
     Raises:
         DataError: If it can't be read or doesn't fit; names the field.
     """
     try:
-        return Definition.model_validate_json(path.read_bytes())
+        return model.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except ValidationError as error:

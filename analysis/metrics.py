@@ -32,9 +32,12 @@ def _per_answer(name: str, title: str, numerator: str, margin: float = 0.0) -> M
 
 
 OUTCOMES = (
+    _per_unit("watch_time_ms", "watch time per unit (ms)"),
     _per_unit("comment_watch_time_ms", "comment watch time per unit (ms)"),
     _per_unit("video_watch_time_ms", "video watch time per unit (ms)"),
-    _per_unit("interactions", "interactions per unit"),
+    _per_unit("video_events", "video events per unit"),
+    _per_unit("comment_events", "comment events per unit"),
+    _per_unit("interactions", "likes, shares, replies and comments per unit"),
     _per_answer("click_through", "answers that were followed by an event", "followed"),
 )
 """More is better."""

@@ -66,21 +66,21 @@ class Report(BaseModel):
     looks: list[Look]
 
 
-def build_report(tables: Tables, definition: Definition) -> Report:
+def build_report(tables: Tables, definition: Definition, plan: Plan) -> Report:
     """Compare every arm with the control.
 
     Where the sample ratio is off or units are too few the verdict says so and nothing else; the
     comparisons are there for whoever looks for the cause, if there are two units an arm.
     """
-    plan, control = definition.analysis, definition.control
+    control = definition.control
     table = build_unit_table(tables, plan)
     start_ms, end_ms = _span(tables)
     counts = dict(table.units.group_by("arm").len().iter_rows())
-    ratio = check_sample_ratio(counts, {arm.name: arm.weight for arm in definition.arms})
+    ratio = check_sample_ratio(counts, definition.weights)
     comparable = [
         arm for arm in definition.treatments if min(counts.get(arm, 0), counts.get(control, 0)) > 1
     ]
-    outcomes = _compare_outcomes(table, definition, comparable)
+    outcomes = _compare_outcomes(table, definition, comparable, plan)
     guardrails = [
         compare(table.units, metric, control=control, arm=arm, plan=plan)
         for arm in comparable
@@ -94,32 +94,30 @@ def build_report(tables: Tables, definition: Definition) -> Report:
         plan=plan,
         start_ms=start_ms,
         end_ms=end_ms,
-        arms=[_summarise(tables, arm.name, counts.get(arm.name, 0)) for arm in definition.arms],
+        arms=[_summarise(tables, arm, counts.get(arm, 0)) for arm in definition.weights],
         crossed_units=table.crossed,
         unattributed_events=table.unattributed,
         sample_ratio=ratio,
-        verdicts=_verdicts(definition, ratio, outcomes, states),
+        verdicts=_verdicts(definition, ratio, outcomes, states, plan),
         outcomes=outcomes,
         guardrails=guardrails,
         guardrail_states=states,
         videos=describe_shown_items(tables.exposures, "video_ids"),
         comments=describe_shown_items(tables.exposures, "comment_ids"),
-        looks=_look_back(tables, definition, comparable),
+        looks=_look_back(tables, definition, comparable, plan),
     )
 
 
 def _compare_outcomes(
-    table: UnitTable, definition: Definition, arms: list[str]
+    table: UnitTable, definition: Definition, arms: list[str], plan: Plan
 ) -> list[Comparison]:
     """The primary metric is one family of comparisons, all others together another."""
     families: tuple[list[Comparison], list[Comparison]] = ([], [])
     for arm in arms:
         for metric in OUTCOMES:
-            found = compare(
-                table.units, metric, control=definition.control, arm=arm, plan=definition.analysis
-            )
+            found = compare(table.units, metric, control=definition.control, arm=arm, plan=plan)
             families[metric.name != definition.primary_metric].append(found)
-    return [one for family in families if family for one in adjust(family, definition.analysis)]
+    return [one for family in families if family for one in adjust(family, plan)]
 
 
 def _verdicts(
@@ -127,10 +125,11 @@ def _verdicts(
     ratio: SampleRatio,
     outcomes: list[Comparison],
     states: list[GuardrailState],
+    plan: Plan,
 ) -> list[Verdict]:
     verdicts = []
     for arm in definition.treatments:
-        without = need_data(ratio, (definition.control, arm), definition.analysis)
+        without = need_data(ratio, (definition.control, arm), plan)
         if without is not None:
             verdicts.append(Verdict(arm=arm, decision=without[0], text=without[1]))
             continue
@@ -138,7 +137,7 @@ def _verdicts(
             one for one in outcomes if (one.metric, one.arm) == (definition.primary_metric, arm)
         )
         own = [state for state in states if state.arm == arm]
-        verdicts.append(judge(primary, own, definition.control, definition.analysis))
+        verdicts.append(judge(primary, own, definition.control, plan))
     return verdicts
 
 
@@ -161,7 +160,7 @@ def _summarise(tables: Tables, arm: str, units: int) -> ArmSummary:
     )
 
 
-def _look_back(tables: Tables, definition: Definition, arms: list[str]) -> list[Look]:
+def _look_back(tables: Tables, definition: Definition, arms: list[str], plan: Plan) -> list[Look]:
     """The primary metric at equally distant times since the start."""
     metric = next(one for one in OUTCOMES if one.name == definition.primary_metric)
     start_ms, last_ms = _span(tables)
@@ -170,14 +169,12 @@ def _look_back(tables: Tables, definition: Definition, arms: list[str]) -> list[
     for before, until_ms in pairwise(ends):
         if until_ms == before:
             continue
-        units = build_unit_table(tables, definition.analysis, until_ms=until_ms).units
+        units = build_unit_table(tables, plan, until_ms=until_ms).units
         counts = dict(units.group_by("arm").len().iter_rows())
         for arm in arms:
             if min(counts.get(arm, 0), counts.get(definition.control, 0)) < MIN_UNITS:
                 continue
-            found = compare(
-                units, metric, control=definition.control, arm=arm, plan=definition.analysis
-            )
+            found = compare(units, metric, control=definition.control, arm=arm, plan=plan)
             if found.lift is not None:
                 size = counts[arm] + counts[definition.control]
                 looks.append(Look(until_ms=until_ms, arm=arm, units=size, lift=found.lift))

@@ -70,7 +70,7 @@ def load_tables(folder: Path, definition: Definition) -> Tables:
 def check_tables(
     exposures: pl.DataFrame, events: pl.DataFrame, definition: Definition, path: Path
 ) -> Tables:
-    """Keep one experiment's exposures, the first of each recommendation.
+    """Keep one experiment's exposures, the first of each recommendation, nobody's forced arm.
 
     Args:
         exposures: As `EXPOSURES`.
@@ -81,9 +81,11 @@ def check_tables(
     Raises:
         DataError: If an arm isn't in the definition, or there are no exposures, or one of nobody.
     """
+    forced = list(definition.forced)
     exposures = (
         exposures.filter(pl.col("experiment") == definition.name)
         .with_columns(unit_id=pl.coalesce("unit_id", "user_id"))
+        .filter(~pl.any_horizontal(pl.col("unit_id", "user_id").is_in(forced).fill_null(False)))
         .sort("timestamp", "recommendation_id")
         .unique("recommendation_id", keep="first", maintain_order=True)
     )
@@ -93,7 +95,7 @@ def check_tables(
     if len(nobody):
         which = nobody["recommendation_id"][0]
         raise DataError(f"{path}: recommendation {which!r} has neither unit_id nor user_id")
-    known = [arm.name for arm in definition.arms]
+    known = list(definition.weights)
     strange = exposures.filter(~pl.col("arm").is_in(known))
     if len(strange):
         raise DataError(f"{path}: column arm: {strange['arm'][0]!r} is none of {known}")

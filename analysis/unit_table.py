@@ -123,7 +123,10 @@ def _sum_events(events: pl.DataFrame) -> pl.DataFrame:
     watched = pl.col("watch_time_ms").cast(pl.Float64)
     is_comment = pl.col("type").str.starts_with("comment_")
     return events.group_by("unit_id").agg(
+        watch_time_ms=watched.sum(),
         comment_watch_time_ms=watched.filter(is_comment).sum(),
         video_watch_time_ms=watched.filter(~is_comment).sum(),
+        video_events=(~is_comment).sum().cast(pl.Float64),
+        comment_events=is_comment.sum().cast(pl.Float64),
         interactions=pl.col("type").is_in(INTERACTIONS).sum().cast(pl.Float64),
     )

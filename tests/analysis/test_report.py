@@ -16,12 +16,14 @@ from experiment_tables import (
 )
 
 from analysis.__main__ import main
+from analysis.definition import Plan
 from analysis.page import build_page
 from analysis.report import Report, build_report
 from analysis.sample_ratio import check_sample_ratio
 from analysis.shown_items import describe_shown_items
 from analysis.verdict import Decision
 
+PLAN = Plan()
 Rows = list[dict[str, Any]]
 
 
@@ -43,9 +45,9 @@ def invent(
     return exposures, events
 
 
-def report_of(rows: tuple[Rows, Rows], **changes: Any) -> Report:
+def report_of(rows: tuple[Rows, Rows], plan: Plan = PLAN, **changes: Any) -> Report:
     definition = definition_of(**changes)
-    return build_report(tables_of(*rows, definition), definition)
+    return build_report(tables_of(*rows, definition), definition, plan)
 
 
 def decision(report: Report) -> Decision:
@@ -65,9 +67,7 @@ def test_a_better_arm_that_breaks_a_guardrail_does_harm() -> None:
     report = report_of(invent(lift=0.5, latency_ms=40.0))
     assert decision(report) == "harmful"
     assert "latency_ms" in report.verdicts[0].text
-    tolerant = report_of(
-        invent(lift=0.5, latency_ms=40.0), analysis={"margins": {"latency_ms": 50}}
-    )
+    tolerant = report_of(invent(lift=0.5, latency_ms=40.0), Plan(margins={"latency_ms": 50}))
     assert decision(tolerant) == "better"
     assert decision(report_of(invent(lift=0.5, video_ids=[]))) == "harmful"
 
@@ -90,11 +90,10 @@ def test_the_sample_ratio_by_hand() -> None:
 
 
 def test_a_fixed_horizon_waits_for_its_planned_size() -> None:
-    plan = {"decide_by": "fixed_horizon", "planned_units": 601}
-    assert decision(report_of(invent(lift=0.5), analysis=plan)) == "too_early"
-    assert (
-        decision(report_of(invent(lift=0.5), analysis={**plan, "planned_units": 600})) == "better"
-    )
+    rows = invent(lift=0.5)
+    waits, decides = (Plan(decide_by="fixed_horizon", planned_units=n) for n in (601, 600))
+    assert decision(report_of(rows, waits)) == "too_early"
+    assert decision(report_of(rows, decides)) == "better"
 
 
 def test_coverage_and_diversity_by_hand() -> None:
@@ -131,6 +130,10 @@ def test_the_commands_write_a_page_and_tell_the_verdict(
     assert "<svg" in page.read_text() and "http" not in page.read_text()
     assert main([*told, "--json"]) == 0
     assert Report.model_validate_json(capsys.readouterr().out).verdicts[0].decision == "better"
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"alhpa": 0.01}')
+    assert main([*told, "--plan", str(plan)]) == 1
+    assert "plan.json: alhpa: Extra inputs" in capsys.readouterr().err
     file.write_text(json.dumps({**definition, "control": "c"}))
     assert main(told) == 1
     assert "control: 'c' is none of the arms" in capsys.readouterr().err

@@ -82,6 +82,13 @@ def test_winsorising_cuts_at_a_quantile_of_all_units() -> None:
     ]  # fmt: skip
 
 
+def test_users_with_a_forced_arm_are_left_out() -> None:
+    definition = definition_of(forced={"w": "b"})
+    exposures = [exposure("r1", "u", "a"), exposure("r2", "w", "b")]
+    exposures.append(exposure("r3", "w", "b", unit_id="phone"))
+    assert tables_of(exposures, [], definition).exposures["unit_id"].to_list() == ["u"]
+
+
 def test_what_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="arm: 'c' is none of"):
         tables_of([exposure("r1", "u", "c")], [])
