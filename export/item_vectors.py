@@ -15,16 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.encoder import ItemVectors, ProfileSimilarity, Recommender
+from training.scorers import forget_untrained_ids as forget_untrained_ids
 
 CHUNK_ROWS = 16_384
 
 FloatArray = NDArray[np.float32]
-
-
-@torch.no_grad()
-def forget_untrained_ids(recommender: Recommender, is_trained_V: NDArray[np.bool_]) -> None:
-    """Zero the ids that no training event ever moved, so that cold videos stand by their text."""
-    recommender.items.id.weight[torch.from_numpy(~is_trained_V)] = 0
 
 
 @torch.no_grad()

@@ -20,6 +20,12 @@ class DataConfig(_Frozen):
 
     min_events: int = Field(5, ge=1, description="Iterative k-core on users and videos.")
     sample_users: int | None = Field(None, ge=1, description="Keep this many random users.")
+    cold_videos: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the core videos that training never sees, to be ranked by text.",
+    )
     video_event_types: tuple[str, ...] = ("video_watch", "video_like", "video_share")
     comment_event_types: tuple[str, ...] = Field(
         ("comment_write", "comment_like", "comment_reply"),

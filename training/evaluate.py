@@ -1,4 +1,4 @@
-"""Leave-one-out evaluation of both tasks (docs/model.md).
+"""Evaluation of both tasks on what was held out (docs/model.md).
 
 Shape suffixes: S samples (one per user), V video rows, N candidates.
 """
@@ -16,18 +16,27 @@ from lsvcr.metrics import (
     sample_metrics_of_ranks,
     sample_metrics_of_scores,
 )
+from training.chance import expected_metrics
 from training.checkpoint import load_recommender
-from training.compare import write_users
+from training.compare import COMPARED, bootstrap_interval, write_users
 from training.config import RunConfig
 from training.encoder import Recommender
 from training.examples import write_examples
 from training.samples import draw_samples
 from training.score_parts import ScoreParts
-from training.scorers import ModelScorer, PartsAlone, Popularity, TextNeighbours
+from training.scorers import (
+    ModelScorer,
+    PartsAlone,
+    Popularity,
+    TextNeighbours,
+    forget_untrained_ids,
+)
 from training.split import Prepared, Split, TextTables
 
 CHUNK = 512
 """Samples scored at once: a chunk's scores of all videos must fit in memory."""
+COLD_NAMES = {"sampled": "cold", "full": "cold_full", "thread": "cold"}
+"""What the rankings of the split `cold` are called."""
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """By task, ranking and metric."""
@@ -49,7 +58,7 @@ class Evaluation:
     """Measures rankings on one split's samples."""
 
     def __init__(self, prepared: Prepared, config: RunConfig, split: Split) -> None:
-        self.config = config
+        self.config, self.split = config, split
         self.samples = draw_samples(prepared, config, split)
 
     def run(self, recommender: Recommender, parts: ScoreParts) -> Metrics:
@@ -66,8 +75,8 @@ class Evaluation:
         if len(self.samples.videos.user_T):
             sampled, full = self._rank_videos(scorer)
             metrics["video"] = {
-                "sampled": sample_metrics_of_ranks(sampled),
-                "full": sample_metrics_of_ranks(full),
+                self.name("sampled"): sample_metrics_of_ranks(sampled),
+                self.name("full"): sample_metrics_of_ranks(full),
             }
         if len(self.samples.comments.user_T):
             chunks = [scorer.comments(part) for part in _chunks(len(self.samples.comments.user_T))]
@@ -75,8 +84,34 @@ class Evaluation:
             thread = sample_metrics_of_scores(
                 np.concatenate(chunks), self.samples.is_own_SN, is_candidate_SN
             )
-            metrics["comment"] = {"thread": thread}
+            metrics["comment"] = {self.name("thread"): thread}
         return metrics
+
+    def random_order(self) -> UserMetrics:
+        """What a random order is expected to reach, for every user."""
+        metrics: UserMetrics = {}
+        samples = self.samples
+        if users := len(samples.videos.user_T):
+            one_S = np.ones(users, np.int64)
+            sampled_S = 1 + (samples.negative_SN > 0).sum(1)
+            full_S = np.full(users, np.count_nonzero(samples.prepared.is_core_V))
+            if self.config.evaluate.exclude_seen:
+                is_core_1V = samples.prepared.is_core_V[None, :]
+                full_S -= np.concatenate(
+                    [(self._seen(part) & is_core_1V).sum(1) for part in _chunks(users)]
+                )
+            metrics["video"] = {
+                self.name("sampled"): expected_metrics(one_S, sampled_S),
+                self.name("full"): expected_metrics(one_S, full_S),
+            }
+        if len(samples.comments.user_T):
+            thread = expected_metrics(samples.is_own_SN.sum(1), (samples.candidate_SN > 0).sum(1))
+            metrics["comment"] = {self.name("thread"): thread}
+        return metrics
+
+    def name(self, ranking: str) -> str:
+        """What a ranking is called in this split's metrics."""
+        return COLD_NAMES[ranking] if self.split == "cold" else ranking
 
     def selection_score(self, metrics: Metrics, task: str) -> float:
         """What training selects a checkpoint by: mean NDCG@5 of the tasks it trains."""
@@ -123,24 +158,55 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Test metrics of a run's best checkpoint beside the rankings that need no training.
 
-    Writes every user's to `users.parquet`, for paired comparison (`training.compare`).
+    Writes every user's to `users.parquet`, for paired comparison (`training.compare`), but for
+    cold videos: those metrics have other users and carry their own 95 % intervals.
     """
-    evaluation = Evaluation(prepared, config, "test")
     recommender = load_recommender(folder, config, text)
-    parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
-    model = ModelScorer(recommender, parts, evaluation.samples)
-    systems: dict[str, Scorer] = {
-        "model": model,
-        "popularity": Popularity(evaluation.samples),
-        "text_neighbours": TextNeighbours(evaluation.samples, text),
+    forget_untrained_ids(recommender, prepared.is_trained_V)
+    test = Evaluation(prepared, config, "test")
+    model, baselines = _systems(test, recommender, text)
+    users = {
+        name: test.evaluate_users(scorer) for name, scorer in {"model": model, **baselines}.items()
     }
-    if config.model.prior_half_lives_days or config.model.profile_events:
-        systems["prior_and_profile"] = PartsAlone(recommender, parts, evaluation.samples)
-    users = {name: evaluation.evaluate_users(scorer) for name, scorer in systems.items()}
-    write_users(folder, evaluation.samples, users)
-    write_examples(folder, evaluation.samples, model)
+    if prepared.cold is not None:
+        users["random"] = test.random_order()
+    write_users(folder, test.samples, users)
+    write_examples(folder, test.samples, model)
     means = {name: _means(metrics) for name, metrics in users.items()}
+    if prepared.cold is not None:
+        for name, metrics in _evaluate_cold(prepared.cold, text, config, recommender).items():
+            for task, rankings in metrics.items():
+                means[name].setdefault(task, {}).update(rankings)
     return {**means.pop("model"), "baselines": means}
+
+
+def _evaluate_cold(
+    cold: Prepared, text: TextTables, config: RunConfig, recommender: Recommender
+) -> dict[str, Metrics]:
+    """Metrics on videos that training never saw, by system, with intervals."""
+    evaluation = Evaluation(cold, config, "cold")
+    model, baselines = _systems(evaluation, recommender, text)
+    users = {
+        name: evaluation.evaluate_users(scorer)
+        for name, scorer in {"model": model, **baselines}.items()
+    }
+    users["random"] = evaluation.random_order()
+    return {name: _with_intervals(metrics) for name, metrics in users.items()}
+
+
+def _systems(
+    evaluation: Evaluation, recommender: Recommender, text: TextTables
+) -> tuple[ModelScorer, dict[str, Scorer]]:
+    """The model, and what needs no training."""
+    samples = evaluation.samples
+    parts = ScoreParts.build(samples.prepared, text, recommender, torch.device("cpu"))
+    baselines: dict[str, Scorer] = {
+        "popularity": Popularity(samples),
+        "text_neighbours": TextNeighbours(samples, text),
+    }
+    if recommender.config.prior_half_lives_days or recommender.config.profile_events:
+        baselines["prior_and_profile"] = PartsAlone(recommender, parts, samples)
+    return ModelScorer(recommender, parts, samples), baselines
 
 
 def _means(users: UserMetrics) -> Metrics:
@@ -148,6 +214,17 @@ def _means(users: UserMetrics) -> Metrics:
         task: {ranking: mean_metrics(metrics) for ranking, metrics in rankings.items()}
         for task, rankings in users.items()
     }
+
+
+def _with_intervals(users: UserMetrics) -> Metrics:
+    """Means, and as `METRIC low` and `METRIC high` the 95 % bootstrap interval over users."""
+    means = _means(users)
+    for task, rankings in users.items():
+        for ranking, metrics in rankings.items():
+            for name in COMPARED:
+                low, high = bootstrap_interval(metrics[name], seed=0)
+                means[task][ranking] |= {f"{name} low": low, f"{name} high": high}
+    return means
 
 
 def _chunks(samples: int) -> list[slice]:

@@ -42,20 +42,27 @@ def draw_samples(prepared: Prepared, config: RunConfig, split: Split) -> Samples
         prepared=prepared,
         videos=videos,
         comments=comments,
-        negative_SN=_draw_videos(videos, prepared, config),
+        negative_SN=_draw_videos(
+            videos,
+            prepared,
+            config,
+            prepared.is_cold_V if split == "cold" else prepared.is_core_V,
+        ),
         candidate_SN=candidate_SN,
         is_own_SN=is_own_SN,
     )
 
 
-def _draw_videos(targets: Targets, prepared: Prepared, config: RunConfig) -> NDArray[np.int32]:
-    """Uniform negatives among the core videos, without repeats and without the target."""
-    core_N = np.flatnonzero(prepared.is_core_V).astype(np.int32)
-    count = min(config.evaluate.sampled_negatives, len(core_N) - 1)
+def _draw_videos(
+    targets: Targets, prepared: Prepared, config: RunConfig, is_drawn_V: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """Uniform negatives among some videos, without repeats and without the target."""
+    video_N = np.flatnonzero(is_drawn_V).astype(np.int32)
+    count = min(config.evaluate.sampled_negatives, len(video_N) - 1)
     negative_SN = np.zeros((len(targets.user_T), count), np.int32)
     for sample, (user, video) in enumerate(zip(targets.user_T, targets.video_T, strict=True)):
         generator = _user_generator(prepared, config, user)
-        drawn_N = core_N[generator.choice(len(core_N), count + 1, replace=False)]
+        drawn_N = video_N[generator.choice(len(video_N), count + 1, replace=False)]
         negative_SN[sample] = drawn_N[drawn_N != video][:count]
     return negative_SN
 

@@ -16,6 +16,12 @@ from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
 
 
+@torch.no_grad()
+def forget_untrained_ids(recommender: Recommender, is_trained_V: NDArray[np.bool_]) -> None:
+    """Zero the ids that no training event ever moved, so that cold videos stand by their text."""
+    recommender.items.id.weight[torch.from_numpy(~is_trained_V)] = 0
+
+
 class PartsAlone:
     """Scores without the encoder: the popularity prior, and the similarity to the profile."""
 

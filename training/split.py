@@ -3,11 +3,11 @@
 Leave-one-out in time order: of each user, the last video event is test and the one before it
 validation, and likewise of the videos commented under for the first time. Users and videos with
 few events take no part (iterative k-core), yet every video stays in the catalogue, to be
-recommended by its text.
+recommended by its text. Some videos may be held out whole, to measure just that ("cold").
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from lsvcr.history import Timelines
 from training.config import RunConfig
 from training.dataset_folder import Dataset
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "cold"]
 OWN_COMMENTS = 8
 """At most so many of a user's comments under one video count as positives."""
 
@@ -51,23 +51,29 @@ class Prepared:
     Attributes:
         user_ids: By user number.
         is_core_V: Videos that passed the k-core: candidates of training and of the full ranking.
+        is_cold_V: Videos that training must not know (`data.cold_videos`), neither by events nor
+            by texts.
         video_user_N, comment_user_M: User number of each event.
-        video_held_out_N, comment_held_out_M: int8: 0 train, 1 validation, 2 test, -1 no target
-            (a later event under a video that was commented before).
+        video_held_out_N, comment_held_out_M: int8: 0 train, 1 validation, 2 test, 3 cold, -1 no
+            target (a later event under a video that was commented before).
         own_comment_MP: int32 rows of the user's comments under the event's video, 0 = none.
         has_times: Whether timestamps are times, not only an order.
+        cold: The same users with their events on cold videos, too, of which each user's last is a
+            target of the split `cold`; None without cold videos. Of evaluation only.
     """
 
     catalogue: Catalogue
     timelines: Timelines
     user_ids: list[str]
     is_core_V: NDArray[np.bool_]
+    is_cold_V: NDArray[np.bool_]
     video_user_N: NDArray[np.int64]
     comment_user_M: NDArray[np.int64]
     video_held_out_N: NDArray[np.int8]
     comment_held_out_M: NDArray[np.int8]
     own_comment_MP: NDArray[np.int32]
     has_times: bool
+    cold: "Prepared | None" = None
 
     @property
     def is_trained_V(self) -> NDArray[np.bool_]:
@@ -82,8 +88,8 @@ class Prepared:
 
     @property
     def is_held_out_comment_C(self) -> NDArray[np.bool_]:
-        """Comments that a validation or test target asks for."""
-        is_held_out_C = np.zeros(self.catalogue.comment_count, bool)
+        """Comments that a held-out target asks for, and all under cold videos."""
+        is_held_out_C = self.is_cold_V[self.catalogue.comment_video_C]
         is_held_out_C[self.own_comment_MP[self.comment_held_out_M > 0]] = True
         is_held_out_C[0] = False
         return is_held_out_C
@@ -101,17 +107,15 @@ class Prepared:
         return list(self.catalogue.video_title), list(self.catalogue.comment_text)
 
     def fit_texts(self) -> list[str]:
-        """Texts that statistics may be fitted on: all but the held-out targets' comments."""
+        """Texts that statistics may be fitted on: without held-out comments and cold videos."""
         titles, comments = self.texts()
-        kept = (
-            text
-            for text, is_out in zip(comments, self.is_held_out_comment_C, strict=True)
-            if not is_out
-        )
-        return [text for text in (*titles, *kept) if text]
+        is_out = np.concatenate([self.is_cold_V, self.is_held_out_comment_C])
+        return [
+            text for text, out in zip((*titles, *comments), is_out, strict=True) if text and not out
+        ]
 
 
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test", "cold")
 
 
 def prepare(dataset: Dataset, config: RunConfig) -> Prepared:
@@ -139,40 +143,155 @@ def prepare(dataset: Dataset, config: RunConfig) -> Prepared:
         pl.col("type").is_in(list(config.data.comment_event_types))
         & pl.col("user_id").is_in(user_ids)
     )
-    comment_C = comments["row"].to_numpy()
-    is_core_C = is_core_V[catalogue.comment_video_C[comment_C]]
-    comments, comment_C = comments.filter(pl.Series(is_core_C)), comment_C[is_core_C]
-    comment_user_C = _user_numbers(comments, user_number)
-    timelines = Timelines.build(
-        users=len(user_ids),
-        video_user_N=_user_numbers(videos, user_number),
-        video_N=videos["row"].to_numpy(),
-        video_time_N=videos["timestamp"].to_numpy(),
-        comment_user_C=comment_user_C,
-        comment_C=comment_C,
-        comment_video_C=catalogue.comment_video_C[comment_C],
-        comment_time_C=comments["timestamp"].to_numpy(),
-        comments_per_event=config.model.comments_per_event,
+    comments = comments.with_columns(
+        pl.Series("video_row", catalogue.comment_video_C[comments["row"].to_numpy()])
     )
-    video_user_N = _owners(timelines.video_start_U1)
-    comment_user_M = _owners(timelines.comment_start_U1)
-    is_first_M = _is_first_on_video(timelines, comment_user_M)
-    return Prepared(
+    comments = comments.filter(pl.Series(is_core_V[comments["video_row"].to_numpy()]))
+    is_cold_V = _draw_cold(is_core_V, config)
+    events = _Events(
         catalogue=catalogue,
-        timelines=timelines,
         user_ids=user_ids,
-        is_core_V=is_core_V,
-        video_user_N=video_user_N,
-        comment_user_M=comment_user_M,
-        video_held_out_N=_hold_out(video_user_N, np.ones(len(video_user_N), bool)),
-        comment_held_out_M=_hold_out_in_order(
-            comment_user_M, timelines.comment_first_M, is_first_M
-        ),
-        own_comment_MP=_own_comments(
-            timelines, comment_user_M, comment_user_C, comment_C, catalogue
-        ),
+        videos=videos.with_columns(_user_numbers(videos, user_number)),
+        comments=comments.with_columns(_user_numbers(comments, user_number)),
+        comments_per_event=config.model.comments_per_event,
         has_times=dataset.time_unit == "ms",
     )
+    everything = events.prepare(is_core_V, is_cold_V)
+    if not is_cold_V.any():
+        return everything
+    warm = events.without(is_cold_V).prepare(is_core_V & ~is_cold_V, is_cold_V)
+    if not len(warm.video_targets("train")):
+        raise DataError(
+            f"data.cold_videos = {config.data.cold_videos} leaves no event to train on: lower it"
+        )
+    return replace(warm, cold=_hold_out_cold(everything, warm))
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Filtered events, numbered: columns `user`, `row` and `timestamp`, comments' `video_row`."""
+
+    catalogue: Catalogue
+    user_ids: list[str]
+    videos: pl.DataFrame
+    comments: pl.DataFrame
+    comments_per_event: int
+    has_times: bool
+
+    def without(self, is_out_V: NDArray[np.bool_]) -> "_Events":
+        """All but the events on some videos and on comments under them."""
+        return replace(
+            self,
+            videos=self.videos.filter(pl.Series(~is_out_V[self.videos["row"].to_numpy()])),
+            comments=self.comments.filter(
+                pl.Series(~is_out_V[self.comments["video_row"].to_numpy()])
+            ),
+        )
+
+    def prepare(self, is_core_V: NDArray[np.bool_], is_cold_V: NDArray[np.bool_]) -> Prepared:
+        """Order the events, and hold out every user's last ones."""
+        comment_user_C, comment_C, comment_video_C, comment_time_C = (
+            self.comments[column].to_numpy() for column in ("user", "row", "video_row", "timestamp")
+        )
+        timelines = Timelines.build(
+            users=len(self.user_ids),
+            video_user_N=self.videos["user"].to_numpy(),
+            video_N=self.videos["row"].to_numpy(),
+            video_time_N=self.videos["timestamp"].to_numpy(),
+            comment_user_C=comment_user_C,
+            comment_C=comment_C,
+            comment_video_C=comment_video_C,
+            comment_time_C=comment_time_C,
+            comments_per_event=self.comments_per_event,
+        )
+        video_user_N = _owners(timelines.video_start_U1)
+        comment_user_M = _owners(timelines.comment_start_U1)
+        is_first_M = _is_first_on_video(timelines, comment_user_M)
+        return Prepared(
+            catalogue=self.catalogue,
+            timelines=timelines,
+            user_ids=self.user_ids,
+            is_core_V=is_core_V,
+            is_cold_V=is_cold_V,
+            video_user_N=video_user_N,
+            comment_user_M=comment_user_M,
+            video_held_out_N=_hold_out(video_user_N, np.ones(len(video_user_N), bool)),
+            comment_held_out_M=_hold_out_in_order(
+                comment_user_M, timelines.comment_first_M, is_first_M
+            ),
+            own_comment_MP=_own_comments(
+                timelines, comment_user_M, comment_user_C, comment_C, self.catalogue
+            ),
+            has_times=self.has_times,
+        )
+
+
+def _draw_cold(is_core_V: NDArray[np.bool_], config: RunConfig) -> NDArray[np.bool_]:
+    """A random share of the core videos, the same for every run of a seed."""
+    core_N = np.flatnonzero(is_core_V)
+    generator = np.random.default_rng([config.evaluate.seed, len(core_N)])
+    count = round(config.data.cold_videos * len(core_N))
+    is_cold_V = np.zeros(len(is_core_V), bool)
+    is_cold_V[generator.choice(core_N, count, replace=False)] = True
+    return is_cold_V
+
+
+def _hold_out_cold(everything: Prepared, warm: Prepared) -> Prepared:
+    """Ask for each user's last event on a cold video; the other videos' labels stay."""
+    timelines, is_cold_V = everything.timelines, everything.is_cold_V
+    is_first_M = _is_first_on_video(timelines, everything.comment_user_M)
+    is_cold_N = is_cold_V[timelines.video_N]
+    is_cold_M = is_cold_V[timelines.comment_video_M]
+    knows_before_N = (
+        timelines.video_order_N
+        > timelines.video_order_N[timelines.video_start_U1[everything.video_user_N]]
+    )
+    video_held_out_N = _labels_of(
+        _keys(everything.video_user_N, timelines.video_N, timelines.video_time_N),
+        _keys(warm.video_user_N, warm.timelines.video_N, warm.timelines.video_time_N),
+        warm.video_held_out_N,
+    )
+    is_target_N = _is_last(everything.video_user_N, timelines.video_order_N, is_cold_N)
+    video_held_out_N[is_target_N & knows_before_N] = 3
+    comment_held_out_M = _labels_of(
+        _keys(everything.comment_user_M, timelines.comment_video_M, timelines.comment_time_M),
+        _keys(warm.comment_user_M, warm.timelines.comment_video_M, warm.timelines.comment_time_M),
+        warm.comment_held_out_M,
+    )
+    is_target_M = _is_last(
+        everything.comment_user_M, timelines.comment_first_M, is_cold_M & is_first_M
+    )
+    comment_held_out_M[is_target_M] = 3
+    return replace(
+        everything, video_held_out_N=video_held_out_N, comment_held_out_M=comment_held_out_M
+    )
+
+
+def _keys(
+    user_N: NDArray[np.int64], video_N: NDArray[np.int32], time_N: NDArray[np.int64]
+) -> pl.DataFrame:
+    return pl.DataFrame({"user": user_N, "video": video_N, "time": time_N})
+
+
+def _labels_of(
+    event_N: pl.DataFrame, known_S: pl.DataFrame, label_S: NDArray[np.int8]
+) -> NDArray[np.int8]:
+    """Labels of known events; -1 for others.
+
+    Positions do not tell: an event repeated around cold ones counts once without them.
+    """
+    known = known_S.with_columns(label=pl.Series(label_S))
+    joined = event_N.join(known, on=event_N.columns, how="left", maintain_order="left")
+    return joined["label"].fill_null(-1).to_numpy().copy()
+
+
+def _is_last(
+    user_N: NDArray[np.int64], order_N: NDArray[np.int32], is_wanted_N: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether an event is the latest wanted one of its user."""
+    last_U = np.full(int(user_N.max(initial=-1)) + 1, -1)
+    np.maximum.at(last_U, user_N[is_wanted_N], order_N[is_wanted_N])
+    return is_wanted_N & (order_N == last_U[user_N])
 
 
 def _build_catalogue(dataset: Dataset) -> Catalogue:
@@ -214,8 +333,9 @@ def _keep_core(events: pl.DataFrame, min_events: int) -> pl.DataFrame:
     return events.join(pairs, on=["user_id", "row"], how="semi", maintain_order="left")
 
 
-def _user_numbers(events: pl.DataFrame, number: dict[str, int]) -> NDArray[np.int64]:
-    return np.fromiter((number[user] for user in events["user_id"]), np.int64, len(events))
+def _user_numbers(events: pl.DataFrame, number: dict[str, int]) -> pl.Series:
+    numbers = [number[user] for user in events["user_id"]]
+    return pl.Series("user", numbers, dtype=pl.Int64)
 
 
 def _owners(start_U1: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -86,6 +86,21 @@ def test_test_metrics_come_from_the_best_checkpoint_beside_the_baselines(tmp_pat
     assert set(metrics["video"]["sampled"]) >= {"recall@10", "ndcg@10", "mrr@10"}
 
 
+def test_cold_videos_are_measured_by_text_with_intervals(tmp_path):
+    run, prepared, text = run_fit(tmp_path / "run", "data.cold_videos=0.3", "fit.epochs=1")
+    metrics = evaluate_run(prepared, text, run, tmp_path / "run")
+    assert "random" in metrics["baselines"]
+    for system in (metrics, *metrics["baselines"].values()):
+        for task, ranking in (("video", "cold"), ("video", "cold_full"), ("comment", "cold")):
+            figures = system[task][ranking]
+            assert figures["ndcg@10 low"] <= figures["ndcg@10"] <= figures["ndcg@10 high"]
+    # No cold video was ever counted: all tie, and a tie counts against the ranking.
+    users, cold = len(prepared.cold.video_targets("cold")), int(prepared.is_cold_V.sum())
+    popularity = metrics["baselines"]["popularity"]["video"]["cold"]
+    assert popularity["users"] == users
+    assert popularity["mrr@10"] == pytest.approx(1 / cold)
+
+
 def test_popularity_and_constant_scores_by_hand():
     run = config("evaluate.sampled_negatives=3")
     prepared = prepared_world(5, run)

@@ -96,3 +96,74 @@ def test_held_out_comments_are_not_fitted_on():
     prepared = prepare(small_world(), config())
     assert "w" not in prepared.fit_texts()
     assert {"A", "x", "y"} <= set(prepared.fit_texts())
+
+
+def cold_world(seed=3):
+    run = config("data.cold_videos=0.3", "evaluate.sampled_negatives=3")
+    return run, prepared_world(seed, run)
+
+
+def test_cold_videos_are_a_seeded_share_that_training_never_meets():
+    run, prepared = cold_world()
+    again = prepared_world(3, run)
+    is_cold_V = prepared.is_cold_V
+    core = np.count_nonzero(prepared.is_core_V | is_cold_V)
+    assert np.array_equal(is_cold_V, again.is_cold_V)
+    assert is_cold_V.sum() == round(0.3 * core)
+    timelines, catalogue = prepared.timelines, prepared.catalogue
+    assert not is_cold_V[timelines.video_N].any()
+    assert not is_cold_V[timelines.comment_video_M].any()
+    assert not is_cold_V[catalogue.comment_video_C[timelines.comment_MK]].any()
+    assert not prepared.is_core_V[is_cold_V].any()
+    assert not prepared.is_trained_V[is_cold_V].any()
+    assert not prepared.cold.training_events_V[is_cold_V].any()
+    kept = set(prepared.fit_texts())
+    titles, comments = prepared.texts()
+    assert not kept & {titles[row] for row in np.flatnonzero(is_cold_V)}
+    under = np.flatnonzero(is_cold_V[catalogue.comment_video_C])
+    assert len(under)
+    assert not kept & {comments[row] for row in under}
+
+
+def test_cold_targets_are_each_users_last_events_on_cold_videos():
+    _run, prepared = cold_world()
+    cold = prepared.cold
+    is_cold_N = cold.is_cold_V[cold.timelines.video_N]
+    for user in range(len(cold.user_ids)):
+        events = np.arange(*cold.timelines.video_start_U1[user : user + 2])
+        last = events[is_cold_N[events]][-1:]
+        expected = [event for event in last if event > events[0]]
+        targets = cold.video_targets("cold")
+        assert targets[cold.video_user_N[targets] == user].tolist() == expected
+        comments = cold.comment_targets("cold")
+        mine = comments[cold.comment_user_M[comments] == user]
+        assert len(mine) <= 1
+        assert cold.is_cold_V[cold.timelines.comment_video_M[mine]].all()
+    # The other videos' events keep the label that they have in training.
+    for split in ("train", "validation", "test"):
+        for name, targets in (("video_N", "video_targets"), ("comment_video_M", "comment_targets")):
+            here, there = (
+                getattr(each.timelines, name)[getattr(each, targets)(split)]
+                for each in (prepared, cold)
+            )
+            assert sorted(here.tolist()) == sorted(there.tolist())
+
+
+def test_a_cold_video_competes_with_other_cold_videos():
+    run, prepared = cold_world()
+    samples = draw_samples(prepared.cold, run, "cold")
+    assert len(samples.videos.user_T)
+    assert prepared.is_cold_V[samples.negative_SN].all()
+    assert prepared.is_cold_V[samples.videos.video_T].all()
+    assert not (samples.negative_SN == samples.videos.video_T[:, None]).any()
+
+
+def test_without_cold_videos_nothing_is_held_out_whole():
+    prepared = prepare(small_world(), config())
+    assert prepared.cold is None
+    assert not prepared.is_cold_V.any()
+
+
+def test_too_many_cold_videos_are_refused_with_the_setting_to_change():
+    with pytest.raises(DataError, match=r"data\.cold_videos = 0\.99"):
+        prepare(small_world(), config("data.cold_videos=0.99"))
