@@ -5,8 +5,7 @@ interval covers the truth at all sample sizes at once, so an experiment may be s
 
 Source:
     Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory and asymptotic
-    confidence sequences", Annals of Statistics 52(6), 2024 (arXiv:2103.06476), theorem 2.2 and,
-    for rho, appendix B.2.
+    confidence sequences", Annals of Statistics, 2024 (arXiv:2103.06476), the normal mixture.
 """
 
 from math import exp, log, sqrt
