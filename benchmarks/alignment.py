@@ -36,11 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--preset", choices=("small", "paper"), default="small")
-    parser.add_argument("--steps", type=int, default=8, help="the first two aren't counted")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warm-up", type=int, default=4, help="steps that aren't counted")
     parser.add_argument("--random", action="store_true", help="6B-class model of random weights")
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     args = parser.parse_args()
 
+    if not 1 <= args.warm_up < args.steps:
+        parser.error("--warm-up must be at least 1 and below --steps")
     run = PRESETS[args.preset].override(["align.epochs=1000", *args.assignments])
     prepared = prepare(load_dataset(args.data), run)
     name = run.text.language_model
@@ -59,15 +62,18 @@ def main() -> None:
     def load(device: torch.device) -> CausalModel:
         return random_model(prepared, device) if args.random else load_causal_model(name, device)
 
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
         align(prepared, run, Path(folder), load_model=load, progress=note)
-    first = min(1, len(ticks) - 2)
+    first = args.warm_up - 1
     seconds = ticks[-1] - ticks[first]
     result = {
         "model": "random weights, 6B-class" if args.random else name,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "tokens_per_s": round(sum(tokens_read[first + 1 :]) / seconds),
+        "tokens_per_step": round(sum(tokens_read[first + 1 :]) / (len(ticks) - 1 - first)),
         "steps_per_s": round((len(ticks) - 1 - first) / seconds, 3),
+        "warm_up_s": round(ticks[first] - started, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1)
         if torch.cuda.is_available()
         else None,

@@ -98,7 +98,7 @@ class _Training:
         self.memory = Memory(config.align.memory, config.model.width, accelerator.device)
         self.trained = model.trained_weights()
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=config.align.learning_rate, weight_decay=0.0
+            self.trained.values(), lr=config.align.learning_rate, weight_decay=0.0, fused=True
         )
         if samples.batch_count < accelerator.num_processes:
             raise DataError(
@@ -158,10 +158,11 @@ class _Training:
                 self.accelerator.backward(losses["total"] / len(batches))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
-        means = {name: float(value) for name, value in sums.items()}
-        if not math.isfinite(means["total"]):
+        sums["gradient"] = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        # the one place where the CPU waits for the GPU
+        means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
             self._refuse(step, batches, means)
-        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return means, sum(batch.tokens for batch in batches)
@@ -208,8 +209,7 @@ class _Training:
                 weight.copy_(parts["model"][name])
         for key_name, value in parts["optimizer"].items():
             key, _, name = key_name.partition(".")
-            place = "cpu" if key == "step" else self.accelerator.device
-            self.optimizer.state[self.trained[name]][key] = value.to(place)
+            self.optimizer.state[self.trained[name]][key] = value.to(self.accelerator.device)
         self.memory.load(parts["memory"])
         return int(notes["step"])
 

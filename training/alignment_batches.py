@@ -1,7 +1,7 @@
 """One step's input in stage 1, as tensors.
 
 Shape suffixes: B samples, I and J slots of the video and comment side (slot 0: start state), K
-comments of a comment event, U distinct texts of a batch, T tokens, S pieces.
+comments of a comment event, U distinct texts of a batch, T tokens, Q tokens to predict, S pieces.
 """
 
 from dataclasses import dataclass, fields
@@ -23,7 +23,10 @@ class AlignmentBatch:
     Attributes:
         prompts: Prompts, each followed by its response.
         prompt_length_B: int64 tokens before the response.
+        before_response_Q: int64 positions in all of `prompts`, row after row, whose next token
+            belongs to a response.
         texts: The batch's distinct texts in parts of similar length.
+        tokens: What the language model reads, padding not counted.
         title_BI, popular_BI, comment_title_BJ, comment_BJK: Texts of the histories.
         screen_B: Title of the video on screen, for comment samples.
         target_B: Text that is to be found.
@@ -36,7 +39,9 @@ class AlignmentBatch:
 
     prompts: TokenBatch
     prompt_length_B: Tensor
+    before_response_Q: Tensor
     texts: list[TokenBatch]
+    tokens: int
     title_BI: Tensor
     popular_BI: Tensor
     comment_title_BJ: Tensor
@@ -55,11 +60,6 @@ class AlignmentBatch:
 
     def __len__(self) -> int:
         return len(self.user_B)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the language model reads, padding not counted."""
-        return int(self.prompts.length_B.sum() + sum(part.length_B.sum() for part in self.texts))
 
     def to(self, device: torch.device) -> "AlignmentBatch":
         """Copy to a device."""
@@ -92,10 +92,13 @@ def build_batch(
         name: position_F.reshape(array.shape)
         for (name, array), position_F in zip(text_fields.items(), positions, strict=False)
     }
+    prompt_batch = token_batch(texts.table, prompts.piece_BS, prompts.length_BS)
     return AlignmentBatch(
-        prompts=token_batch(texts.table, prompts.piece_BS, prompts.length_BS),
+        prompts=prompt_batch,
         prompt_length_B=torch.from_numpy(prompts.prompt_length_B),
+        before_response_Q=_before_response(prompt_batch, prompts.prompt_length_B),
         texts=parts,
+        tokens=sum(int(part.length_B.sum()) for part in (prompt_batch, *parts)),
         **{
             name: torch.from_numpy(np.ascontiguousarray(array))
             for name, array in (renumbered | other_fields).items()
@@ -103,9 +106,20 @@ def build_batch(
     )
 
 
+def _before_response(prompts: TokenBatch, prompt_length_B: NDArray[np.int64]) -> Tensor:
+    """Found here, on the CPU: to look for them on a GPU would make the CPU wait for it."""
+    time_T = np.arange(prompts.token_BT.shape[1])
+    is_before_BT = (time_T >= prompt_length_B[:, None] - 1) & (
+        time_T < prompts.length_B.numpy()[:, None] - 1
+    )
+    return torch.from_numpy(np.flatnonzero(is_before_BT))
+
+
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_moved(part, device) for part in value]
     if isinstance(value, TokenBatch):
         return TokenBatch(_moved(value.token_BT, device), _moved(value.length_B, device))
-    return value.to(device, non_blocking=True)
+    if not isinstance(value, Tensor) or device.type == "cpu":
+        return value
+    return value.pin_memory().to(device, non_blocking=True)

@@ -66,7 +66,9 @@ class AlignmentModel(nn.Module):
 
     def forward(self, batch: AlignmentBatch) -> Preferences:
         """Read prompts, texts and histories, each once."""
-        last_BH, response_loss = self.llm.read_prompts(batch.prompts, batch.prompt_length_B)
+        last_BH, response_loss = self.llm.read_prompts(
+            batch.prompts, batch.prompt_length_B, batch.before_response_Q
+        )
         text_UD = self.items.adapter(self.text_vectors(batch))
         own_BD, other_BD = self.read_histories(batch, text_UD)
         return Preferences(

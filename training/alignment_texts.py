@@ -17,8 +17,12 @@ from training.prompts import ENGLISH, piece_texts
 from training.split import Prepared
 from training.token_table import TokenTable, special_tokens, tokenize
 
-PART_TOKENS = 8192
-"""Tokens that the language model reads at once, padding included."""
+LENGTH_MULTIPLE = 8
+"""Of padded lengths: tensor cores like it, and there are fewer shapes."""
+PART_TOKENS = 32_768
+"""Most tokens of a part, padding included."""
+LENGTH_SHARE = 2 / 3
+"""A part's shortest text has at least this share of its longest: little padding, few parts."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,10 @@ class AlignmentTexts:
         around = int(self.table.length_N[[begin, after]].sum())
         parts = []
         while len(sorted_U):
-            size = max(1, PART_TOKENS // int(self.length_N[sorted_U[0]] + around))
+            padded_U = self.length_N[sorted_U] + around
+            padded_U += -padded_U % LENGTH_MULTIPLE
+            alike = int((padded_U >= LENGTH_SHARE * padded_U[0]).sum())
+            size = max(1, min(alike, PART_TOKENS // int(padded_U[0])))
             text_B, sorted_U = sorted_U[:size], sorted_U[size:]
             begin_B, after_B = np.full_like(text_B, begin), np.full_like(text_B, after)
             piece_BS = np.stack([begin_B, text_B, after_B], 1)
@@ -103,4 +110,5 @@ def token_batch(
 ) -> TokenBatch:
     """Join pieces, as tensors on the CPU."""
     token_BT, length_B = table.join(piece_BS, length_BS)
+    token_BT = np.pad(token_BT, ((0, 0), (0, -token_BT.shape[1] % LENGTH_MULTIPLE)))
     return TokenBatch(torch.from_numpy(token_BT), torch.from_numpy(length_B))

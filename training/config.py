@@ -89,14 +89,22 @@ class AlignConfig(_Frozen):
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
-    batch_samples: int = Field(16, ge=1, description="Read at once by each GPU.")
-    accumulate: int = Field(2, ge=1, description="Batches a step.")
+    batch_samples: int = Field(32, ge=1, description="Read at once by each GPU.")
+    accumulate: int = Field(1, ge=1, description="Batches a step.")
     memory: int = Field(256, ge=0, description="Earlier samples that serve as negatives, too.")
     learning_rate: float = Field(3e-4, gt=0)
     warmup_share: float = Field(0.03, ge=0, lt=1, description="Of all steps; then linear to 0.")
     target_weight: float = Field(1.0, ge=0, description="Of what was chosen.")
     contrast_weight: float = Field(0.5, ge=0, description="Of both preference alignments.")
-    recompute_activations: bool = Field(True, description="A third more work, far less memory.")
+    recompute_activations: bool | None = Field(
+        None,
+        description="A third more work, far less memory; null: on a CPU, and for language models "
+        "of more than a billion weights.",
+    )
+    compile: bool = Field(
+        True,
+        description="On a GPU, where activations are kept: a minute at first, then faster.",
+    )
     checkpoint_steps: int = Field(100, ge=1, description="What a crash loses at most.")
 
 

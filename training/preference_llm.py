@@ -4,15 +4,19 @@ Shape suffixes: B prompts or texts, T tokens, H width of the language model, Q t
 X vocabulary.
 """
 
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lsvcr.errors import DataError
 from training.alignment_texts import TokenBatch
@@ -21,6 +25,9 @@ from training.language_model import local_source
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """As in the paper, where the model has linear maps of these names; else all of them."""
+
+SMALL_WEIGHTS = 1_000_000_000
+"""Up to so many, the activations of a batch fit beside them on a GPU of 40 GB and more."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,10 @@ class PreferenceLLM(nn.Module):
     def __init__(self, transformer: Any, config: AlignConfig) -> None:
         super().__init__()
         self.causal = add_lora(transformer, config)
-        if config.recompute_activations:
+        if _must_recompute(transformer, config):
             recompute_activations(self.causal)
+        elif config.compile and _can_compile(transformer.device):
+            compile_layers(self.causal)
         self.causal.config.use_cache = False
 
     @property
@@ -100,8 +109,10 @@ class PreferenceLLM(nn.Module):
         sum_BH = torch.where(is_token_BT1, state_BTH.float(), 0.0).sum(1)
         return sum_BH / batch.length_B[:, None]
 
-    def read_prompts(self, batch: TokenBatch, prompt_length_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Read prompts with their responses, once.
+    def read_prompts(
+        self, batch: TokenBatch, prompt_length_B: Tensor, before_response_Q: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Read prompts with their responses, once; logits are computed for responses only.
 
         Returns:
             The state of each prompt's last token (B, H), from which the response's first token
@@ -110,10 +121,28 @@ class PreferenceLLM(nn.Module):
         state_BTH = self.read(batch)
         row_B = torch.arange(len(state_BTH), device=state_BTH.device)
         last_BH = state_BTH[row_B, prompt_length_B - 1]
-        time_T = torch.arange(1, state_BTH.shape[1], device=state_BTH.device)
-        is_response_BT = (time_T >= prompt_length_B[:, None]) & (time_T < batch.length_B[:, None])
-        logit_QX = self.causal.get_output_embeddings()(state_BTH[:, :-1][is_response_BT])
-        return last_BH, response_loss(logit_QX, batch.token_BT[:, 1:][is_response_BT])
+        state_QH = state_BTH.flatten(0, 1).index_select(0, before_response_Q)
+        logit_QX = self.causal.get_output_embeddings()(state_QH)
+        return last_BH, response_loss(logit_QX, batch.token_BT.flatten()[before_response_Q + 1])
+
+
+def _must_recompute(transformer: Any, config: AlignConfig) -> bool:
+    if config.recompute_activations is not None:
+        return config.recompute_activations
+    return transformer.device.type == "cpu" or transformer.num_parameters() > SMALL_WEIGHTS
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Triton, which compiles for GPUs, calls a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device.type == "cuda" and compiler is not None
+
+
+def compile_layers(transformer: Any) -> None:
+    """Fuse each layer's small operations; all layers and all lengths share the compiled code."""
+    for module in transformer.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
 
 
 def recompute_activations(transformer: Any) -> None:
@@ -153,6 +182,9 @@ def add_lora(transformer: Any, config: AlignConfig) -> Any:
         bias="none",
     )
     inject_adapter_in_model(lora, transformer)
+    for module in transformer.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast does, and to bf16
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -1,5 +1,6 @@
 """Stage 1: losses by hand, what the model reads, and runs from beginning to end."""
 
+import copy
 import itertools
 import json
 import math
@@ -35,10 +36,12 @@ from training.dataset_folder import write_dataset
 from training.encoder import unit
 from training.preference_llm import (
     PreferenceLLM,
+    compile_layers,
     load_causal_model,
     recompute_activations,
     response_loss,
 )
+from training.token_table import TokenTable
 
 ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
 
@@ -160,7 +163,9 @@ def test_the_rate_rises_and_falls():
 def test_the_preference_is_read_at_the_last_prompt_token(setting):
     _, _, batch, model = setting
     with torch.no_grad():
-        last_BH, loss = model.llm.read_prompts(batch.prompts, batch.prompt_length_B)
+        last_BH, loss = model.llm.read_prompts(
+            batch.prompts, batch.prompt_length_B, batch.before_response_Q
+        )
         losses = []
         for sample in range(len(batch)):
             cut, end = int(batch.prompt_length_B[sample]), int(batch.prompts.length_B[sample])
@@ -290,6 +295,79 @@ def test_every_trained_weight_gets_a_gradient_and_nothing_else(setting):
     }  # fmt: skip
 
 
+class OneByOne(torch.nn.Module):
+    """Reads every prompt and every text alone, without padding, with logits at all positions."""
+
+    def __init__(self, llm):
+        super().__init__()
+        self.llm = llm
+
+    def read_prompts(self, batch, prompt_length_B, before_response_Q):
+        last, losses = [], []
+        for row_T, cut, end in zip(batch.token_BT, prompt_length_B, batch.length_B, strict=True):
+            token_1T = row_T[None, :end]
+            output = self.llm.causal(token_1T, output_hidden_states=True)
+            last.append(output.hidden_states[-1][0, cut - 1])
+            logit_TX = output.logits[0].log_softmax(-1)
+            losses += [-logit_TX[at - 1, token_1T[0, at]] for at in range(cut, end)]
+        assert len(losses) == len(before_response_Q)
+        return torch.stack(last), torch.stack(losses).mean()
+
+    def read_texts(self, batch):
+        texts = [
+            row_T[None, :length]
+            for row_T, length in zip(batch.token_BT, batch.length_B, strict=True)
+        ]
+        states = [self.llm.causal.base_model(text).last_hidden_state[0] for text in texts]
+        return torch.stack([state_TH.mean(0) for state_TH in states])
+
+
+def test_a_batch_learns_what_reading_everything_one_by_one_would(setting):
+    run, _, batch, model = setting
+    slow_model = copy.deepcopy(model)
+    slow_model.llm = OneByOne(slow_model.llm)
+    gradients = []
+    for one in (model, slow_model):
+        result = one(batch)
+        keys = Memory(0, run.model.width, torch.device("cpu")).extend(result, batch.target_number_B)
+        losses = alignment_losses(result, batch.target_number_B, keys, 0.07)
+        loss = total_loss(losses, run.align)
+        loss.backward()
+        gradients.append(
+            torch.cat([loss[None], *(w.grad.flatten() for w in one.trained_weights().values())])
+        )
+    assert gradients[0].abs().max() > 0.1
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
+
+
+def test_activations_are_recomputed_where_memory_is_scarce(tmp_path):
+    is_recomputed = []
+    for value in ("null", "true", "false"):
+        run = config(*ALIGN, f"align.recompute_activations={value}")
+        causal = tiny_causal_model(tmp_path / value)
+        llm = PreferenceLLM(causal.transformer, run.align)
+        is_recomputed.append(llm.causal.base_model.layers[0].gradient_checkpointing)
+    assert is_recomputed == [True, True, False]  # the model lies on a CPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_compiled_layers_give_the_same_gradients(setting):
+    _, _, batch, model = setting
+    device = torch.device("cuda")
+    model, batch = model.to(device), batch.to(device)
+    gradients = []
+    for is_compiled in (False, True):
+        if is_compiled:
+            compile_layers(model.llm.causal)
+        model.zero_grad()
+        result = model(batch)
+        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
+        weights = model.trained_weights().values()
+        gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
 def test_recomputing_activations_changes_no_gradient(setting):
     _, _, batch, model = setting
     gradients = []
@@ -331,6 +409,18 @@ def test_a_batch_holds_prompts_of_like_length(setting):
     ]
     everything = torch.cat([batch.prompts.length_B for batch in samples.batches(0)])
     assert np.median(spread) < (everything.max() - everything.min()) / 4
+
+
+def test_texts_are_read_in_parts_of_like_length():
+    length_U = np.random.default_rng(0).integers(1, 65, 500)
+    table = TokenTable.build([[], *([7] * length for length in length_U)])
+    nothing = np.zeros(0, np.int64)
+    texts = AlignmentTexts(table, {"begin": 1, "after": 1}, nothing, nothing, table.length_N)
+    parts, position_U = texts.parts(np.arange(2, 502))
+    read_U = np.concatenate([part.length_B.numpy() for part in parts])
+    np.testing.assert_array_equal(read_U[position_U - 1], length_U)
+    assert [part.token_BT.shape[1] for part in parts] == [64, 40, 24, 8]
+    assert [int(part.length_B.min()) for part in parts] == [41, 25, 9, 1]
 
 
 def test_batches_show_what_the_catalogue_says(setting):
