@@ -25,6 +25,7 @@ from training.checkpoint import (
 )
 from training.config import AlignConfig, RunConfig
 from training.fit import pick_device
+from training.not_finite import NotFiniteError
 from training.preference_llm import CausalModel, PreferenceLLM
 from training.split import Prepared
 
@@ -37,10 +38,6 @@ class Progress(Protocol):
 
     def __call__(self, *, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
         """`step` of all `steps` (from 1) is done; it read `tokens` tokens on this machine."""
-
-
-class AlignmentNotFiniteError(DataError):
-    """A loss stopped being a number."""
 
 
 def align(
@@ -57,8 +54,8 @@ def align(
     their negatives. Writes `ALIGNED`, `ALIGNED_LANGUAGE_MODEL` and, now and then, `LAST`.
 
     Raises:
-        DataError: If there is nothing to learn from, prompts cannot fit, or memory runs out.
-        AlignmentNotFiniteError: With the step and the batch's users.
+        DataError: If there is nothing to learn from, or prompts cannot fit.
+        NotFiniteError: With the step, the batch's users and the checkpoint that stands.
     """
     accelerator = _accelerator(config)
     torch.manual_seed(config.fit.seed)
@@ -72,13 +69,7 @@ def align(
         seed=config.fit.seed,
     )
     model = AlignmentModel(PreferenceLLM(causal.transformer, config.align), config)
-    try:
-        _Training(accelerator, model.to(accelerator.device), samples, config, folder).run(progress)
-    except torch.cuda.OutOfMemoryError as error:
-        raise DataError(
-            "the GPU's memory is used up: lower align.batch_samples (and raise align.accumulate "
-            "as much) or align.prompt_tokens"
-        ) from error
+    _Training(accelerator, model.to(accelerator.device), samples, config, folder).run(progress)
 
 
 class _Training:
@@ -140,7 +131,10 @@ class _Training:
     def _step(
         self, parallel_model: Any, step: int, batches: list[AlignmentBatch]
     ) -> tuple[dict[str, float], int]:
-        """Learn from a step's batches; returns mean losses and the tokens read."""
+        """Learn from a step's batches; returns mean losses, and the tokens read.
+
+        Beside the losses stands the length of the gradient, `gradient`.
+        """
         share, me = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(self.seed + step * share + me)  # dropout
         for group in self.optimizer.param_groups:
@@ -161,21 +155,22 @@ class _Training:
         sums["gradient"] = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         # the one place where the CPU waits for the GPU
         means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
-        if not all(map(math.isfinite, means.values())):
-            self._refuse(step, batches, means)
+        if bad := [name for name, value in means.items() if not math.isfinite(value)]:
+            raise self._not_finite(step, batches, bad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return means, sum(batch.tokens for batch in batches)
 
-    def _refuse(self, step: int, batches: list[AlignmentBatch], means: dict[str, float]) -> None:
-        users = torch.cat([batch.user_B for batch in batches]).unique()[:5]
-        names = ", ".join(repr(self.samples.prepared.user_ids[user]) for user in users)
-        bad = ", ".join(name for name, value in means.items() if not math.isfinite(value))
-        last = self.folder / LAST
-        kept = f"{last} holds the last good state" if last.exists() else "nothing is saved yet"
-        raise AlignmentNotFiniteError(
-            f"align, step {step}: the losses {bad} are not numbers, for users {names} …; {kept}. "
-            "Lower align.learning_rate"
+    def _not_finite(
+        self, step: int, batches: list[AlignmentBatch], bad: list[str]
+    ) -> NotFiniteError:
+        users = torch.cat([batch.user_B for batch in batches]).unique().tolist()
+        return NotFiniteError(
+            f"align, step {step}: not finite: {', '.join(bad)}",
+            [self.samples.prepared.user_ids[user] for user in users],
+            checkpoint=self.folder / LAST,
+            counted="step",
+            lower="align.learning_rate",
         )
 
     def _text_weights(self) -> dict[str, Tensor]:

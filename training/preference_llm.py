@@ -27,7 +27,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 """As in the paper, where the model has linear maps of these names; else all of them."""
 
 SMALL_WEIGHTS = 1_000_000_000
-"""Up to so many, the activations of a batch fit beside them on a GPU of 40 GB and more."""
+"""Up to so many, the activations of a batch fit beside them on a GPU of 80 GB."""
 
 
 @dataclass(frozen=True)

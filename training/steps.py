@@ -3,11 +3,17 @@
 What only `align` needs is imported there: peft and accelerate take seconds to import.
 """
 
+import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lsvcr.errors import DataError
 from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
 from training.comment_features import comment_features
 from training.config import RunConfig, TextConfig
@@ -21,6 +27,13 @@ from training.split import Prepared, TextTables, prepare
 from training.tested_before import checkpoint_hash, earlier_tests
 from training.text_embedding import embed_texts, vectors_folder
 from training.text_vectors import TextBasis, TextVectors
+
+MEMORY_SETTINGS = {
+    "align": ("align.batch_samples", "align.prompt_tokens", "align.text_tokens"),
+    "embed": ("text.batch_tokens", "text.max_tokens"),
+    "fit": ("fit.batch_rows", "fit.video_negatives", "model.max_history"),
+}
+"""What the memory that a step takes depends on."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
         print("align: finished before")
         return
     started_s, read_tokens = time.monotonic(), 0
-    with show_progress("align") as report:
+    with show_progress("align") as report, hint_at_memory("align", run.config):
 
         def show(*, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
             nonlocal read_tokens
@@ -136,7 +149,7 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
             return load_aligned_language_model(run.path, run.config, device)
         return load_language_model(run.config.text.language_model, device)
 
-    with show_progress("embed") as report:
+    with show_progress("embed") as report, hint_at_memory("embed", run.config):
 
         def show(*, texts: int, total: int, share: float) -> None:
             nonlocal embedded
@@ -182,7 +195,7 @@ def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None)
         print("fit: finished before")
         return
     epochs = run.config.fit.epochs
-    with show_progress("fit") as report:
+    with show_progress("fit") as report, hint_at_memory("fit", run.config):
 
         def show(*, epoch: int, step: int, steps: int, loss: float) -> None:
             note = f"epoch {epoch} of at most {epochs}, loss {loss:.3f}"
@@ -215,6 +228,28 @@ def evaluate_step(
         data=run.source.fingerprint,
     )
     return metrics
+
+
+@contextmanager
+def hint_at_memory(step: str, config: RunConfig) -> Iterator[None]:
+    """Where a GPU's memory does not suffice, say which settings to lower.
+
+    Raises:
+        DataError: In place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        settings = config.model_dump(mode="json")
+        present = ", ".join(
+            f"{path} (now {json.dumps(settings[section][key])})"
+            for path in MEMORY_SETTINGS[step]
+            for section, _, key in [path.partition(".")]
+        )
+        recompute = "; or set align.recompute_activations=true" if step == "align" else ""
+        raise DataError(
+            f"{step}: the GPU's memory is used up. In another run, lower {present}{recompute}"
+        ) from error
 
 
 def _prepare(dataset: Dataset, config: RunConfig) -> Prepared:

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from worlds import config, prepared_world, random_dataset
 
 from lsvcr.errors import DataError
 from training.__main__ import main
-from training.align import LAST, AlignmentNotFiniteError, align, learning_rate
+from training.align import LAST, align, learning_rate
 from training.aligned_text import load_aligned_language_model
 from training.alignment_losses import (
     Memory,
@@ -34,6 +35,7 @@ from training.checkpoint import (
 )
 from training.dataset_folder import write_dataset
 from training.encoder import unit
+from training.not_finite import NotFiniteError
 from training.preference_llm import (
     PreferenceLLM,
     compile_layers,
@@ -460,9 +462,10 @@ def test_too_few_targets_are_said(setting):
 # Training
 
 
-def run_align(folder, *assignments, seed=1, model=None, progress=None):
+def run_align(folder, *assignments, seed=1, model=None, load=None, progress=None):
     run = config(*ALIGN, *assignments)
-    model = model or save_tiny_causal_model(folder / "model")
+    if load is None:
+        model = model or save_tiny_causal_model(folder / "model")
     entries = []
 
     def note(**facts):
@@ -474,7 +477,7 @@ def run_align(folder, *assignments, seed=1, model=None, progress=None):
         prepared_world(seed, run),
         run,
         folder,
-        load_model=lambda device: load_causal_model(str(model), device),
+        load_model=load or (lambda device: load_causal_model(str(model), device)),
         progress=note,
     )
     return run, entries
@@ -530,8 +533,49 @@ def test_a_loss_that_is_no_number_stops_with_step_and_users(tmp_path):
     path = model / "model.safetensors"
     weights, _ = read_checkpoint(path)
     write_checkpoint(path, weights | {"lm_head.weight": weights["lm_head.weight"] * math.nan}, {})
-    with pytest.raises(AlignmentNotFiniteError, match=r"step 1: the losses response.* users 'u\d"):
+    message = r"step 1: not finite: response, total, gradient \(users (u\d+, )+u\d+\); nothing is"
+    with pytest.raises(NotFiniteError, match=message):
         run_align(tmp_path, model=model)
+
+
+def test_an_infinite_gradient_stops_before_it_changes_a_weight(tmp_path):
+    settings = ("align.checkpoint_steps=2",)
+    _, whole_losses = run_align(tmp_path / "whole", *settings)
+    seen = []
+
+    def load(device):
+        causal = load_causal_model(str(tmp_path / "whole" / "model"), device)
+        seen.append(causal.transformer)
+        return causal
+
+    def break_after_three_steps(step, **_):
+        if step == 3:
+            seen[0].lm_head.register_full_backward_hook(
+                lambda module, gradient, _: (gradient[0] * math.inf,)
+            )
+
+    last = tmp_path / "parts" / LAST
+    message = (
+        rf"align, step 4: not finite: gradient \(users .*\); {re.escape(str(last))} holds step 2"
+    )
+    with pytest.raises(NotFiniteError, match=message):
+        run_align(tmp_path / "parts", *settings, load=load, progress=break_after_three_steps)
+    lora = [weight for name, weight in seen[0].named_parameters() if "lora_" in name]
+    assert lora
+    assert all(weight.isfinite().all() for weight in lora)
+    _, rest = run_align(tmp_path / "parts", *settings, model=tmp_path / "whole" / "model")
+    assert rest == whole_losses[2:]
+
+
+def test_at_most_ten_users_are_named(tmp_path):
+    error = NotFiniteError(
+        "step 2",
+        [f"u{n}" for n in range(11)],
+        checkpoint=tmp_path / "no",
+        counted="step",
+        lower="x",
+    )
+    assert "(users u0, u1, u2, u3, u4, u5, u6, u7, u8, u9, …); nothing is saved yet" in str(error)
 
 
 def test_a_model_without_end_or_padding_token_is_trained(tmp_path):
