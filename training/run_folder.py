@@ -16,22 +16,24 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pydantic
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from lsvcr import __version__
 from lsvcr.errors import DataError
-from training.config import RunConfig, parse_config
+from training.config import RunConfig
 
-FORMAT = 1
 LIBRARIES = ("numpy", "peft", "polars", "safetensors", "torch", "transformers")
 
 Step = Literal["align", "fit", "evaluate"]
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Source:
     """The data a run learns from.
 
@@ -44,6 +46,41 @@ class Source:
     folder: str
     fingerprint: str
     skip_bad_rows: bool = False
+
+
+class Description(BaseModel):
+    """What `config.json` holds, and all that it may hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    settings: RunConfig
+    source: Source
+    text_vectors: Path
+    versions: dict[str, str | None]
+    git_revision: str | None
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read it; a value that this version would not write is refused.
+
+        Raises:
+            DataError: Naming the value and the version that wrote it.
+        """
+        content = _read_json(file)
+        try:
+            return cls.model_validate_json(json.dumps(content), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+            versions = content.get("versions")
+            writer = versions.get("lsvcr") if isinstance(versions, dict) else None
+            raise DataError(
+                f"{file}: {where}{value}: {first['msg']}. It was written by lsvcr "
+                f"{writer or 'of an unknown version'} (revision {content.get('git_revision')}), "
+                f"this is {__version__} (revision {_git_revision()}); begin anew in another folder"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -74,7 +111,7 @@ class RunFolder:
             raise DataError(f"{path}: is neither empty nor a run folder; choose another --out")
         run = cls(path, config, source, text_vectors)
         path.mkdir(parents=True, exist_ok=True)
-        _write_json(path / "config.json", run._description())
+        _write_json(path / "config.json", run._description().model_dump(mode="json"))
         return run
 
     @classmethod
@@ -87,21 +124,8 @@ class RunFolder:
         file = path / "config.json"
         if not file.is_file():
             raise DataError(f"{path}: is no run folder (it has no config.json)")
-        description = _read_json(file)
-        if description.get("format") != FORMAT:
-            raise DataError(
-                f"{file}: format {description.get('format')!r}, but this version reads {FORMAT}; "
-                "begin anew in another folder"
-            )
-        try:
-            config = parse_config(description["settings"])
-            source = Source(**description["source"])
-            return cls(path, config, source, Path(description["text_vectors"]))
-        except (DataError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}: written by another version or changed by hand ({error}); "
-                "begin anew in another folder"
-            ) from error
+        found = Description.read(file)
+        return cls(path, found.settings, found.source, found.text_vectors)
 
     def begin(self, step: Step, inputs: dict[str, Any]) -> bool:
         """Note what a step is made from; return whether it still has to be done.
@@ -174,25 +198,24 @@ class RunFolder:
 
     def description(self) -> dict[str, Any]:
         """`config.json` as it was last written: also versions and the code's revision."""
-        return _read_json(self.path / "config.json")
+        return Description.read(self.path / "config.json").model_dump(mode="json")
 
     def _steps(self) -> dict[str, Any]:
         path = self.path / "steps.json"
         return _read_json(path) if path.exists() else {}
 
-    def _description(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "settings": self.config.model_dump(mode="json"),
-            "source": asdict(self.source),
-            "text_vectors": str(self.text_vectors),
-            "versions": {
+    def _description(self) -> Description:
+        return Description(
+            settings=self.config,
+            source=self.source,
+            text_vectors=self.text_vectors,
+            versions={
                 "python": platform.python_version(),
                 "lsvcr": __version__,
                 **{name: _version(name) for name in LIBRARIES},
             },
-            "git_revision": _git_revision(),
-        }
+            git_revision=_git_revision(),
+        )
 
 
 def _refuse_differences(found: RunFolder, config: RunConfig, source: Source) -> None:

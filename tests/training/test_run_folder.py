@@ -56,19 +56,27 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: run.update(format=2), "format 2, but this version reads 1"),
-        (lambda run: run["settings"]["fit"].update(magic=1), "magic"),
-        (lambda run: run.pop("source"), "source"),
+        (lambda run: run.update(format=2), "format = 2: Input should be 1"),
+        (lambda run: run["settings"]["fit"].update(magic=1), r"settings.fit.magic = 1: Extra"),
+        (lambda run: run["settings"]["fit"].update(epochs="7"), "settings.fit.epochs = '7'"),
+        (lambda run: run["source"].update(owner="me"), "source.owner = 'me'"),
+        (lambda run: run.update(versions=None), "versions = None.* of an unknown version"),
+        (lambda run: run.pop("source"), "source: Field required"),
     ],
 )
 def test_a_run_of_another_version_is_refused(tmp_path: Path, change, message: str) -> None:
     make(tmp_path / "run")
     file = tmp_path / "run" / "config.json"
     description = json.loads(file.read_text())
+    description["versions"]["lsvcr"] = "0.0.7"
     change(description)
     file.write_text(json.dumps(description))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         RunFolder.open(tmp_path / "run")
+    if description["versions"]:
+        assert f"written by lsvcr 0.0.7 (revision {description['git_revision']})" in str(
+            caught.value
+        )
     file.write_text("{")
     with pytest.raises(DataError, match=r"config.json: cannot be read"):
         RunFolder.open(tmp_path / "run")
