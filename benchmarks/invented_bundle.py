@@ -17,6 +17,7 @@ from export.pipeline import export_run
 from export.trained_run import TrainedRun
 from lsvcr.catalogue import Catalogue, build_catalogue
 from lsvcr.history import Timelines
+from lsvcr.popularity import HOUR_MS
 from training.config import PRESETS
 from training.encoder import Recommender
 from training.popularity_prior import PriorSeed
@@ -109,15 +110,18 @@ def invent_run(videos: int, preset: str = "small") -> TrainedRun:
     for parameter in recommender.parameters():
         if parameter.ndim < 2 or len(parameter) < 1000:  # what the encoder learns, not the ids
             parameter += 0.1 * torch.randn_like(parameter)
-    recommender.prior_weight_H += 0.1
-    count_HV = np.random.default_rng(4).pareto(1.0, (2, catalogue.video_count)).astype(np.float32)
+    if recommender.prior is not None:
+        recommender.prior.direct.weight += 0.1
+    half_lives = len(config.model.prior_half_lives_days)
+    random = np.random.default_rng(4)
+    count_HV = random.pareto(1.0, (half_lives, catalogue.video_count)).astype(np.float32)
     return TrainedRun(
         config=config,
         catalogue=catalogue,
         timelines=timelines,
         recommender=recommender,
         training_events_V=np.bincount(timelines.video_N, minlength=catalogue.video_count),
-        prior_seed=PriorSeed(day=NOW_MS // DAY_MS, decayed_count_HV=count_HV),
+        prior_seed=PriorSeed(hour=NOW_MS // HOUR_MS, decayed_count_HV=count_HV),
         comment_events=len(timelines.comment_video_M),
         metrics={},
         data_fingerprint="0" * 64,

@@ -78,7 +78,7 @@ class Measured:
         objective = Objective(
             prepared,
             config.fit,
-            ScoreParts.build(prepared, text, recommender, device),
+            ScoreParts.build(prepared, text, recommender, prepared.video_targets("train"), device),
             device,
             TargetSlots.of(rows, [self.batches_SB]),
         )

@@ -174,8 +174,8 @@ def _prior_entry(run: TrainedRun) -> PriorEntry | None:
         return None
     return PriorEntry(
         half_lives_days=run.config.model.prior_half_lives_days,
-        weights=tuple(run.recommender.prior_weight_H.tolist()),
-        seed_day=run.prior_seed.day,
+        network=run.recommender.prior.network(),
+        seed_hour=run.prior_seed.hour,
     )
 
 

@@ -26,11 +26,19 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 
 from lsvcr.catalogue import Catalogue, load_array
 from lsvcr.errors import BundleError
 from lsvcr.history import HistoryBatch
+from lsvcr.popularity import PriorNetwork
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,15 +75,15 @@ class IndexEntry(_Frozen):
 
 
 class PriorEntry(_Frozen):
-    """The popularity prior: logit += sum of weight * log(1 + decayed count), by half-life.
+    """The popularity prior: what decayed counts of several half-lives add to a video's logit.
 
     Attributes:
-        seed_day: Days since 1970: `popular/decayed_count_HV.npy` holds the counts at its start.
+        seed_hour: Hours since 1970: `popular/decayed_count_HV.npy` holds the counts at its start.
     """
 
-    half_lives_days: tuple[float, ...] = Field(min_length=1)
-    weights: tuple[float, ...] = Field(min_length=1)
-    seed_day: int = Field(ge=0)
+    half_lives_days: tuple[PositiveFloat, ...] = Field(min_length=1)
+    network: PriorNetwork
+    seed_hour: int = Field(ge=0)
 
 
 class ProfileEntry(_Frozen):
@@ -229,7 +237,7 @@ class PopularVideos:
         overall_P: int32.
         by_category_Q: int32, one run per category code.
         category_start: int64, category code c owns `by_category_Q[start[c] : start[c + 1]]`.
-        decayed_count_HV: float32, events by half-life of the prior, decayed to its seed day.
+        decayed_count_HV: float32, events by half-life of the prior, decayed to its seed hour.
     """
 
     overall_P: NDArray[np.int32]
@@ -382,7 +390,7 @@ def _check_dimensions(bundle: Bundle) -> None:
     half_lives = len(manifest.prior.half_lives_days) if manifest.prior else 0
     if popular.decayed_count_HV.shape != (half_lives, rows["V"]):
         raise BundleError("popular/decayed_count_HV.npy does not fit prior and catalogue")
-    if manifest.prior and len(manifest.prior.weights) != half_lives:
+    if manifest.prior and len(manifest.prior.network.direct_H) != half_lives:
         raise BundleError("the prior has not one weight for each half-life")
     if not (popular.decayed_count_HV >= 0).all():  # also refuses NaN
         raise BundleError("popular/decayed_count_HV.npy holds values that are no counts")

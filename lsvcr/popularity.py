@@ -1,52 +1,104 @@
-"""Decayed daily counts: how popularity is measured, offline and online.
+"""Decayed hourly counts, and what they say of a video: popularity, offline and online.
 
-Shape suffixes: A consecutive days, H half-lives, V video rows.
+Shape suffixes: E pairs of an hour and a video, H half-lives, V video rows, O and I outputs and
+inputs of a layer.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-DAY_MS = 24 * 60 * 60 * 1000
+HOUR_MS = 60 * 60 * 1000
+HOURS_A_DAY = 24
+
+HourCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""One hour's events: video rows and how many events each had."""
+
+_CHUNK = 1 << 16
+"""Videos at once: bounds what the layers' outputs take."""
 
 
 def decayed_counts(
     seed_HV: NDArray[np.float32],
-    seed_day: int,
-    count_V_by_day: Mapping[int, NDArray[np.float32]],
-    day: int,
+    seed_hour: int,
+    counts_by_hour: Mapping[int, HourCounts],
+    hour: int,
     half_lives_days: Sequence[float],
 ) -> NDArray[np.float32]:
-    """Counts at the start of a day, from a seed and the daily counts that came after it.
+    """Counts at the start of an hour, from a seed and the hourly counts that came after it.
 
     Args:
-        seed_HV: Decayed counts at the start of `seed_day`.
-        seed_day: Days since 1970.
-        count_V_by_day: Events by video on days from `seed_day` on; later or equal to `day` they
-            don't count yet, before `seed_day` the seed holds them.
-        day: The day of the request; a day before `seed_day` gives the seed as it is.
+        seed_HV: Decayed counts at the start of `seed_hour`.
+        seed_hour: Hours since 1970.
+        counts_by_hour: Events on hours from `seed_hour` on; from `hour` on they don't count yet,
+            before `seed_hour` the seed holds them.
+        hour: The hour of the request; one before `seed_hour` gives the seed as it is.
         half_lives_days: H.
 
     Returns:
         float32 of shape (H, V).
     """
-    rate_H1 = 1 / np.asarray(half_lives_days, np.float64)[:, None]
-    total_HV = seed_HV * np.exp2(-rate_H1 * max(0, day - seed_day))
-    for counted_day, count_V in count_V_by_day.items():
-        if seed_day <= counted_day < day:
-            total_HV = total_HV + count_V * np.exp2(-rate_H1 * (day - counted_day))
+    rate_H1 = 1 / (HOURS_A_DAY * np.asarray(half_lives_days, np.float64)[:, None])
+    total_HV = seed_HV * np.exp2(-rate_H1 * max(0, hour - seed_hour))
+    counted = {at: counts for at, counts in counts_by_hour.items() if seed_hour <= at < hour}
+    if counted:
+        row_E = np.concatenate([row for row, _ in counted.values()])
+        count_E = np.concatenate([count for _, count in counted.values()])
+        age_E = np.repeat([hour - at for at in counted], [len(row) for row, _ in counted.values()])
+        for total_V, weight_E in zip(total_HV, count_E * np.exp2(-rate_H1 * age_E), strict=True):
+            total_V += np.bincount(row_E, weights=weight_E, minlength=len(total_V))
     return total_HV.astype(np.float32)
 
 
-def decayed_log_counts(count_AV: NDArray[np.float32], half_life_days: float) -> NDArray[np.float32]:
-    """log(1 + decayed count) at the start of each day: events of earlier days only.
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Returns:
-        float32 of shape (A, V); day a's event counts 2 ** (-(b - a) / half-life) on day b > a.
+
+class PriorLayer(_Frozen):
+    """A linear map, followed by max(0, x) where another layer follows."""
+
+    weight_OI: tuple[tuple[FiniteFloat, ...], ...] = Field(min_length=1)
+    bias_O: tuple[FiniteFloat, ...]
+
+
+class PriorNetwork(_Frozen):
+    """What recent popularity adds to a video's logit.
+
+    With x = log(1 + decayed counts), one for each half-life: direct · x + layers(x).
     """
-    feature_AV = np.zeros(count_AV.shape, np.float32)
-    decay = np.float32(2 ** (-1 / half_life_days))
-    for day in range(1, len(count_AV)):
-        feature_AV[day] = (feature_AV[day - 1] + count_AV[day - 1]) * decay
-    return np.log1p(feature_AV, out=feature_AV)
+
+    direct_H: tuple[FiniteFloat, ...] = Field(min_length=1)
+    layers: tuple[PriorLayer, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        width = len(self.direct_H)
+        for layer in self.layers:
+            rows = {len(row) for row in layer.weight_OI}
+            if rows != {width} or len(layer.bias_O) != len(layer.weight_OI):
+                raise ValueError("the prior's layers do not fit one another")
+            width = len(layer.bias_O)
+        if width != 1:
+            raise ValueError("the prior's last layer has more than one output")
+        return self
+
+    def logits(self, count_HV: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of all videos, (V,), from their decayed counts."""
+        direct_H = np.asarray(self.direct_H, np.float32)
+        layers = [
+            (np.asarray(layer.weight_OI, np.float32), np.asarray(layer.bias_O, np.float32)[:, None])
+            for layer in self.layers
+        ]
+        logit_V = np.empty(count_HV.shape[1], np.float32)
+        for start in range(0, len(logit_V), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            x_HN = np.log1p(count_HV[:, part])
+            hidden_IN = x_HN
+            for number, (weight_OI, bias_O1) in enumerate(layers):
+                hidden_IN = weight_OI @ (np.maximum(hidden_IN, 0) if number else hidden_IN)
+                hidden_IN += bias_O1
+            logit_V[part] = direct_H @ x_HN + hidden_IN[0]
+        return logit_V

@@ -1,8 +1,8 @@
 -- Adds events to one user's value, and those that are new to the event log and to the counters of
--- their days: all or nothing.
+-- their hours: all or nothing.
 --
 -- KEYS[1]  the user's value            KEYS[2]  a stream of the event log
--- KEYS[3]  and on: counters of some days, by item hash (popularity_counters.py)
+-- KEYS[3]  and on: counters of some hours, by item hash (popularity_counters.py)
 -- ARGV[1]  events kept a side          ARGV[2]  expiry of the value in seconds
 -- ARGV[3]  entries kept in the stream  ARGV[4]  expiry of the counters in seconds
 -- then five for each event:

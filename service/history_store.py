@@ -3,11 +3,11 @@
     lsvcr:{user}:history   events that count as history      history_value.py tells the layout
     lsvcr:{user}:views     events that are only logged, so that sending one again changes nothing
     lsvcr:events:N         the event log                     event_log.py
-    lsvcr:popularity:DAY   what was watched on one day       popularity_counters.py
+    lsvcr:popularity:HOUR  what was watched in one hour      popularity_counters.py
 
 A user's keys share a hash tag. Values expire some time after the user's last event. An event that
 was trimmed away is forgotten: sent again it counts as accepted, is trimmed again, and stands twice
-in the log and in its day's counts.
+in the log and in its hour's counts.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
-from lsvcr.popularity import DAY_MS
+from lsvcr.popularity import HOUR_MS
 from service.circuit_breaker import CircuitBreaker
-from service.engine.popularity_prior import DayCounts
+from service.engine.popularity_prior import CountsByHash
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
 from service.event_log import Event, LogEntry, encode_event, events_of, log_key
@@ -42,7 +42,7 @@ from service.history_value import (
     encode_record,
 )
 from service.joined_reads import JoinedReads
-from service.popularity_counters import EXPIRY_S, counted_days, counters_key, decode_counters
+from service.popularity_counters import EXPIRY_S, counted_hours, counters_key, decode_counters
 
 ResultT = TypeVar("ResultT")
 
@@ -143,12 +143,12 @@ class HistoryStore:
             HistoryStoreError: If the store failed. Sending the events again is safe.
         """
         calls: dict[tuple[str, str], _Call] = {}
-        days = counted_days(self._clock())
+        hours = counted_hours(self._clock())
         for event in events:
             is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
             key = _history_key(event.user_id) if is_history else _views_key(event.user_id)
             keys = (key, self._stream(event.user_id))
-            calls.setdefault(keys, _Call([*keys], [])).add(event, days)
+            calls.setdefault(keys, _Call([*keys], [])).add(event, hours)
         flags = await self._finish(self._append([*calls.values()]), self._write_timeout_s)
         return AppendResult(accepted=sum(flags), duplicates=len(flags) - sum(flags))
 
@@ -160,14 +160,17 @@ class HistoryStore:
         """
         return await self._fetch_events(_history_key(user_id))
 
-    async def fetch_popularity(self, day: int) -> DayCounts:
-        """Read one day's video events by item, so far; empty for a day long gone.
+    async def fetch_popularity(self, hours: Sequence[int]) -> list[CountsByHash]:
+        """Read some hours' video events by item, so far; empty for an hour long gone.
 
         Raises:
             HistoryStoreError: If the store failed.
         """
-        read = self._redis.hgetall(counters_key(day))
-        return decode_counters(await self._finish(read, self._write_timeout_s))
+        pipeline = self._redis.pipeline(transaction=False)
+        for hour in hours:
+            pipeline.hgetall(counters_key(hour))
+        read = await self._finish(pipeline.execute(), self._write_timeout_s)
+        return [decode_counters(fields) for fields in read]
 
     async def export_user(self, user_id: str) -> StoredUser:
         """Collect all that is stored about a user; walks through a stream of the log.
@@ -282,8 +285,8 @@ class _Call:
     keys: list[str]
     arguments: list[bytes | int]
 
-    def add(self, event: Event, days: range) -> None:
-        """Append one event, to be counted if it is on a video and on one of some days."""
+    def add(self, event: Event, hours: range) -> None:
+        """Append one event, to be counted if it is on a video and in one of some hours."""
         is_video = event.type in VIDEO_EVENT_TYPES
         item_id = event.video_id if is_video else event.comment_id
         if item_id is None:
@@ -292,8 +295,8 @@ class _Call:
             event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
         )
         side = VIDEO_SIDE if is_video else COMMENT_SIDE
-        day = event.timestamp // DAY_MS
-        counted_by = self._key_number(counters_key(day)) if is_video and day in days else 0
+        hour = event.timestamp // HOUR_MS
+        counted_by = self._key_number(counters_key(hour)) if is_video and hour in hours else 0
         self.arguments.extend([side, record, encode_id(item_id), encode_event(event), counted_by])
 
     def _key_number(self, key: str) -> int:

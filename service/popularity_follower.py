@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lsvcr.popularity import HOURS_A_DAY
 from service.engine.model_pool import ModelPool
-from service.engine.popularity_prior import DayCounts, LiveCounts
+from service.engine.popularity_prior import CountsByHash, LiveCounts
 from service.errors import HistoryStoreError
 from service.history_store import HistoryStore
-from service.popularity_counters import DAY_S, DAYS
+from service.popularity_counters import HOUR_S, HOURS
 
-LATE_DAYS = 3
-"""Days that are read again and again, as events come late; all others once a day."""
+LATE_HOURS = 3 * HOURS_A_DAY
+"""Hours that are read again and again, as events come late; all others once a day."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class PopularityFollower:
         self._store = store
         self._pool = pool
         self._clock = clock
-        self._counts = LiveCounts(day=-1)
+        self._counts = LiveCounts(hour=-1)
         self._unread: set[int] = set()
 
     async def follow(self, every_s: float) -> None:
@@ -48,30 +49,32 @@ class PopularityFollower:
 
     async def refresh(self) -> None:
         """Read what may have changed and pass it on; without the store, what was known before."""
-        today = int(self._clock() // DAY_S)
-        days = range(today - DAYS, today)
-        is_new_day = today != self._counts.day
-        if is_new_day:
-            self._unread = set(days)
-        read = await self._read(self._unread | {*days[-LATE_DAYS:]})
+        now = int(self._clock() // HOUR_S)
+        hours = range(now - HOURS, now)
+        if now // HOURS_A_DAY != self._counts.hour // HOURS_A_DAY:
+            self._unread = set(hours)
+        read = await self._read(self._unread | {*hours[-LATE_HOURS:]})
         self._unread -= read.keys()
-        known = {day: counts for day, counts in self._counts.by_day.items() if day in days}
-        if is_new_day or any(_differ(counts, known.get(day)) for day, counts in read.items()):
-            self._counts = LiveCounts(today, known | read)
+        known = {hour: counts for hour, counts in self._counts.by_hour.items() if hour in hours}
+        is_new_hour = now != self._counts.hour
+        if is_new_hour or any(_differ(counts, known.get(hour)) for hour, counts in read.items()):
+            self._counts = LiveCounts(now, known | read)
         await self._pool.update_popularity(self._counts)
 
-    async def _read(self, days: set[int]) -> dict[int, DayCounts]:
-        """Read some days, the newest first, until the store fails."""
-        read: dict[int, DayCounts] = {}
-        for day in sorted(days, reverse=True):
+    async def _read(self, hours: set[int]) -> dict[int, CountsByHash]:
+        """Read some hours, the newest first, until the store fails."""
+        read: dict[int, CountsByHash] = {}
+        newest_first = sorted(hours, reverse=True)
+        for start in range(0, len(newest_first), LATE_HOURS):
+            some = newest_first[start : start + LATE_HOURS]
             try:
-                read[day] = await self._store.fetch_popularity(day)
+                read |= zip(some, await self._store.fetch_popularity(some), strict=True)
             except HistoryStoreError:
                 break  # counted and logged where it failed
         return read
 
 
-def _differ(new: DayCounts, old: DayCounts | None) -> bool:
+def _differ(new: CountsByHash, old: CountsByHash | None) -> bool:
     if old is None:
         return len(new[0]) > 0
     return not all(np.array_equal(*pair) for pair in zip(new, old, strict=True))

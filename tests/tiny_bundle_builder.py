@@ -5,6 +5,8 @@ event's order. `encode` and `prefer_comments` say the same in numpy.
 """
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
@@ -27,6 +29,7 @@ from lsvcr.bundle import (
 )
 from lsvcr.catalogue import Catalogue, build_catalogue
 from lsvcr.history import NEVER, HistoryBatch, Timelines
+from lsvcr.popularity import PriorLayer, PriorNetwork
 
 TINY_VERSIONS = ("20260101T000000Z-aaaa", "20260102T000000Z-bbbb")
 WIDTH = 8
@@ -34,11 +37,31 @@ MAX_HISTORY = 6
 COMMENTS_PER_EVENT = 2
 TEMPERATURE = 0.1
 DAY_MS = 86_400_000
-SEED_DAY = 20_000
-PRIOR = PriorEntry(half_lives_days=(7.0, 20.0), weights=(0.8, 0.4), seed_day=SEED_DAY)
+SEED_HOUR = 20_000 * 24
+PRIOR = PriorEntry(
+    half_lives_days=(7.0, 20.0),
+    network=PriorNetwork(
+        direct_H=(0.8, 0.4),
+        layers=(
+            PriorLayer(weight_OI=((0.5, -0.3), (-0.2, 0.4)), bias_O=(0.1, -0.05)),
+            PriorLayer(weight_OI=((0.3, -0.2),), bias_O=(0.02,)),
+        ),
+    ),
+    seed_hour=SEED_HOUR,
+)
 PROFILE = ProfileEntry(scale=6.0, scale_by_count=1.5, events=3)
 
 Tables = dict[str, NDArray[np.float32]]
+
+
+def prior_logit(counts: Sequence[float]) -> float:
+    """What `PRIOR` makes of one video's decayed counts, number by number."""
+    x = [math.log1p(count) for count in counts]
+    hidden = [
+        max(0.0, 0.5 * x[0] - 0.3 * x[1] + 0.1),
+        max(0.0, -0.2 * x[0] + 0.4 * x[1] - 0.05),
+    ]
+    return 0.8 * x[0] + 0.4 * x[1] + 0.3 * hidden[0] - 0.2 * hidden[1] + 0.02
 
 
 def write_tiny_bundle(

@@ -50,7 +50,7 @@ def start_from(recommender: Recommender, path: Path) -> None:
     weights, _ = read_checkpoint(path)
     own = recommender.state_dict()
     for name in own:
-        if name.startswith(("items.id.", "items.category.", "items.gate", "profile.", "prior_")):
+        if name.startswith(("items.id.", "items.category.", "items.gate", "profile.", "prior.")):
             weights[name] = own[name]
         elif name.endswith("position_LD") and name in weights:
             weights[name] = _grow_positions(weights[name], len(own[name]))

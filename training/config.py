@@ -67,7 +67,8 @@ class ModelConfig(_Frozen):
         True, description="Videos of one category share a vector, beside each one's own."
     )
     prior_half_lives_days: tuple[float, ...] = Field(
-        (7.0, 20.0), description="Popularity of late as a part of the video score; empty: none."
+        (0.25, 1.0, 3.0, 7.0, 20.0, 60.0, 180.0, 540.0),
+        description="Popularity of late as a part of the video score; empty: none.",
     )
     profile_events: int = Field(
         200,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lsvcr.history import NEVER
 from training.config import ModelConfig
+from training.popularity_prior import PriorModel
 
 INITIAL_STD = 0.02
 
@@ -312,11 +313,9 @@ class Recommender(nn.Module):
     """All that is trained and that a checkpoint holds.
 
     Attributes:
-        prior_weight_H: What popularity of each half-life adds to a video's logit; fitted before
-            the rest (`training.popularity_prior`).
+        prior: What recent popularity adds to a video's logit; fitted before the rest, and then
+            left as it is. None without half-lives.
     """
-
-    prior_weight_H: Tensor
 
     def __init__(
         self,
@@ -334,13 +333,15 @@ class Recommender(nn.Module):
         self.sequence = SequenceEncoder(config)
         self.profile = ProfileSimilarity(feature_CF) if config.profile_events else None
         half_lives = len(config.prior_half_lives_days)
-        self.register_buffer("prior_weight_H", torch.zeros(half_lives, dtype=torch.float64))
+        self.prior = PriorModel(half_lives).requires_grad_(False) if half_lives else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """N(0, 0.02²) for weights, 0 for biases and the padding id, 1/0 for norms."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim >= 2 or name.endswith("start_D"):
+            if name.startswith("prior."):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim >= 2 or name.endswith("start_D"):
                 nn.init.normal_(parameter, std=INITIAL_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -199,7 +199,9 @@ def _systems(
 ) -> tuple[ModelScorer, dict[str, Scorer]]:
     """The model, and what needs no training."""
     samples = evaluation.samples
-    parts = ScoreParts.build(samples.prepared, text, recommender, torch.device("cpu"))
+    parts = ScoreParts.build(
+        samples.prepared, text, recommender, samples.videos.event_T, torch.device("cpu")
+    )
     baselines: dict[str, Scorer] = {
         "popularity": Popularity(samples),
         "text_neighbours": TextNeighbours(samples, text),

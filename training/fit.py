@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from training.config import FitConfig, RunConfig
 from training.encoder import Recommender
 from training.evaluate import Evaluation
 from training.losses import Objective
-from training.popularity_prior import fit_prior_weights
+from training.popularity_prior import fit_prior
 from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
 from training.train_step import TrainStep
@@ -74,12 +75,11 @@ def fit(
     recommender = new_recommender(config, text)
     if config.fit.start_from:
         start_from(recommender, Path(config.fit.start_from))
-    recommender.prior_weight_H.copy_(
-        torch.from_numpy(fit_prior_weights(prepared, config.model.prior_half_lives_days))
-    )
     recommender.to(device)
     optimizer = build_optimizer(recommender, config.fit)
     epochs_done, best, best_epoch = _resume(folder, recommender, optimizer)
+    if recommender.prior is not None and not epochs_done:
+        fit_prior(recommender.prior, prepared, config.model.prior_half_lives_days, device)
 
     rows = build_rows(
         prepared,
@@ -91,7 +91,8 @@ def fit(
     targets = int((rows.video_target_RT > 0).sum() + (rows.comment_target_RT > 0).sum())
     if not targets:
         raise DataError(f"no training targets for fit.task = {config.fit.task!r}")
-    parts = ScoreParts.build(prepared, text, recommender, device)
+    asked_N = np.flatnonzero(prepared.video_held_out_N < 2)
+    parts = ScoreParts.build(prepared, text, recommender, asked_N, device)
     evaluation = Evaluation(prepared, config, "validation")
     orders = [
         rows.batches(config.fit.batch_rows, config.fit.seed + epoch)
@@ -172,8 +173,9 @@ def train_epoch(
 def build_optimizer(recommender: Recommender, config: FitConfig) -> torch.optim.AdamW:
     """AdamW that decays the weights of linear maps only: not ids, positions, norms or biases."""
     decayed = [module.weight for module in recommender.modules() if isinstance(module, nn.Linear)]
+    decayed = [parameter for parameter in decayed if parameter.requires_grad]
     chosen = {id(parameter) for parameter in decayed}
-    others = [p for p in recommender.parameters() if id(p) not in chosen]
+    others = [p for p in recommender.parameters() if p.requires_grad and id(p) not in chosen]
     return torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": config.weight_decay},

@@ -75,7 +75,9 @@ class Objective:
         core_V = torch.from_numpy(prepared.is_core_V).to(device)
         self.core_N = core_V.nonzero().squeeze(1)
         self.core_position_V = (core_V.cumsum(0) - 1).clamp(min=0)
-        self.prior_AN = None if parts.logit_AV is None else parts.logit_AV[:, self.core_N]
+        table = parts.prior_table
+        self.prior_row_N = None if table is None else table.row_N
+        self.prior_AN = None if table is None else table.logit_AV[:, self.core_N]
         share_N = torch.from_numpy(prepared.training_events_V).to(device)[self.core_N]
         self.share_N = share_N / share_N.sum().clamp(min=1)
 
@@ -138,8 +140,8 @@ class Objective:
         else:
             candidate_ND = model.video_candidates(self.core_N)
             logit_QN = unit(preference_QD) @ candidate_ND.T / model.config.temperature
-            if self.prior_AN is not None and self.parts.day_N is not None:
-                logit_QN = logit_QN + self.prior_AN[self.parts.day_N[event_Q.long()]]
+            if self.prior_AN is not None and self.prior_row_N is not None:
+                logit_QN = logit_QN + self.prior_AN[self.prior_row_N[event_Q.long()]]
         return _weighted_mean(F.cross_entropy(logit_QN, position_Q, reduction="none"), weight_Q)
 
     def sampled_logits(
@@ -180,10 +182,10 @@ class Objective:
         other_QS = (
             preference_QD @ model.video_candidates(self.core_N[negative_S]).T
         ) / model.config.temperature
-        if self.prior_AN is not None and self.parts.day_N is not None:
-            day_Q1 = self.parts.day_N[event_Q.long()][:, None]
-            target_Q1 = target_Q1 + self.prior_AN[day_Q1, position_Q[:, None]]
-            other_QS = other_QS + self.prior_AN[day_Q1, negative_S]
+        if self.prior_AN is not None and self.prior_row_N is not None:
+            row_Q1 = self.prior_row_N[event_Q.long()][:, None]
+            target_Q1 = target_Q1 + self.prior_AN[row_Q1, position_Q[:, None]]
+            other_QS = other_QS + self.prior_AN[row_Q1, negative_S]
         other_QS = other_QS - log_count_N[negative_S]
         other_QS = other_QS.masked_fill(negative_S == position_Q[:, None], HIDDEN)
         return torch.cat([target_Q1, other_QS], 1), torch.zeros_like(position_Q)

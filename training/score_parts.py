@@ -5,12 +5,14 @@ Shape suffixes: Q targets, V video rows, N candidates, M comment events, F featu
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.comment_features import Profiles, profiles_before
 from training.encoder import Recommender
-from training.popularity_prior import daily_prior
+from training.popularity_prior import PriorTable, prior_table
 from training.split import Prepared, TextTables
 
 
@@ -19,37 +21,41 @@ class ScoreParts:
     """Both parts at every event of `prepared.timelines`, on one device.
 
     Attributes:
-        day_N: Row of `logit_AV` of each video event; None without a prior.
-        logit_AV: float16; None without a prior.
+        prior_table: None without a prior.
         profile_MF, profile_count_M: None without profiles.
     """
 
-    day_N: Tensor | None = None
-    logit_AV: Tensor | None = None
+    prior_table: PriorTable | None = None
     profile_MF: Tensor | None = None
     profile_count_M: Tensor | None = None
 
     @classmethod
     def build(
-        cls, prepared: Prepared, text: TextTables, recommender: Recommender, device: torch.device
+        cls,
+        prepared: Prepared,
+        text: TextTables,
+        recommender: Recommender,
+        asked_N: NDArray[np.int64],
+        device: torch.device,
     ) -> "ScoreParts":
-        """What a model's configuration asks for and the data can give."""
+        """What a model's configuration asks for and the data can give.
+
+        `asked_N` are the video events whose prior will be asked for: it makes one row an hour.
+        """
         config = recommender.config
-        weight_H = recommender.prior_weight_H.cpu().numpy()
-        prior = daily_prior(prepared, config.prior_half_lives_days, weight_H)
-        day_N = logit_AV = profiles = None
-        if prior is not None:
-            day_N = torch.from_numpy(prior.day_rows(prepared.timelines.video_time_N)).to(device)
-            logit_AV = prior.logit_AV.to(device)
+        prior = prior_table(
+            prepared, config.prior_half_lives_days, recommender.prior, asked_N, device
+        )
+        profiles = None
         if config.profile_events:
             profiles = profiles_before(prepared, text.feature_CF, config.profile_events)
-        return cls(day_N, logit_AV, *_on_device(profiles, device))
+        return cls(prior, *_on_device(profiles, device))
 
     def prior(self, event_Q: Tensor) -> Tensor | None:
-        """The prior's logits of all videos on the days of some video events; (Q, V)."""
-        if self.day_N is None or self.logit_AV is None:
+        """The prior's logits of all videos at the hours of some video events; (Q, V)."""
+        if self.prior_table is None:
             return None
-        return self.logit_AV[self.day_N[event_Q.long()]]
+        return self.prior_table.logit_AV[self.prior_table.row_N[event_Q.long()]]
 
     def profile(
         self, recommender: Recommender, event_Q: Tensor, comment_QN: Tensor

@@ -1,6 +1,6 @@
 """The popularity prior: what has been watched lately, as a part of every video's score.
 
-Shape suffixes: E different videos on one day, V video rows, H half-lives.
+Shape suffixes: E different videos in one hour, V video rows, H half-lives.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
-from lsvcr.popularity import decayed_counts
+from lsvcr.popularity import HourCounts, decayed_counts
 from service.engine.candidate_index import Candidates
 from service.engine.popularity import PopularItems
 from service.engine.scoring import Parts, Rows
 
-DayCounts = tuple[NDArray[np.uint64], NDArray[np.int64]]
-"""One day's events by video: item hashes, each once, and counts."""
+CountsByHash = tuple[NDArray[np.uint64], NDArray[np.int64]]
+"""One hour's events by video: item hashes, each once, and counts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +24,12 @@ class LiveCounts:
     """What happened lately, as some moment knows it.
 
     Attributes:
-        day: Of the requests to come, in days since 1970: only earlier days count.
-        by_day: Counts of single days. Days before a bundle's seed are in that seed already.
+        hour: Of the requests to come, in hours since 1970: only earlier hours count.
+        by_hour: Counts of single hours. Those before a bundle's seed are in that seed already.
     """
 
-    day: int
-    by_day: Mapping[int, DayCounts] = field(default_factory=dict)
+    hour: int
+    by_hour: Mapping[int, CountsByHash] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,20 +57,19 @@ class PopularityPrior:
         entry = bundle.manifest.prior
         if entry is None:
             return None
-        counts = LiveCounts(entry.seed_day) if counts is None else counts
+        counts = LiveCounts(entry.seed_hour) if counts is None else counts
         count_HV = decayed_counts(
             bundle.popular.decayed_count_HV,
-            entry.seed_day,
+            entry.seed_hour,
             {
-                day: _by_row(bundle, day_counts)
-                for day, day_counts in counts.by_day.items()
-                if entry.seed_day <= day < counts.day
+                hour: _by_row(bundle, hour_counts)
+                for hour, hour_counts in counts.by_hour.items()
+                if entry.seed_hour <= hour < counts.hour
             },
-            counts.day,
+            counts.hour,
             entry.half_lives_days,
         )
-        weight_H = np.asarray(entry.weights, np.float32)
-        logit_V = np.einsum("h,hv->v", weight_H, np.log1p(count_HV))
+        logit_V = entry.network.logits(count_HV)
         return cls(logit_V, overall.by_logit("prior", logit_V))
 
     def parts(self, row_N: Rows) -> Parts:
@@ -84,10 +83,9 @@ class PopularityPrior:
         return Candidates(popular.row_P[:count].astype(np.int64), floor)
 
 
-def _by_row(bundle: Bundle, day_counts: DayCounts) -> NDArray[np.float32]:
+def _by_row(bundle: Bundle, counts: CountsByHash) -> HourCounts:
     """Counts by catalogue row; videos that the bundle doesn't know are left out."""
-    hash_E, count_E = day_counts
-    count_V = np.zeros(bundle.catalogue.video_count, np.float32)
-    count_V[bundle.catalogue.video_index.rows(hash_E)] = count_E
-    count_V[0] = 0  # the unknown ones
-    return count_V
+    hash_E, count_E = counts
+    row_E = bundle.catalogue.video_index.rows(hash_E)
+    is_known_E = row_E > 0
+    return row_E[is_known_E].astype(np.int64), count_E[is_known_E]

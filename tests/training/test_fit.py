@@ -76,7 +76,9 @@ def test_test_metrics_come_from_the_best_checkpoint_beside_the_baselines(tmp_pat
     run, prepared, text = run_fit(tmp_path / "run", *parts_on)
     metrics = evaluate_run(prepared, text, run, tmp_path / "run")
     recommender = load_recommender(tmp_path / "run", run, text)
-    parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
+    parts = ScoreParts.build(
+        prepared, text, recommender, prepared.video_targets("train"), torch.device("cpu")
+    )
     again = Evaluation(prepared, run, "test").run(recommender, parts)
     assert {name: metrics[name] for name in again} == again
     for baseline in ("popularity", "text_neighbours", "prior_and_profile"):

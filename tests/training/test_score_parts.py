@@ -7,69 +7,136 @@ import pytest
 import torch
 from worlds import START_MS, config, dataset, prepared_world, random_recommender, random_text
 
-from lsvcr.popularity import DAY_MS, decayed_log_counts
+from lsvcr.popularity import HOUR_MS
+from training import popularity_prior
 from training.comment_features import profiles_before, style_numbers
-from training.popularity_prior import daily_prior, fit_prior_weights
+from training.popularity_prior import PriorModel, fit_prior, prior_table
 from training.score_parts import ScoreParts
 from training.split import prepare
 
 PARTS = ("model.prior_half_lives_days=[7, 20]", "model.profile_events=200")
 
 
-def test_counts_decay_by_half_lives_and_exclude_the_day_itself():
-    count_AV = np.array([[2.0], [0.0], [1.0], [0.0]], np.float32)
-    feature_AV = decayed_log_counts(count_AV, half_life_days=1)
-    expected = [0, 2 / 2, 2 / 4, 2 / 8 + 1 / 2]
-    assert feature_AV[:, 0] == pytest.approx([math.log1p(count) for count in expected])
+CPU = torch.device("cpu")
 
 
-def days(*events):
-    return [(user, video, START_MS + int(day * DAY_MS)) for user, video, day in events]
+def hours(*events):
+    start_ms = START_MS // HOUR_MS * HOUR_MS
+    return [(user, video, start_ms + int(hour * HOUR_MS)) for user, video, hour in events]
 
 
-def test_the_prior_counts_training_events_of_earlier_days_only():
+def drawn_prior(half_lives):
+    torch.manual_seed(1)
+    prior = PriorModel(half_lives)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return prior.requires_grad_(False)
+
+
+def one_video_prior(weight):
+    """weight · log(1 + count), whatever the layers."""
+    prior = PriorModel(1).requires_grad_(False)
+    for parameter in prior.parameters():
+        torch.nn.init.zeros_(parameter)
+    prior.direct.weight[0, 0] = weight
+    return prior
+
+
+def test_the_prior_counts_training_events_of_earlier_hours_only():
     world = dataset(
         videos=[("a", "A"), ("b", "B")],
         comments=[],
-        video_events=days(
-            ("u", "a", 0), ("u", "b", 1), ("u", "a", 2), ("u", "b", 3), ("w", "a", 1)
+        video_events=hours(
+            ("u", "a", 0), ("u", "b", 24), ("u", "a", 48), ("u", "b", 72.9), ("w", "a", 24.9)
         ),
         comment_events=[],
     )
     prepared = prepare(world, config())
-    prior = daily_prior(prepared, (1.0,), np.array([2.0]))
-    row = prior.day_rows(np.array([START_MS + 3 * DAY_MS]))[0]
-    # Trained on: u's a at day 0 and b at day 1 (its last two events are held out), w's a at day 1.
+    event = prepared.video_targets("test")
+    table = prior_table(prepared, (1.0,), one_video_prior(2), event, CPU)
+    # Trained on: u's a and b of hours 0 and 24 (its last two events are held out), w's a of 24.
     count = {"a": 1 / 8 + 1 / 4, "b": 1 / 4}
     for video, expected in count.items():
-        logit = float(prior.logit_AV[row, prepared.catalogue.video_index.row(video)])
+        row = prepared.catalogue.video_index.row(video)
+        logit = float(table.logit_AV[table.row_N[event[0]], row])
         assert logit == pytest.approx(2 * math.log1p(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("chunk_entries", [1, 200, 1 << 22])
+def test_the_table_is_what_the_formula_says_at_every_hour(monkeypatch, chunk_entries):
+    monkeypatch.setattr(popularity_prior, "CHUNK_ENTRIES", chunk_entries)
+    prepared = prepared_world(5, config())
+    half_lives, prior = (0.1, 3.0), drawn_prior(2)
+    asked_N = np.flatnonzero(prepared.video_held_out_N >= 0)
+    table = prior_table(prepared, half_lives, prior, asked_N, CPU)
+    timelines = prepared.timelines
+    hour_N = timelines.video_time_N // HOUR_MS
+    trained_N = np.flatnonzero(prepared.video_held_out_N == 0)
+    for event in asked_N[::7]:
+        count_HV = np.zeros((2, prepared.catalogue.video_count), np.float32)
+        for other in trained_N:
+            age = hour_N[event] - hour_N[other]
+            if age > 0:
+                for number, half_life in enumerate(half_lives):
+                    count_HV[number, timelines.video_N[other]] += 2 ** (-age / (24 * half_life))
+        expected_V = prior.network().logits(count_HV)
+        assert table.logit_AV[table.row_N[event]].numpy() == pytest.approx(expected_V, abs=0.02)
+
+
+def test_a_table_that_would_be_too_large_has_coarser_rows(monkeypatch):
+    prepared = prepared_world(5, config())
+    asked_N = np.arange(len(prepared.timelines.video_N))
+    prior = drawn_prior(1)
+    fine = prior_table(prepared, (1.0,), prior, asked_N, CPU)
+    limit = fine.logit_AV.numel() // 3
+    monkeypatch.setattr(popularity_prior, "MOST_ENTRIES", limit)
+    coarse = prior_table(prepared, (1.0,), prior, asked_N, CPU)
+    assert 0 < coarse.logit_AV.numel() <= limit
+    # Nobody is told of a later hour: each row equals the fine one of the same or an earlier hour.
+    order_N = np.argsort(prepared.timelines.video_time_N)
+    for event in order_N[:: len(order_N) // 9]:
+        coarse_V = coarse.logit_AV[coarse.row_N[event]].float()
+        upto = int(fine.row_N[event]) + 1
+        before_AV = fine.logit_AV[:upto].float()
+        assert (before_AV - coarse_V).abs().amax(1).min() < 0.3 or not event
+
+
+def test_layers_in_numpy_are_those_of_torch():
+    prior = drawn_prior(3)
+    count_HV = np.random.default_rng(0).pareto(1.0, (3, 50)).astype(np.float32)
+    expected_V = prior(torch.from_numpy(count_HV.T).log1p())
+    assert prior.network().logits(count_HV) == pytest.approx(expected_V.numpy(), abs=1e-4)
 
 
 def test_without_times_there_is_no_prior():
     run = config()
     prepared = prepared_world(0, run)
     untimed = type(prepared)(**{**vars(prepared), "has_times": False})
-    assert daily_prior(untimed, (7.0,), np.ones(1)) is None
-    assert fit_prior_weights(untimed, (7.0,)).tolist() == [0]
+    prior = drawn_prior(1)
+    assert prior_table(untimed, (7.0,), prior, np.arange(3), CPU) is None
+    fit_prior(prior, untimed, (7.0,), CPU)
+    assert prior(torch.rand(5, 1)).tolist() == [0] * 5
 
 
-def test_fitted_weights_find_a_popular_video():
-    # Everybody's next video is yesterday's favourite.
+def test_a_fitted_prior_finds_a_popular_video():
+    # Two hours long everybody watches the same video, and then the next one: a video is likely
+    # after one such hour (a count of 11), and not after two (17).
     favourites = ["a", "b", "c", "d", "e", "f"]
     events = [
-        (f"u{user}", favourites[(day // 2) % 6], day + user / 100)
+        (f"u{user}", favourites[(hour // 2) % 6], hour + user / 100)
         for user in range(20)
-        for day in range(12)
+        for hour in range(12)
     ]
     world = dataset(
         videos=[(video, video) for video in favourites],
         comments=[],
-        video_events=days(*events),
+        video_events=hours(*events),
         comment_events=[],
     )
-    weight_H = fit_prior_weights(prepare(world, config()), (1.0,))
-    assert weight_H[0] > 0.5
+    prior = PriorModel(1)
+    fit_prior(prior, prepare(world, config()), (0.05,), CPU)
+    rising, fading = prior(torch.tensor([11.0, 17.0]).log1p()[:, None]).tolist()
+    assert rising > fading + 0.5
 
 
 def test_a_profile_is_the_mean_of_what_came_before_and_nothing_else():
@@ -99,7 +166,7 @@ def test_profile_logits_equal_the_formula():
     prepared = prepared_world(3, run)
     text = random_text(prepared)
     recommender = random_recommender(prepared, run).float()
-    parts = ScoreParts.build(prepared, text, recommender, torch.device("cpu"))
+    parts = ScoreParts.build(prepared, text, recommender, prepared.video_targets("test"), CPU)
     event = int(parts.profile_count_M.argmax())
     candidate_QN = torch.tensor([[1, 5, 9]])
     actual_QN = parts.profile(recommender, torch.tensor([event]), candidate_QN)

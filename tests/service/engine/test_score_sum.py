@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from tiny_bundle_builder import PRIOR, PROFILE, SEED_DAY, TEMPERATURE, unit, write_index
+from tiny_bundle_builder import (
+    PRIOR,
+    PROFILE,
+    SEED_HOUR,
+    TEMPERATURE,
+    prior_logit,
+    unit,
+    write_index,
+)
 
 from lsvcr.bundle import Bundle, IndexEntry
 from lsvcr.catalogue import item_hashes
@@ -39,9 +47,9 @@ filters = st.none() | st.builds(
 )
 live_counts = st.builds(
     LiveCounts,
-    day=st.integers(SEED_DAY - 1, SEED_DAY + 40),
-    by_day=st.dictionaries(
-        st.integers(SEED_DAY - 3, SEED_DAY + 45),
+    hour=st.integers(SEED_HOUR - 1, SEED_HOUR + 900),
+    by_hour=st.dictionaries(
+        st.integers(SEED_HOUR - 3, SEED_HOUR + 1000),
         st.dictionaries(video_names, st.integers(1, 500), max_size=5).map(
             lambda counts: (item_hashes([*counts, "gone"]), np.array([*counts.values(), 99]))
         ),
@@ -57,19 +65,20 @@ def answer(ranker: Ranker, query: Query) -> Answer:
 
 
 def prior_logits(bundle: Bundle, counts: LiveCounts) -> list[float]:
-    """Row by row and day by day, as docs/model.md says it."""
+    """Row by row and hour by hour, as docs/model.md says it."""
     logits = [0.0] * 51
     for row in range(1, 51):
-        for number, (half_life, weight) in enumerate(
-            zip(PRIOR.half_lives_days, PRIOR.weights, strict=True)
-        ):
-            age = max(0, counts.day - SEED_DAY)
+        decayed = []
+        for number, half_life_days in enumerate(PRIOR.half_lives_days):
+            half_life = 24 * half_life_days
+            age = max(0, counts.hour - SEED_HOUR)
             count = bundle.popular.decayed_count_HV[number, row] * 2 ** (-age / half_life)
-            for day, (hash_E, count_E) in counts.by_day.items():
-                if SEED_DAY <= day < counts.day:
+            for hour, (hash_E, count_E) in counts.by_hour.items():
+                if SEED_HOUR <= hour < counts.hour:
                     here = count_E[bundle.catalogue.video_index.rows(hash_E) == row].sum()
-                    count += here * 2 ** (-(counts.day - day) / half_life)
-            logits[row] += weight * np.log1p(count)
+                    count += here * 2 ** (-(counts.hour - hour) / half_life)
+            decayed.append(float(count))
+        logits[row] = prior_logit(decayed)
     return logits
 
 
@@ -207,11 +216,11 @@ def test_all_comments_are_ranked_by_the_whole_score(whole_ranker: Ranker, k: int
     )[:k]
 
 
-def test_counts_of_the_day_itself_wait_for_the_next(whole_ranker: Ranker) -> None:
-    today = {SEED_DAY + 2: (item_hashes(["v33"]), np.array([10**6]))}
+def test_counts_of_the_hour_itself_wait_for_the_next(whole_ranker: Ranker) -> None:
+    this_hour = {SEED_HOUR + 2: (item_hashes(["v33"]), np.array([10**6]))}
     firsts = []
-    for day in (SEED_DAY + 2, SEED_DAY + 3):
-        whole_ranker.update_popularity(LiveCounts(day, today))
+    for hour in (SEED_HOUR + 2, SEED_HOUR + 3):
+        whole_ranker.update_popularity(LiveCounts(hour, this_hour))
         for events in (None, history(["v1"])):
             firsts.append(answer(whole_ranker, ask_videos(events, 1)).items[0].video_id)
     assert "v33" not in firsts[:2]
@@ -219,8 +228,8 @@ def test_counts_of_the_day_itself_wait_for_the_next(whole_ranker: Ranker) -> Non
 
 
 def test_relevance_weighs_in_the_prior_where_an_answer_is_diverse(whole_ranker: Ranker) -> None:
-    counts = {SEED_DAY: (item_hashes(["v33"]), np.array([10**6]))}
-    whole_ranker.update_popularity(LiveCounts(SEED_DAY + 1, counts))
+    counts = {SEED_HOUR: (item_hashes(["v33"]), np.array([10**6]))}
+    whole_ranker.update_popularity(LiveCounts(SEED_HOUR + 1, counts))
     for events in (None, history(["v1"])):
         query = ask_videos(events, 5, diversity=Diversity(lambda_=0.9))
         assert answer(whole_ranker, query).items[0].video_id == "v33"
