@@ -30,7 +30,7 @@ from training.preference_llm import CausalModel, PreferenceLLM
 from training.split import Prepared
 
 LAST = Path("checkpoints", "last_alignment.safetensors")
-"""Everything that an interrupted run needs to go on."""
+"""Everything that an interrupted run needs to go on; to be deleted once the step is finished."""
 
 
 class Progress(Protocol):
@@ -51,7 +51,8 @@ def align(
     """Train until all epochs are done; goes on where an interrupted call stopped.
 
     On several GPUs, start it by `accelerate launch`: each reads its own batches, and all share
-    their negatives. Writes `ALIGNED`, `ALIGNED_LANGUAGE_MODEL` and, now and then, `LAST`.
+    their negatives. Writes `LAST` now and then and after the last step, then `ALIGNED` and
+    `ALIGNED_LANGUAGE_MODEL`: called again, it repeats no step.
 
     Raises:
         DataError: If there is nothing to learn from, or prompts cannot fit.
@@ -107,12 +108,11 @@ class _Training:
         for step, batches in enumerate(self._steps(done), start=done + 1):
             losses, tokens = self._step(parallel_model, step, batches)
             progress(step=step, steps=self.steps, losses=losses, tokens=tokens)
-            if step % self.config.checkpoint_steps == 0 and step < self.steps:
+            if step % self.config.checkpoint_steps == 0 or step == self.steps:
                 self._save(step)
         if self.accelerator.is_main_process:
             write_checkpoint(self.folder / ALIGNED_LANGUAGE_MODEL, self._text_weights(), {})
             write_checkpoint(self.folder / ALIGNED, self.model.encoder_weights(), {})
-            (self.folder / LAST).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
 
     def _steps(self, done: int) -> Iterator[list[AlignmentBatch]]:

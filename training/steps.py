@@ -88,7 +88,7 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
     """Stage 1, where the settings ask for it: tune the language model and the encoder together."""
     if not run.config.align.epochs:
         return
-    from training.align import align, processes
+    from training.align import LAST, align, processes
     from training.preference_llm import load_causal_model
 
     processes_ = processes(run.config)
@@ -104,6 +104,7 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
         is_open = run.begin("align", inputs)
     if not is_open:
         print("align: finished before")
+        (run.path / LAST).unlink(missing_ok=True)
         return
     started_s, read_tokens = time.monotonic(), 0
     with show_progress("align") as report, hint_at_memory("align", run.config):
@@ -129,6 +130,7 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
         )
     if processes_.is_main_process:
         run.finish("align")
+        (run.path / LAST).unlink(missing_ok=True)  # after it: a crash in between loses nothing
 
 
 def embed_step(run: RunFolder, prepared: Prepared) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ from training.preference_llm import (
     recompute_activations,
     response_loss,
 )
+from training.run_folder import RunFolder
 from training.token_table import TokenTable
 
 ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
@@ -520,7 +522,7 @@ def test_an_interrupted_run_comes_to_the_same_weights(tmp_path):
         whole, parts = (read_checkpoint(tmp_path / name / file)[0] for name in ("whole", "parts"))
         assert whole.keys() == parts.keys()
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert not (tmp_path / "parts" / LAST).exists()
+    assert run_align(tmp_path / "parts", *settings)[1] == [], "all steps are done"
 
 
 def test_accumulating_is_one_step_of_all_batches(tmp_path):
@@ -654,6 +656,27 @@ def test_the_whole_run_by_commands(start, tmp_path, capsys):
     assert not (tmp_path / "text_vectors").exists()
     assert main(["run", *start]) == 0
     assert "fit: finished before" in capsys.readouterr().out
+
+
+def test_a_crash_after_the_last_step_repeats_none(start, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def crash(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", crash)
+        assert main(["align", *start]) == 130
+    before = (run / ALIGNED).read_bytes(), (run / "log.jsonl").read_bytes()
+    assert (run / LAST).exists()
+    assert not RunFolder.open(run).is_finished("align")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        assert main(["align", *start]) == 130
+    assert RunFolder.open(run).is_finished("align")
+    assert main(["align", *start]) == 0
+    assert ((run / ALIGNED).read_bytes(), (run / "log.jsonl").read_bytes()) == before
+    assert not (run / LAST).exists()
 
 
 def test_stage_two_begins_with_what_stage_one_learnt(start, tmp_path):
