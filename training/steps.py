@@ -159,7 +159,7 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
             rate = texts / (time.monotonic() - started_s)
             report(share, f"{texts:,} of {total:,} texts, {rate:,.0f} texts/s")
 
-        embed_texts(
+        vectors = embed_texts(
             titles + comments,
             config=_text_config(run),
             load_model=load_model,
@@ -172,6 +172,8 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
         run.log("embed", texts=embedded, seconds=round(time.monotonic() - started_s, 2))
     else:
         print("embed: every text has its vector")
+    if empty := vectors.count_empty(titles + comments):
+        print(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
 
 
 def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None) -> None:

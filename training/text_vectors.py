@@ -129,6 +129,12 @@ class TextVectors:
         position_N = np.minimum(position_N, len(self.sorted_hash_N) - 1)
         return np.where(self.sorted_hash_N[position_N] == hash_N, position_N, -1)
 
+    def count_empty(self, texts: Sequence[str]) -> int:
+        """How many different texts have characters, but no tokens to make a vector of."""
+        hash_N = item_hashes(list({text for text in texts if text}))
+        position_N = self.find(hash_N)
+        return int((~self.code_NE[position_N[position_N >= 0]].any(1)).sum())
+
     def lookup(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, in order; the empty text is zero. Shape (N, E).
 

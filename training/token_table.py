@@ -65,13 +65,22 @@ class TokenTable:
 def tokenize(
     tokenizer: Any, texts: Sequence[str], max_tokens: int | None = None
 ) -> list[list[int]]:
-    """Tokenise without special tokens, in order; longer texts are cut."""
+    """Tokenise without special tokens, in order; longer texts are cut.
+
+    What consists of special tokens only, as the end of a text written out, counts as empty.
+    """
     tokens_N: list[Tokens] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = list(texts[start : start + TEXTS_AT_ONCE])
         cut = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
         tokens_N += tokenizer(part, add_special_tokens=False, **cut)["input_ids"]
-    return tokens_N
+    return without_words_empty(tokenizer, tokens_N)
+
+
+def without_words_empty(tokenizer: Any, tokens_N: list[Tokens]) -> list[Tokens]:
+    """Make lists of special tokens only empty: there is nothing to learn from them."""
+    special = frozenset(tokenizer.all_special_ids)
+    return [[] if special.issuperset(tokens) else tokens for tokens in tokens_N]
 
 
 def special_tokens(tokenizer: Any) -> tuple[Tokens, Tokens]:

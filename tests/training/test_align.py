@@ -1,6 +1,7 @@
 """Stage 1: losses by hand, what the model reads, and runs from beginning to end."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -45,7 +46,7 @@ from training.preference_llm import (
     response_loss,
 )
 from training.run_folder import RunFolder
-from training.token_table import TokenTable
+from training.token_table import TokenTable, tokenize
 
 ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
 
@@ -202,6 +203,47 @@ def test_a_text_is_read_alike_alone_and_among_longer_ones_and_once_a_batch(setti
             )
     used = set(batch.title_BI.unique().tolist()) | set(batch.target_B.tolist())
     assert max(used) <= len(texts)
+
+
+def test_the_language_model_reads_every_prompt_and_text_once_a_batch(setting):
+    _, samples, _, model = setting
+    batch = next(samples.batches(3))
+    read = []
+
+    def note(_module, _inputs, options):
+        read.extend(tuple(row) for row in options["input_ids"].tolist())
+
+    model.llm.causal.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        model(batch)
+    shown = torch.cat(
+        [
+            *(batch.title_BI, batch.popular_BI, batch.comment_title_BJ),
+            *(batch.comment_BJK.flatten(1), batch.screen_B[:, None], batch.target_B[:, None]),
+        ],
+        dim=1,
+    )
+    distinct = set(shown.flatten().tolist()) - {0}
+    assert (shown > 0).sum() > 2 * len(distinct), "the same texts appear again and again"
+    assert len(read) == len(set(read)) == len(batch) + len(distinct)
+
+
+def test_padding_changes_nothing(setting):
+    _, _, batch, model = setting
+
+    def noisy(tokens):
+        time_T = torch.arange(tokens.token_BT.shape[1])
+        is_token_BT = time_T < tokens.length_B[:, None]
+        assert not is_token_BT.all()
+        noise_BT = torch.randint(len(tiny_tokenizer()), tokens.token_BT.shape)
+        return TokenBatch(torch.where(is_token_BT, tokens.token_BT, noise_BT), tokens.length_B)
+
+    padded = dataclasses.replace(
+        batch, prompts=noisy(batch.prompts), texts=[noisy(part) for part in batch.texts]
+    )
+    with torch.no_grad():
+        for clean, other in zip(model(batch), model(padded), strict=True):
+            torch.testing.assert_close(clean, other, atol=0, rtol=0)
 
 
 def test_positions_are_distinct_ascending_and_use_every_row(setting):
@@ -582,8 +624,20 @@ def test_at_most_ten_users_are_named(tmp_path):
 
 def test_a_model_without_end_or_padding_token_is_trained(tmp_path):
     model = save_tiny_causal_model(tmp_path / "model", end=None)
+    tokenizer = load_causal_model(str(model), torch.device("cpu")).tokenizer
+    assert tokenizer.pad_token is None and tokenizer.eos_token is None
     _, entries = run_align(tmp_path, model=model)
     assert all(math.isfinite(entry["losses"]["total"]) for entry in entries)
+
+
+def test_texts_lose_their_end_whatever_side_the_tokenizer_cuts(tmp_path):
+    folder = save_tiny_causal_model(tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["truncation_side"] = "left"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_causal_model(str(folder), torch.device("cpu")).tokenizer
+    words = tokenizer.convert_ids_to_tokens(tokenize(tokenizer, ["title v1 v2 v3"], 2)[0])
+    assert words == ["title", "v1"]
 
 
 def test_a_model_that_cannot_write_is_refused(tmp_path):

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from lsvcr.errors import DataError
 from tests.training.tiny_language_model import save_tiny_language_model
@@ -28,6 +29,18 @@ def test_a_vector_is_the_mean_of_the_last_hidden_states_whatever_the_batch(folde
     for batch_tokens in (1, 6, 1000):
         vector_NH = model.encode(TEXTS, max_tokens=64, batch_tokens=batch_tokens)
         np.testing.assert_allclose(vector_NH, expected_NH, atol=1e-5)
+
+
+def test_a_text_of_special_tokens_only_is_a_zero_vector(folder: Path) -> None:
+    model = load_language_model(str(folder), "cpu")
+    model.tokenizer.add_special_tokens({"bos_token": "nine", "eos_token": "ten"})
+    begin, end = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    model.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="nine $A ten", special_tokens=[("nine", begin), ("ten", end)]
+    )
+    assert model.tokenizer("")["input_ids"] == [begin, end]
+    vector_NH = model.encode(["", "nine", "one nine", "ten ten"], max_tokens=8, batch_tokens=64)
+    assert vector_NH.any(1).tolist() == [False, False, True, False]
 
 
 def test_long_texts_are_cut(folder: Path) -> None:

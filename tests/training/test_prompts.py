@@ -1,5 +1,6 @@
 """What the language model is asked, read back as words."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from tiny_causal_model import tiny_tokenizer
 from worlds import MINUTE, START_MS, config, dataset, prepared_world
 
+from lsvcr.catalogue import TextColumn
 from lsvcr.errors import DataError
 from training.alignment_samples import AlignmentSamples
 from training.alignment_texts import AlignmentTexts
@@ -158,6 +160,35 @@ def test_a_prompt_that_cannot_even_hold_the_request_is_refused(small_world):
         samples_of(prepared, run.override(["align.prompt_tokens=40"]))
 
 
+@pytest.mark.parametrize("context_tokens", [200, 240])
+def test_the_models_context_counts_where_prompts_may_be_longer(context_tokens):
+    run = config("align.max_history=10", "align.prompt_tokens=100000", "align.text_tokens=4")
+    prepared = prepared_world(2, run)
+    texts = AlignmentTexts.of(prepared, run.align, tiny_tokenizer())
+    roomy, tight = (
+        AlignmentSamples(prepared, texts, run.align, run.model, context_tokens=most, seed=3)
+        for most in (100_000, context_tokens)
+    )
+    (whole, prompts), (cut, cut_prompts) = all_prompts(roomy), all_prompts(tight)
+    assert whole.prompts.total_length_B.max() > context_tokens
+    assert cut.prompts.total_length_B.max() <= context_tokens
+    is_cut_B = cut.prompts.total_length_B < whole.prompts.total_length_B
+    assert 0.1 < is_cut_B.mean() < 1
+    for (prompt, response), (cut_prompt, cut_response) in zip(prompts, cut_prompts, strict=True):
+        assert cut_response == response
+        request = re.search(r"(The viewer is watching : .*)?Write .* :$", prompt)
+        assert cut_prompt.endswith(request.group())
+        for trail, cut_trail in zip(trails(prompt), trails(cut_prompt), strict=True):
+            assert trail[len(trail) - len(cut_trail) :] == cut_trail
+    with pytest.raises(DataError, match=r"choose a language model that reads more"):
+        AlignmentSamples(prepared, texts, run.align, run.model, context_tokens=70, seed=3)
+
+
+def trails(prompt):
+    """The titles of both trails, in order."""
+    return [re.findall(r"caption : (\w+ v\d+)", part) for part in prompt.split("Trail B :")]
+
+
 def test_longer_histories_than_the_encoder_has_positions_for_are_refused(small_world):
     run, prepared = small_world
     with pytest.raises(DataError, match=r"align\.max_history = 13"):
@@ -175,6 +206,7 @@ def test_texts_and_responses_are_cut_and_may_have_no_tokens(small_world):
 
     class Deaf:
         eos_token_id = None
+        all_special_ids = ()
 
         def __call__(self, texts, **_):
             one = isinstance(texts, str)
@@ -194,6 +226,16 @@ def test_joined_tokens_are_the_lists_one_after_the_other():
     token_BT, length_B = table.join(piece_BS, np.array([[2, 1, 2], [0, 0, 1]]))
     assert token_BT.tolist() == [[1, 2, 4, 5, 6], [5, 0, 0, 0, 0]]
     assert length_B.tolist() == [5, 1]
+
+
+def test_texts_of_special_tokens_only_count_as_empty(small_world):
+    run, prepared = small_world
+    titles = list(prepared.catalogue.video_title)
+    titles[1:5] = ["title v1", "</s>", "</s> </s>", "title </s>"]
+    catalogue = dataclasses.replace(prepared.catalogue, video_title=TextColumn.build(titles))
+    prepared = dataclasses.replace(prepared, catalogue=catalogue)
+    texts = AlignmentTexts.of(prepared, run.align, tiny_tokenizer())
+    assert (texts.title_V[1:5] > 0).tolist() == [True, False, False, True]
 
 
 def test_special_tokens_are_found_on_both_sides():

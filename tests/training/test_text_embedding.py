@@ -113,6 +113,18 @@ def test_a_second_run_embeds_only_what_is_new_on_the_same_basis(
     np.testing.assert_array_equal(third.lookup(TEXTS), second.lookup(TEXTS))
 
 
+def test_texts_without_tokens_are_zero_and_counted_once(
+    model: LanguageModel, config: TextConfig, tmp_path: Path
+) -> None:
+    texts = [*TEXTS[:4], "", " ", "\n", " "]
+    vectors = embed_texts(
+        texts, config=config, load_model=lambda: model, store=tmp_path / "s", fit_on=TEXTS[:4]
+    )
+    assert vectors.lookup(texts).any(1).tolist() == [True] * 4 + [False] * 4
+    assert vectors.count_empty(texts) == 2
+    assert vectors.count_empty(["", TEXTS[0]]) == 0
+
+
 @pytest.mark.usefixtures("small_files")
 def test_many_small_files_end_as_few_of_the_packed_size(
     model: LanguageModel, config: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
