@@ -23,6 +23,7 @@ from training.config import FitConfig, RunConfig
 from training.encoder import Recommender
 from training.evaluate import Evaluation
 from training.losses import Objective
+from training.not_finite import NotFiniteError
 from training.popularity_prior import fit_prior
 from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables
@@ -31,7 +32,6 @@ from training.train_step import TrainStep
 LAST = Path("checkpoints", "last.safetensors")
 REPORT_STEPS = 25
 """Losses are read, which makes the CPU wait for the GPU, once in so many steps."""
-NAMED_USERS = 10
 
 
 class Progress(Protocol):
@@ -116,8 +116,13 @@ def fit(
                 train_step, orders[epoch - 1], config.fit.seed + epoch, epoch, progress
             )
         except NanLossError as error:
-            users = [prepared.user_ids[user] for user in error.users]
-            raise DataError(_nan_message(error, users, folder, epoch)) from error
+            raise NotFiniteError(
+                f"fit: the loss of step {error.step} of epoch {epoch} is not a number",
+                [prepared.user_ids[user] for user in error.users],
+                checkpoint=folder / LAST,
+                counted="epoch",
+                lower="fit.learning_rate",
+            ) from error
         trained_s = time.perf_counter() - started_s
         metrics = evaluation.run(recommender, parts)
         score = evaluation.selection_score(metrics, config.fit.task)
@@ -195,16 +200,6 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
-
-
-def _nan_message(error: NanLossError, users: list[str], folder: Path, epoch: int) -> str:
-    named = ", ".join(users[:NAMED_USERS]) + (", …" if len(users) > NAMED_USERS else "")
-    last = folder / LAST
-    kept = f"{last} holds epoch {epoch - 1}" if last.exists() else "no epoch was finished"
-    return (
-        f"the loss of step {error.step} of epoch {epoch} is not a number (users {named}); {kept}. "
-        "Look for extreme values in these users' texts, or lower fit.learning_rate"
-    )
 
 
 def _save_last(
