@@ -4,7 +4,7 @@ Shape suffixes: N video events, M comment events of one user; B users of a batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ class KnownEvents:
         video_N, comment_M: int32 rows, without the padding row 0.
         video_time_N, comment_time_M: int64, Unix milliseconds.
         ignored: Events left out because the catalogue doesn't know their item.
+        max_events: How many of each side the encoder may read; None for all.
     """
 
     video_N: NDArray[np.int32]
@@ -36,11 +37,26 @@ class KnownEvents:
     comment_M: NDArray[np.int32]
     comment_time_M: NDArray[np.int64]
     ignored: int
+    max_events: int | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to encode."""
         return len(self.video_N) == 0 and len(self.comment_M) == 0
+
+    def newest(self) -> "KnownEvents":
+        """Keep what the encoder may read: the newest `max_events` of each side."""
+        if self.max_events is None:
+            return self
+        video = np.argsort(self.video_time_N, kind="stable")[-self.max_events :]
+        comment = np.argsort(self.comment_time_M, kind="stable")[-self.max_events :]
+        return replace(
+            self,
+            video_N=self.video_N[video],
+            video_time_N=self.video_time_N[video],
+            comment_M=self.comment_M[comment],
+            comment_time_M=self.comment_time_M[comment],
+        )
 
 
 def find_events(
@@ -61,6 +77,7 @@ def find_events(
             comment_M=comment_M[is_comment_M],
             comment_time_M=history.comment_timestamp_M[is_comment_M],
             ignored=int(np.sum(~is_video_N) + np.sum(~is_comment_M)),
+            max_events=history.max_events,
         )
         found.append(known)
     return found

@@ -1,12 +1,14 @@
 """Which bundles of the registry are loaded, which one answers, and how that changes.
 
 A new bundle is loaded, checked and warmed up beside the one that answers; then one assignment
-swaps them. Whoever holds the old `Recommender` finishes with it.
+swaps them. Whoever holds the old `Recommender` finishes with it. Versions that experiments name
+are kept warm beside the current one.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class _Refusal:
 
 
 class ModelPool:
-    """The registry's current bundle, loaded.
+    """The registry's current bundle, loaded, and others that are kept beside it.
 
     Args:
         registry: Folder of bundles (`lsvcr.registry`).
@@ -52,6 +54,7 @@ class ModelPool:
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._current: Recommender | None = None
+        self._beside: dict[str, Recommender] = {}
         self._failure: str | None = "no bundle has been loaded yet"
         self._refusal: _Refusal | None = None
         self._changing = asyncio.Lock()
@@ -67,9 +70,10 @@ class ModelPool:
     async def close(self) -> None:
         """Let go of all bundles, after what is waiting for them."""
         async with self._changing:
-            recommender, self._current = self._current, None
+            recommenders = self._loaded()
+            self._current, self._beside = None, {}
             self._failure = "the service is stopping"
-            if recommender is not None:
+            for recommender in recommenders:
                 await asyncio.to_thread(recommender.close)
 
     def current(self) -> Recommender:
@@ -80,9 +84,33 @@ class ModelPool:
 
     def get(self, version: str) -> Recommender:
         """A loaded bundle by version; raises UnknownModelError."""
-        if self._current is None or self._current.version != version:
+        recommender = self._find(version)
+        if recommender is None:
             raise UnknownModelError(f"model {version!r} is not loaded")
-        return self._current
+        return recommender
+
+    def has(self, version: str) -> bool:
+        """Whether a version is loaded and warm."""
+        return self._find(version) is not None
+
+    async def keep(self, versions: Collection[str]) -> None:
+        """Keep versions warm beside the current one, and let go of any others.
+
+        Raises:
+            UnknownModelError: If the registry doesn't have one of them.
+            BundleError: If one fails its checks. All that can be loaded are loaded all the same.
+        """
+        failure: LsvcrError | None = None
+        async with self._changing:
+            beside = {}
+            for version in versions:
+                try:
+                    beside[version] = await self._find_or_load(version)
+                except LsvcrError as error:
+                    failure = error
+            self._beside = beside
+        if failure is not None:
+            raise failure
 
     async def update_popularity(self, counts: LiveCounts) -> None:
         """Tell what happened lately to what answers, and to every bundle that is loaded later.
@@ -90,8 +118,8 @@ class ModelPool:
         To be repeated with the same counts: a bundle may have been on its way meanwhile.
         """
         self._counts = counts
-        if self._current is not None:
-            await asyncio.to_thread(self._current.update_popularity, counts)
+        for recommender in self._loaded():
+            await asyncio.to_thread(recommender.update_popularity, counts)
 
     async def activate(self, version: str) -> None:
         """Serve another version, and make it the registry's current one.
@@ -133,7 +161,9 @@ class ModelPool:
                 if current is None:
                     raise NotReadyError("the registry has no current version")
                 if self._current is None or self._current.version != current.version:
-                    self._swap(await self._load_unless_refused(current))
+                    self._swap(
+                        self._find(current.version) or await self._load_unless_refused(current)
+                    )
             except LsvcrError as error:
                 self._failure = str(error)
                 raise
@@ -142,13 +172,12 @@ class ModelPool:
     def listing(self) -> list[dict[str, object]]:
         """Describe the registry's versions, oldest first; reads their manifests."""
         current = read_current(self._registry)
-        loaded = self._current.version if self._current is not None else None
         entries: list[dict[str, object]] = []
         for version in list_versions(self._registry):
             entry: dict[str, object] = {
                 "version": version,
                 "current": current is not None and current.version == version,
-                "loaded": version == loaded,
+                "loaded": self.has(version),
             }
             try:
                 manifest = load_manifest(self._registry / version)
@@ -163,12 +192,24 @@ class ModelPool:
         """Why the service can't answer; empty if it can."""
         return [] if self._current is not None else [self._failure or "no bundle is loaded"]
 
-    async def _activate(self, version: str) -> None:
+    def _loaded(self) -> list[Recommender]:
+        current = [] if self._current is None else [self._current]
+        return [*current, *(one for one in self._beside.values() if one is not self._current)]
+
+    def _find(self, version: str) -> Recommender | None:
+        if self._current is not None and self._current.version == version:
+            return self._current
+        return self._beside.get(version)
+
+    async def _find_or_load(self, version: str) -> Recommender:
+        if (found := self._find(version)) is not None:
+            return found
         if version not in await asyncio.to_thread(list_versions, self._registry):
             raise UnknownModelError(f"the registry has no version {version!r}")
-        recommender = self._current
-        if recommender is None or recommender.version != version:
-            recommender = await self._load(version)
+        return await self._load(version)
+
+    async def _activate(self, version: str) -> None:
+        recommender = await self._find_or_load(version)
         await asyncio.to_thread(write_current, self._registry, version)
         self._swap(recommender)
 

@@ -72,14 +72,18 @@ class PopularityPrior:
         logit_V = entry.network.logits(count_HV)
         return cls(logit_V, overall.by_logit("prior", logit_V))
 
-    def parts(self, row_N: Rows) -> Parts:
-        """Look up the prior's part of some rows' scores."""
-        return {"prior": self.logit_V[row_N]}
+    def parts(self, row_N: Rows, *, weight: float = 1.0) -> Parts:
+        """Look up the prior's part of some rows' scores, times a weight."""
+        return {"prior": self.logit_V[row_N] * np.float32(weight)}
 
-    def propose(self, count: int) -> Candidates:
-        """The most popular rows now, and the largest logit left out of them."""
+    def propose(self, count: int, *, weight: float = 1.0) -> Candidates:
+        """The most popular rows now, and the most that any other's part can be.
+
+        Args:
+            weight: Above 0.
+        """
         popular = self.popular
-        floor = float(popular.score_P[count]) if count < len(popular.score_P) else -np.inf
+        floor = weight * float(popular.score_P[count]) if count < len(popular.score_P) else -np.inf
         return Candidates(popular.row_P[:count].astype(np.int64), floor)
 
 

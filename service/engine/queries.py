@@ -22,12 +22,15 @@ class EventHistory:
         video_timestamp_N: int64, Unix milliseconds.
         comment_hash_M: uint64 item hashes of the comments acted on.
         comment_timestamp_M: int64, Unix milliseconds.
+        max_events: How many of each side the encoder may read, the newest; None leaves it to the
+            bundle. The others still count as seen.
     """
 
     video_hash_N: NDArray[np.uint64]
     video_timestamp_N: NDArray[np.int64]
     comment_hash_M: NDArray[np.uint64]
     comment_timestamp_M: NDArray[np.int64]
+    max_events: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class VideoQuery:
         history: None where the store could not be read or the user is unknown.
         exclude_M: uint64 hashes of videos that must not appear.
         exclude_seen: Leave out videos that the history acted on, or on whose comments it did.
+        popularity_weight: Factor of the popularity prior's part of the score; 1 is as trained.
         deadline_s: `time.monotonic()` value after which nobody waits for the answer.
     """
 
@@ -72,6 +76,7 @@ class VideoQuery:
     exclude_seen: bool = True
     filter: VideoFilter | None = None
     diversity: Diversity | None = None
+    popularity_weight: float = 1.0
     explain: bool = False
 
 

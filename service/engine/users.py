@@ -78,7 +78,7 @@ def encode_users(
         return users
     try:
         encoded = _encode(
-            [users[position].events for position in known_B],
+            [users[position].events.newest() for position in known_B],
             bundle,
             encoder,
             similarity,

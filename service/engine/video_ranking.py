@@ -3,6 +3,8 @@
 Shape suffixes: N rows at hand, V catalogue rows, D width.
 """
 
+from functools import partial
+
 import numpy as np
 
 from lsvcr.bundle import Bundle
@@ -54,11 +56,11 @@ class VideoRanking:
         """
         allows = self._allows(query, user)
         if not is_diverse(query.diversity):
-            return self._best(query.k, user, allows, fetched, prior)
+            return self._best(query, query.k, user, allows, fetched, prior)
         window = diversity_window(query.k)
         count = window
         while True:
-            ranked = self._best(count, user, allows, fetched, prior)
+            ranked = self._best(query, count, user, allows, fetched, prior)
             chosen = self._diversify(query, ranked, window)
             if len(chosen) >= query.k or len(ranked) < count:
                 return chosen
@@ -84,6 +86,7 @@ class VideoRanking:
 
     def _best(
         self,
+        query: VideoQuery,
         wanted: int,
         user: User,
         allows: Allows,
@@ -93,13 +96,16 @@ class VideoRanking:
         if user.encoded is None or fetched is None:
             popular = self.popular if prior is None else prior.popular
             return popular.best(wanted, allows)
+        if query.popularity_weight == 0:
+            prior = None
+        weight = query.popularity_weight
         scorer = Scorer(
             self._candidate_VD,
             self._bundle.manifest.temperature,
             user.encoded.video_preference_D,
-            nothing_beside if prior is None else prior.parts,
+            nothing_beside if prior is None else partial(prior.parts, weight=weight),
         )
-        beside = no_rows_beside if prior is None else prior.propose
+        beside = no_rows_beside if prior is None else partial(prior.propose, weight=weight)
         return self._retriever.best(scorer, wanted, allows, fetched, beside)
 
     def _diversify(self, query: VideoQuery, ranked: Ranked, window: int) -> Ranked:

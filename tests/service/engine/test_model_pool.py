@@ -72,6 +72,32 @@ def test_refresh_follows_the_registry(tiny_registry: Path) -> None:
     asyncio.run(main())
 
 
+def test_versions_that_are_kept_answer_beside_the_current_one(tiny_registry: Path) -> None:
+    async def main() -> None:
+        pool = new_pool(tiny_registry)
+        await pool.open()
+        await pool.keep([SECOND])
+        second = pool.get(SECOND)
+        assert (await second.recommend_videos(ask_videos(USER))).model_version == SECOND
+        assert pool.current().version == FIRST
+        assert [entry["loaded"] for entry in pool.listing()] == [True, True]
+        await pool.keep([FIRST, SECOND])
+        assert pool.get(SECOND) is second  # nothing is loaded twice
+        await pool.activate(SECOND)
+        assert pool.current() is second
+        assert pool.has(FIRST)  # still kept, though no longer current
+        with pytest.raises(UnknownModelError, match="gone"):
+            await pool.keep(["gone", FIRST])
+        assert pool.has(FIRST)
+        await pool.keep([])
+        assert not pool.has(FIRST)
+        await pool.close()
+        with pytest.raises(UnknownModelError):
+            pool.get(SECOND)
+
+    asyncio.run(main())
+
+
 def test_requests_under_way_finish_with_the_bundle_they_began_with(tiny_registry: Path) -> None:
     async def main() -> None:
         pool = new_pool(tiny_registry)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine_questions import ask_videos, best_rows, history, matches, video_preference
@@ -6,7 +8,14 @@ from hypothesis import strategies as st
 from tiny_bundle_builder import DAY_MS, TEMPERATURE
 
 from lsvcr.catalogue import item_hashes
-from service.engine.queries import Answer, Diversity, Query, Reason, VideoFilter
+from service.engine.queries import (
+    Answer,
+    Diversity,
+    EventHistory,
+    Query,
+    Reason,
+    VideoFilter,
+)
 from service.engine.ranker import Ranker
 
 video_ids = st.lists(st.sampled_from([f"v{number}" for number in range(1, 51)]), max_size=45)
@@ -198,3 +207,18 @@ def test_a_small_lambda_spreads_the_answer(ranker: Ranker) -> None:
 def test_k_beyond_the_catalogue_yields_all_of_it(ranker: Ranker) -> None:
     assert len(answer(ranker, ask_videos(history(["v1"]), 500)).items) == 49
     assert len(answer(ranker, ask_videos(None, 500)).items) == 50
+
+
+def test_the_encoder_may_be_told_to_read_the_newest_events_only(ranker: Ranker) -> None:
+    names = ["v9", "v4", "v1", "v2"]
+    few = replace(history(names, ["c5", "c9", "c77"]), max_events=2)
+    newest = EventHistory(
+        few.video_hash_N[-2:],
+        few.video_timestamp_N[-2:],
+        few.comment_hash_M[-2:],
+        few.comment_timestamp_M[-2:],
+    )
+    told, meant = (answer(ranker, ask_videos(one, 50, exclude_seen=False)) for one in (few, newest))
+    assert told.items == meant.items
+    assert told.history_used == meant.history_used == (2, 2)
+    assert not set(ids(answer(ranker, ask_videos(few, 50)))) & {*names}  # unread, but seen

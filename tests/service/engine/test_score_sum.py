@@ -111,6 +111,7 @@ def by_score(rows: list[int], scores: list[float]) -> list[int]:
     filters,
     live_counts,
     st.integers(1, 60),
+    st.sampled_from([1.0, 1.0, 0.0, 0.5, 3.0]),
 )
 def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
     whole_ranker: Ranker,
@@ -119,6 +120,7 @@ def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
     condition: VideoFilter | None,
     counts: LiveCounts,
     k: int,
+    weight: float,
 ) -> None:
     bundle, events = whole_ranker.bundle, history(seen)
     whole_ranker.update_popularity(counts)
@@ -128,16 +130,24 @@ def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
         if f"v{row}" not in {*seen, *excluded}
         and (condition is None or matches(bundle, row, condition))
     ]
-    logits = prior_logits(bundle, counts)
+    logits = [weight * logit for logit in prior_logits(bundle, counts)]
     cosine_V = bundle.tables["video_candidate_VD"] @ video_preference(bundle, events)
     scores = [float(cosine_V[row]) / TEMPERATURE + logits[row] for row in rows]
-    query = ask_videos(events, k, exclude_M=item_hashes(excluded), filter=condition, explain=True)
+    query = ask_videos(
+        events,
+        k,
+        exclude_M=item_hashes(excluded),
+        filter=condition,
+        popularity_weight=weight,
+        explain=True,
+    )
     items = answer(whole_ranker, query).items
     assert [item.video_id for item in items] == [f"v{row}" for row in by_score(rows, scores)[:k]]
     for item in items:
         assert item.score == pytest.approx(scores[rows.index(int(item.video_id[1:]))], abs=1e-4)
         assert item.parts is not None
-        assert item.parts["prior"] == pytest.approx(logits[int(item.video_id[1:])], abs=1e-4)
+        prior = item.parts.get("prior", 0.0)
+        assert prior == pytest.approx(logits[int(item.video_id[1:])], abs=1e-4)
         assert sum(item.parts.values()) == item.score
 
 
