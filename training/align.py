@@ -37,7 +37,7 @@ class Progress(Protocol):
     """Told about each step; a progress bar, or nothing."""
 
     def __call__(self, *, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
-        """`step` of all `steps` (from 1) is done; it read `tokens` tokens on this machine."""
+        """`step` of all `steps` (from 1) is done; the language model read `tokens` tokens."""
 
 
 def align(
@@ -50,9 +50,10 @@ def align(
 ) -> None:
     """Train until all epochs are done; goes on where an interrupted call stopped.
 
-    On several GPUs, start it by `accelerate launch`: each reads its own batches, and all share
-    their negatives. Writes `LAST` now and then and after the last step, then `ALIGNED` and
-    `ALIGNED_LANGUAGE_MODEL`: called again, it repeats no step.
+    On several GPUs, start it by `accelerate launch`: each reads its part of every batch, and all
+    share their negatives, so that their number changes nothing but the speed. Writes `LAST` now
+    and then and after the last step, then `ALIGNED` and `ALIGNED_LANGUAGE_MODEL`: called again,
+    it repeats no step.
 
     Raises:
         DataError: If there is nothing to learn from, or prompts cannot fit.
@@ -92,13 +93,12 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.align.learning_rate, weight_decay=0.0, fused=True
         )
-        if samples.batch_count < accelerator.num_processes:
+        if samples.batch_size % accelerator.num_processes:
             raise DataError(
-                f"{len(samples):,} samples give no batch for each of "
-                f"{accelerator.num_processes} GPUs: lower align.batch_samples"
+                f"align.batch_samples: a batch of {samples.batch_size:,} samples cannot be shared "
+                f"equally by {accelerator.num_processes} processes"
             )
-        per_step = config.align.accumulate * accelerator.num_processes
-        self.steps_per_epoch = max(1, samples.batch_count // per_step)
+        self.steps_per_epoch = max(1, samples.batch_count // config.align.accumulate)
         self.steps = self.steps_per_epoch * config.align.epochs
 
     def run(self, progress: Progress) -> None:
@@ -116,24 +116,28 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _steps(self, done: int) -> Iterator[list[AlignmentBatch]]:
-        """The batches of each step that is left: every process takes its own in turn."""
-        share, me = self.accelerator.num_processes, self.accelerator.process_index
-        per_step = self.config.accumulate * share
+        """This process's part of the batches of each step that is left."""
         for epoch in range(done // self.steps_per_epoch, self.config.epochs):
             first = done % self.steps_per_epoch if epoch == done // self.steps_per_epoch else 0
-            batches = self.samples.batches(epoch, start=first * per_step)
+            batches = self.samples.batches(
+                epoch,
+                start=first * self.config.accumulate,
+                part=self.accelerator.process_index,
+                parts=self.accelerator.num_processes,
+            )
             for _ in range(first, self.steps_per_epoch):
                 # an epoch of fewer batches than a step has ends early
-                together = list(itertools.islice(batches, per_step))
-                together = together[: len(together) // share * share]
-                yield [batch.to(self.accelerator.device) for batch in together[me::share]]
+                together = itertools.islice(batches, self.config.accumulate)
+                yield [batch.to(self.accelerator.device) for batch in together]
 
     def _step(
         self, parallel_model: Any, step: int, batches: list[AlignmentBatch]
     ) -> tuple[dict[str, float], int]:
-        """Learn from a step's batches; returns mean losses, and the tokens read.
+        """Learn from a step's batches.
 
-        Beside the losses stands the length of the gradient, `gradient`.
+        Returns:
+            Mean losses and the length of the gradient, `gradient`; the tokens read. Both are
+            those of all processes.
         """
         share, me = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(self.seed + step * share + me)  # dropout
@@ -153,13 +157,18 @@ class _Training:
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
         sums["gradient"] = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        tokens = torch.tensor(float(sum(batch.tokens for batch in batches)))
+        mean_L = self.accelerator.reduce(
+            torch.stack([*sums.values(), tokens.to(self.accelerator.device)]), "mean"
+        )
         # the one place where the CPU waits for the GPU
-        means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        *values, mean_tokens = mean_L.tolist()
+        means = dict(zip(sums, values, strict=True))
         if bad := [name for name, value in means.items() if not math.isfinite(value)]:
             raise self._not_finite(step, batches, bad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return means, sum(batch.tokens for batch in batches)
+        return means, round(mean_tokens * share)
 
     def _not_finite(
         self, step: int, batches: list[AlignmentBatch], bad: list[str]

@@ -27,6 +27,8 @@ class AlignmentBatch:
             belongs to a response.
         texts: The batch's distinct texts in parts of similar length.
         tokens: What the language model reads, padding not counted.
+        response_tokens: What the summed loss of the responses is to be divided by, so that the
+            mean over all parts of a batch is the mean over its tokens.
         title_BI, popular_BI, comment_title_BJ, comment_BJK: Texts of the histories.
         screen_B: Title of the video on screen, for comment samples.
         target_B: Text that is to be found.
@@ -42,6 +44,7 @@ class AlignmentBatch:
     before_response_Q: Tensor
     texts: list[TokenBatch]
     tokens: int
+    response_tokens: float
     title_BI: Tensor
     popular_BI: Tensor
     comment_title_BJ: Tensor
@@ -73,6 +76,8 @@ def build_batch(
     prompts: Prompts,
     text_fields: dict[str, NDArray[np.int64]],
     other_fields: dict[str, NDArray[Any]],
+    *,
+    response_tokens: float,
 ) -> AlignmentBatch:
     """Turn arrays into a batch in which every distinct text stands once.
 
@@ -81,6 +86,7 @@ def build_batch(
         prompts: Of the batch's samples.
         text_fields: Fields that refer to texts, by their numbers.
         other_fields: Fields that are taken as they are.
+        response_tokens: As in `AlignmentBatch`.
     """
     used_F = np.concatenate([array.ravel() for array in text_fields.values()])
     number_U, place_F = np.unique(np.append(used_F, 0), return_inverse=True)
@@ -99,6 +105,7 @@ def build_batch(
         before_response_Q=_before_response(prompt_batch, prompts.prompt_length_B),
         texts=parts,
         tokens=sum(int(part.length_B.sum()) for part in (prompt_batch, *parts)),
+        response_tokens=response_tokens,
         **{
             name: torch.from_numpy(np.ascontiguousarray(array))
             for name, array in (renumbered | other_fields).items()

@@ -8,6 +8,7 @@ width.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.alignment_batches import AlignmentBatch
@@ -66,7 +67,7 @@ class AlignmentModel(nn.Module):
 
     def forward(self, batch: AlignmentBatch) -> Preferences:
         """Read prompts, texts and histories, each once."""
-        last_BH, response_loss = self.llm.read_prompts(
+        last_BH, summed_loss = self.llm.read_prompts(
             batch.prompts, batch.prompt_length_B, batch.before_response_Q
         )
         text_UD = self.items.adapter(self.text_vectors(batch))
@@ -76,16 +77,14 @@ class AlignmentModel(nn.Module):
             own_BD=unit(own_BD),
             other_BD=unit(other_BD),
             target_BD=unit(text_UD[batch.target_B]),
-            response_loss=response_loss,
+            response_loss=summed_loss / batch.response_tokens,
         )
 
     def text_vectors(self, batch: AlignmentBatch) -> Tensor:
         """Vectors of the batch's texts behind a zero vector, which stands for no text; (U, E)."""
-        nothing_1E = self.items.adapter.weight.new_zeros(1, self.items.adapter.in_features)
-        if not batch.texts:
-            return nothing_1E
-        text_UH = torch.cat([self.llm.read_texts(part) for part in batch.texts])
-        return torch.cat([nothing_1E, self.text_mlp(text_UH)])
+        nothing_0H = batch.target_B.new_zeros(0, self.llm.width, dtype=torch.float32)
+        text_UH = torch.cat([nothing_0H, *(self.llm.read_texts(part) for part in batch.texts)])
+        return F.pad(self.text_mlp(text_UH), (0, 0, 1, 0))
 
     def read_histories(self, batch: AlignmentBatch, text_UD: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder prefers, from a sample's own side and from the other; both (B, D).

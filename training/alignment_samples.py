@@ -95,11 +95,21 @@ class AlignmentSamples:
     @property
     def batch_count(self) -> int:
         """Batches an epoch; samples that fill none take their turn in another epoch."""
-        return max(1, len(self) // self.batch_samples)
+        return len(self) // self.batch_size
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[AlignmentBatch]:
-        """Batches of an epoch from number `start` on; all have equally many samples."""
-        size = min(self.batch_samples, len(self))
+    @property
+    def batch_size(self) -> int:
+        """Samples of every batch."""
+        return min(self.batch_samples, len(self))
+
+    def batches(
+        self, epoch: int, *, start: int = 0, part: int = 0, parts: int = 1
+    ) -> Iterator[AlignmentBatch]:
+        """Batches of an epoch from number `start` on, or of each only one of several equal parts.
+
+        What a batch consists of does not depend on the number of parts.
+        """
+        size = self.batch_size
         order_N = np.random.default_rng([self.seed, epoch]).permutation(len(self))
         batches_each = max(1, CHUNK_SAMPLES // size)
         for first in range(0, self.batch_count, batches_each):
@@ -110,12 +120,15 @@ class AlignmentSamples:
             chunk = self.prepare(order_N[first * size : (first + count) * size], random)
             by_length_B = np.argsort(chunk.prompts.total_length_B, kind="stable")
             batch_order = random.permutation(count)
-            for sample_B in by_length_B.reshape(count, size)[batch_order][max(0, start - first) :]:
+            for batch_B in by_length_B.reshape(count, size)[batch_order][max(0, start - first) :]:
+                sample_B = batch_B.reshape(parts, -1)[part]
+                response_tokens = chunk.prompts.select(batch_B).response_tokens
                 yield build_batch(
                     self.texts,
                     chunk.prompts.select(sample_B),
                     {name: array[sample_B] for name, array in chunk.texts.items()},
                     {name: array[sample_B] for name, array in chunk.others.items()},
+                    response_tokens=max(1, response_tokens) / parts,
                 )
 
     def prepare(self, sample_B: NDArray[np.int64], random: np.random.Generator) -> Chunk:

@@ -90,7 +90,9 @@ class AlignConfig(_Frozen):
     lora_rank: int = Field(8, ge=1)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
-    batch_samples: int = Field(32, ge=1, description="Read at once by each GPU.")
+    batch_samples: int = Field(
+        32, ge=1, description="Contrasted with one another; each of n GPUs reads an nth of them."
+    )
     accumulate: int = Field(1, ge=1, description="Batches a step.")
     memory: int = Field(256, ge=0, description="Earlier samples that serve as negatives, too.")
     learning_rate: float = Field(3e-4, gt=0)

@@ -117,14 +117,15 @@ class PreferenceLLM(nn.Module):
 
         Returns:
             The state of each prompt's last token (B, H), from which the response's first token
-            is predicted, and the mean loss of the response's tokens.
+            is predicted, and the summed loss of all responses' tokens.
         """
         state_BTH = self.read(batch)
         row_B = torch.arange(len(state_BTH), device=state_BTH.device)
         last_BH = state_BTH[row_B, prompt_length_B - 1]
         state_QH = state_BTH.flatten(0, 1).index_select(0, before_response_Q)
         logit_QX = self.causal.get_output_embeddings()(state_QH)
-        return last_BH, response_loss(logit_QX, batch.token_BT.flatten()[before_response_Q + 1])
+        token_Q = batch.token_BT.flatten()[before_response_Q + 1]
+        return last_BH, F.cross_entropy(logit_QX.float(), token_Q, reduction="sum")
 
 
 def _must_recompute(transformer: Any, config: AlignConfig) -> bool:
@@ -151,12 +152,6 @@ def recompute_activations(transformer: Any) -> None:
     # renamed within transformers 5
     newer = getattr(transformer, "activation_checkpointing_enable", None)
     (newer or transformer.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def response_loss(logit_QX: Tensor, token_Q: Tensor) -> Tensor:
-    """Mean cross-entropy in fp32; 0 without tokens."""
-    sum_ = F.cross_entropy(logit_QX.float(), token_Q, reduction="sum")
-    return sum_ / max(1, len(token_Q))
 
 
 def add_lora(transformer: Any, config: AlignConfig) -> Any:

@@ -104,6 +104,11 @@ class Prompts:
         """Tokens of prompt and response."""
         return self.length_BS.sum(1)
 
+    @property
+    def response_tokens(self) -> int:
+        """Tokens of all responses."""
+        return int((self.total_length_B - self.prompt_length_B).sum())
+
     def select(self, prompt_B: NDArray[np.int64]) -> "Prompts":
         """Some of the prompts."""
         return Prompts(

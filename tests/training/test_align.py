@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tiny_causal_model import save_tiny_causal_model, tiny_causal_model, tiny_tokenizer
+from together import run_together
 from worlds import config, prepared_world, random_dataset
 
 from lsvcr.errors import DataError
@@ -43,7 +45,6 @@ from training.preference_llm import (
     compile_layers,
     load_causal_model,
     recompute_activations,
-    response_loss,
 )
 from training.run_folder import RunFolder
 from training.token_table import TokenTable, tokenize
@@ -103,15 +104,6 @@ def test_side_contrast_prefers_the_own_side_and_by_hand():
         terms.append(-math.log(good / (good + bad)))
     assert side_contrast(llm, own, other, 0.07).item() == pytest.approx(sum(terms) / 2, abs=1e-5)
     assert side_contrast(llm, own, -own, 0.07) < side_contrast(llm, own, own, 0.07)
-
-
-def test_response_loss_by_hand_and_in_fp32():
-    logit_QX = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.bfloat16)
-    first = -math.log(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
-    loss = response_loss(logit_QX, torch.tensor([2, 0]))
-    assert loss.item() == pytest.approx((first + math.log(3)) / 2, abs=1e-6)
-    assert loss.dtype == torch.float32
-    assert response_loss(logit_QX[:0], torch.zeros(0, dtype=torch.int64)) == 0
 
 
 def preferences(*angles, response=0.25):
@@ -181,7 +173,8 @@ def test_the_preference_is_read_at_the_last_prompt_token(setting):
             logit_QX = output.logits[0, cut - 1 : end - 1].log_softmax(-1)
             losses += [-logit_QX[q, token].item() for q, token in enumerate(token_1T[0, cut:])]
             assert token_1T[0, -1] == tiny_tokenizer().eos_token_id
-    assert loss.item() == pytest.approx(np.mean(losses), abs=1e-5)
+    assert loss.item() == pytest.approx(np.sum(losses), abs=1e-4)
+    assert batch.response_tokens == len(losses)
 
 
 def test_a_text_is_read_alike_alone_and_among_longer_ones_and_once_a_batch(setting):
@@ -346,7 +339,7 @@ class OneByOne(torch.nn.Module):
 
     def __init__(self, llm):
         super().__init__()
-        self.llm = llm
+        self.llm, self.width = llm, llm.width
 
     def read_prompts(self, batch, prompt_length_B, before_response_Q):
         last, losses = [], []
@@ -357,7 +350,7 @@ class OneByOne(torch.nn.Module):
             logit_TX = output.logits[0].log_softmax(-1)
             losses += [-logit_TX[at - 1, token_1T[0, at]] for at in range(cut, end)]
         assert len(losses) == len(before_response_Q)
-        return torch.stack(last), torch.stack(losses).mean()
+        return torch.stack(last), torch.stack(losses).sum()
 
     def read_texts(self, batch):
         texts = [
@@ -547,9 +540,6 @@ def test_an_interrupted_run_comes_to_the_same_weights(tmp_path):
     _, whole_losses = run_align(tmp_path / "whole", *settings)
     assert len(whole_losses) == 10
 
-    class StopError(Exception):
-        pass
-
     def stop(step, **_):
         if step == 8:
             raise StopError
@@ -565,6 +555,84 @@ def test_an_interrupted_run_comes_to_the_same_weights(tmp_path):
         assert whole.keys() == parts.keys()
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert run_align(tmp_path / "parts", *settings)[1] == [], "all steps are done"
+
+
+def align_and_note(folder, *settings):
+    """In each of several processes: align, and note what one was told of every step."""
+    _, entries = run_align(folder, *settings, model=folder.parent / "model")
+    number = dist.get_rank() if dist.is_initialized() else 0
+    (folder / f"told-{number}.json").write_text(json.dumps(entries))
+
+
+def told(folder, number=0):
+    return json.loads((folder / f"told-{number}.json").read_text())
+
+
+def assert_same_run(folder, whole, entries, whole_entries):
+    """The same losses at every step and, unless it is stopped early, the same weights."""
+    for entry, expected in zip(entries, whole_entries, strict=True):
+        assert entry["step"] == expected["step"]
+        assert entry["losses"] == pytest.approx(expected["losses"], abs=1e-4, rel=1e-4)
+    for file in (ALIGNED, ALIGNED_LANGUAGE_MODEL):
+        one, many = (read_checkpoint(path / file)[0] for path in (whole, folder))
+        assert one.keys() == many.keys()
+        for name in one:
+            torch.testing.assert_close(many[name], one[name], atol=1e-4, rtol=1e-3)
+
+
+SEVERAL = (
+    "align.epochs=3", "align.memory=12", "align.accumulate=2", "align.checkpoint_steps=8",
+    "model.dropout=0",
+)  # fmt: skip
+
+
+def test_two_processes_come_to_what_one_does_and_go_on_where_two_or_one_stopped(tmp_path):
+    save_tiny_causal_model(tmp_path / "model")
+    whole, pair, one_then_two, two_then_one = (
+        tmp_path / name for name in ("whole", "pair", "one_then_two", "two_then_one")
+    )
+    for folder in (whole, pair, one_then_two, two_then_one):
+        folder.mkdir()
+    align_and_note(whole, *SEVERAL)
+    run_together(2, align_and_note, pair, *SEVERAL)
+    assert len(told(whole)) == 15
+    assert told(pair) == told(pair, 1), "each process is told the losses of all"
+    assert_same_run(pair, whole, told(pair), told(whole))
+    texts_twice = sum(entry["tokens"] for entry in told(pair))
+    assert texts_twice > sum(entry["tokens"] for entry in told(whole))
+
+    stop_and_note(one_then_two)
+    run_together(2, align_and_note, one_then_two, *SEVERAL)
+    run_together(2, stop_and_note, two_then_one)
+    align_and_note(two_then_one, *SEVERAL)
+    for folder in (one_then_two, two_then_one):
+        assert told(folder)[0]["step"] == 9
+        assert_same_run(folder, whole, told(folder), told(whole)[8:])
+
+
+def stop_and_note(folder):
+    """Stop behind the first checkpoint."""
+
+    def stop(step, **_):
+        if step == 10:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run_align(folder, *SEVERAL, model=folder.parent / "model", progress=stop)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
+    save_tiny_causal_model(tmp_path / "model")
+    run_together(2, align_odd_batches, tmp_path / "run")
+
+
+def align_odd_batches(folder):
+    with pytest.raises(DataError, match=r"a batch of 7 samples cannot be shared equally by 2"):
+        run_align(folder, "align.batch_samples=7", model=folder.parent / "model")
 
 
 def test_accumulating_is_one_step_of_all_batches(tmp_path):
