@@ -2,9 +2,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_bundle_builder import TINY_VERSIONS, write_tiny_bundle
 
 from lsvcr.registry import write_current
+
+# A busy machine must not fail a test: none has a time limit.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

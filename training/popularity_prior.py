@@ -42,11 +42,17 @@ class PriorModel(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Say nothing at first: the last layer and the direct weights are zero."""
+        """Say nothing at first: the last layer and the direct weights are zero.
+
+        Numbers are drawn on the CPU, so that every device begins alike.
+        """
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
         for layer in self.layers[:-1]:
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            drawn_OI = torch.empty(layer.weight.shape)
+            nn.init.kaiming_uniform_(drawn_OI, nonlinearity="relu", generator=generator)
+            with torch.no_grad():
+                layer.weight.copy_(drawn_OI)
 
     def forward(self, log_count_NH: Tensor) -> Tensor:
         """(…, H) to (…)."""

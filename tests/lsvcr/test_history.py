@@ -1,7 +1,7 @@
 """Histories against a slow, clear reimplementation, and the rules that keep targets unseen."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines
@@ -86,7 +86,6 @@ comments = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(events, comments, st.randoms())
 def test_timelines_equal_a_plain_loop_and_ignore_the_order_of_arrival(videos, comments, random):
     comments = [(user, comment, 1 + comment % 5, time) for user, comment, time in comments]

@@ -279,7 +279,7 @@ BODIES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(path=st.sampled_from([VIDEOS, COMMENTS, FEED, BATCH, EVENTS]), body=BODIES)
 def test_no_body_makes_us_fail(client: TestClient, path: str, body: Any) -> None:
     if isinstance(body, dict) and path != EVENTS and path != BATCH:

@@ -92,9 +92,7 @@ def test_a_view_of_a_comment_is_logged_and_counted_once_but_is_no_history(
 SIDES = ("video_watch", "comment_write")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_history_is_the_newest_distinct_events_whatever_the_order_of_arrival(
     make_store: MakeStore, data: st.DataObject

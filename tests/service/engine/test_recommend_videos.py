@@ -36,7 +36,7 @@ filters = st.none() | st.builds(
     published_after_ms=days,
     published_before_ms=days,
 )
-slow = settings(max_examples=60, deadline=None, derandomize=True)
+slow = settings(max_examples=60, derandomize=True)
 
 
 def answer(ranker: Ranker, query: Query) -> Answer:

@@ -39,7 +39,7 @@ from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
 from service.engine.video_conditions import allow_except
 
-slow = settings(max_examples=60, deadline=None, derandomize=True)
+slow = settings(max_examples=60, derandomize=True)
 video_names = st.sampled_from([f"v{number}" for number in range(1, 51)])
 comment_names = st.sampled_from([f"c{number}" for number in range(1, 201)])
 filters = st.none() | st.builds(
