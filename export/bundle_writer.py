@@ -141,6 +141,7 @@ def complete_bundle(
             indexes=indexes,
             files=describe_files(folder),
             data_fingerprint=run.data_fingerprint,
+            data_until_ms=_newest_event_ms(run),
             config=run.config.model_dump(mode="json"),
             metrics={**run.metrics, "parity": parity},
             libraries=_libraries(),
@@ -232,6 +233,11 @@ def _queries(
         videos.append(preference_BD)
         comments.append(answers.comment_preference_BTD[:, 0])
     return np.concatenate(videos), np.concatenate(comments)
+
+
+def _newest_event_ms(run: TrainedRun) -> int | None:
+    times = (run.timelines.video_time_N, run.timelines.comment_time_M)
+    return max((int(time_N.max()) for time_N in times if len(time_N)), default=None)
 
 
 def _counts(run: TrainedRun) -> Counts:

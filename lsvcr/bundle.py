@@ -121,6 +121,7 @@ class Manifest(_Frozen):
             scaled to where it stands in for a target video (all-comments ranking).
         score_parts: Names of the parts whose sum a score is: `encoder`, and `prior` (videos) and
             `profile` (comments) where the entries of that name are there.
+        data_until_ms: The data's newest event, Unix milliseconds; None where nobody noted it.
         metrics: `metrics.json` of the run.
     """
 
@@ -139,6 +140,7 @@ class Manifest(_Frozen):
     indexes: dict[Literal["video", "comment"], IndexEntry]
     files: dict[str, FileEntry]
     data_fingerprint: str
+    data_until_ms: int | None = None
     config: dict[str, Any]
     metrics: dict[str, Any]
     libraries: dict[str, str]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from lsvcr.errors import LsvcrError
 from service.app import create_app
 from service.embedded_store import EmbeddedStore
 from service.log_output import configure_logging
+from service.metrics import SHARED_FOLDER
 from service.settings import EMBEDDED, LOOPBACK, Settings, read_settings
 
 logger = structlog.get_logger(__name__)
@@ -57,8 +59,11 @@ def _serve(settings: Settings) -> int:
         server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
         server.run()
         return 0 if server.started else 1
-    os.environ.update(settings.to_environment())
-    uvicorn.run("service.__main__:worker_app", factory=True, workers=settings.workers, **options)
+    with tempfile.TemporaryDirectory(prefix="lsvcr-metrics-") as shared:
+        os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
+        uvicorn.run(
+            "service.__main__:worker_app", factory=True, workers=settings.workers, **options
+        )
     return 0
 
 

@@ -20,10 +20,12 @@ from service.history_store import HistoryStore
 from service.metrics import Metrics
 from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
+from service.quality_metrics import QualityMetrics
 from service.request_context import RequestContext
 from service.routes import documentation, events, health, models, recommend
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
+from service.state_reporter import StateReporter
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         SettingsError: If a file of keys can't be read.
     """
-    metrics = Metrics()
+    metrics = Metrics(max_queue=settings.max_queue)
+    quality = QualityMetrics(metrics.registry)
     key_ring = KeyRing(settings.keys)
 
     @contextlib.asynccontextmanager
@@ -42,7 +45,9 @@ def create_app(settings: Settings) -> FastAPI:
         async with contextlib.AsyncExitStack() as stack:
             store_url = await _open_store_server(settings, stack)
             app.state.store = await _open_store(store_url, settings, metrics, stack)
-            app.state.models = await _open_models(settings, app.state.store, stack)
+            app.state.models = await _open_models(settings, app.state.store, metrics, stack)
+            app.state.reporter = StateReporter(app.state.models, app.state.store, metrics, quality)
+            stack.callback(asyncio.create_task(app.state.reporter.follow()).cancel)
             yield
 
     app = FastAPI(
@@ -57,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.metrics = metrics
+    app.state.quality = quality
     app.state.limits = _limits(settings)
     for module in (recommend, events, models, health, documentation):
         app.include_router(module.router)
@@ -114,7 +120,10 @@ async def _open_store(
 
 
 async def _open_models(
-    settings: Settings, store: HistoryStore, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    store: HistoryStore,
+    metrics: Metrics,
+    stack: contextlib.AsyncExitStack,
 ) -> ModelPool:
     pool = ModelPool(
         settings.registry,
@@ -127,20 +136,21 @@ async def _open_models(
     await follower.refresh()  # a bundle answers with what is popular now from the first
     await pool.open()
     for watching in (
-        _watch_registry(pool, settings.refresh_s),
+        _watch_registry(pool, settings.refresh_s, metrics),
         follower.follow(settings.popularity_refresh_s),
     ):
         stack.callback(asyncio.create_task(watching).cancel)
     return pool
 
 
-async def _watch_registry(pool: ModelPool, every_s: float) -> None:
+async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> None:
     """Follow what other processes activate."""
     while True:
         await asyncio.sleep(every_s)
         try:
             await pool.refresh()
         except LsvcrError as error:
+            metrics.model_refusals.inc()
             logger.warning("the registry's current bundle is not usable", reason=str(error))
         except Exception:
             logger.exception("looking at the registry failed")

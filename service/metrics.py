@@ -1,67 +1,208 @@
-"""What Prometheus may know; one registry per app, so that two apps in a process don't mix.
+"""What Prometheus may know of one app: how it answers, and what state it is in.
 
-With several worker processes each has its own: a scrape sees the worker that happens to answer.
-Run one worker per container where exact sums matter, and let Prometheus add them up.
+Label values come from short lists of our own (routes, stages, causes, versions loaded since the
+start), never from a request. With several worker processes each writes to files of a folder that
+they share, and whichever is scraped adds all of them up.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from service.engine.queries import Answer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The library's own switch, an environment variable: it counts in this folder if that is set when
+it is imported. `service.__main__` sets it for its worker processes."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What is told about the model that answers.
+
+    Attributes:
+        created_s, data_until_s: Unix time of its export and of the newest event it has seen; None
+            where the bundle doesn't say.
+        recall: By index: recall@100 as measured at export.
+    """
+
+    version: str
+    device: str
+    created_s: float
+    data_until_s: float | None
+    videos: int
+    comments: int
+    recall: dict[str, float]
+    waiting: int
 
 
 class Metrics:
-    """All counters of one app."""
+    """All counters of one app, in a registry of its own: two apps in a process don't mix.
 
-    def __init__(self) -> None:
+    Args:
+        max_queue: Requests that may wait for the model, to compare with how many do.
+    """
+
+    def __init__(self, *, max_queue: int) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "lsvcr_requests", "Requests.", ["route", "status"], registry=self.registry
-        )
-        self.request_seconds = Histogram(
-            "lsvcr_request_seconds",
+        self.requests = self._counter("requests", "Requests.", "route", "status")
+        self.request_seconds = self._histogram(
+            "request_duration_seconds",
             "Time from a request's arrival to its answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            _SECONDS,
+            "route",
         )
-        self.stage_seconds = Histogram(
-            "lsvcr_stage_seconds",
+        self.store_failures = self._counter(
+            "store_failures", "Commands that the history store did not answer."
+        )
+        self.model_refusals = self._counter(
+            "model_refusals", "Times that the registry's current bundle could not be used."
+        )
+        self.events = self._counter("events", "Events received.", "outcome")
+        self._stage_seconds = self._histogram(
+            "stage_duration_seconds",
             "Time that a recommendation spends in a stage.",
-            ["stage"],
-            buckets=_STAGE_SECONDS,
-            registry=self.registry,
+            _STAGE_SECONDS,
+            "stage",
         )
-        self.answers = Counter(
-            "lsvcr_answers", "Recommendations by source.", ["source"], registry=self.registry
+        self._answers = self._counter(
+            "answers", "Recommendations by where they come from.", "kind", "source", "version"
         )
-        self.degraded = Counter(
-            "lsvcr_degraded_answers",
-            "Recommendations that lacked something.",
-            ["cause"],
-            registry=self.registry,
+        self._degraded = self._counter(
+            "degraded_answers", "Recommendations that lacked something.", "cause"
         )
-        self.store_failures = Counter(
-            "lsvcr_store_failures",
-            "Commands that the history store did not answer.",
-            registry=self.registry,
+        self._history_events = self._counter(
+            "history_events",
+            "Events of histories: used, or ignored as the model doesn't know their item.",
+            "outcome",
         )
-        self.events = Counter(
-            "lsvcr_events", "Events received.", ["outcome"], registry=self.registry
+        self._batch_size = self._histogram(
+            "batch_size",
+            "Requests computed together with a request, itself included.",
+            _BATCH_SIZES,
         )
-        self._model = Info("lsvcr_model", "The model that answers.", registry=self.registry)
-        self._waiting = Gauge(
-            "lsvcr_queue_waiting", "Requests waiting for the model.", registry=self.registry
-        )
+        self._describe_state(max_queue)
+        self._version = ("", "")
 
-    def render(self, *, model_version: str, waiting: int) -> bytes:
-        """All values in Prometheus' text format.
+    def record_answer(
+        self, kind: str, answer: Answer, *, degraded: tuple[str, ...], history_ms: float
+    ) -> None:
+        """Count one recommendation.
 
         Args:
-            model_version: Which model answers now; empty for none.
-            waiting: How many requests wait for it now.
+            kind: `videos`, `comments`, `feed` or `similar`.
+            degraded: What was missing before the engine was asked.
+            history_ms: What reading the history took.
         """
-        self._model.info({"version": model_version})
-        self._waiting.set(waiting)
-        return generate_latest(self.registry)
+        self._answers.labels(kind, answer.source, answer.model_version).inc()
+        for cause in (*degraded, *answer.degraded):
+            self._degraded.labels(cause).inc()
+        self._stage_seconds.labels("history").observe(history_ms / 1000)
+        for stage, took_ms in answer.timings_ms.items():
+            self._stage_seconds.labels(stage).observe(took_ms / 1000)
+        self._history_events.labels("used").inc(sum(answer.history_used))
+        self._history_events.labels("ignored").inc(answer.ignored)
+        self._batch_size.observe(answer.batch_size)
+
+    def record_state(self, model: ModelState | None, *, store_is_failing: bool) -> None:
+        """Note what this process is like now; to be repeated, as others read it from a file."""
+        self._ready.set(model is not None)
+        self._store_failing.set(store_is_failing)
+        if model is None:
+            return
+        version = (model.version, model.device)
+        if self._version not in (("", ""), version):
+            self._model.labels(*self._version).set(0)
+        self._version = version
+        self._model.labels(*version).set(1)
+        self._waiting.set(model.waiting)
+        self._created.set(model.created_s)
+        if model.data_until_s is not None:
+            self._data_until.set(model.data_until_s)
+        self._items.labels("video").set(model.videos)
+        self._items.labels("comment").set(model.comments)
+        for index, recall in model.recall.items():
+            self._recall.labels(index).set(recall)
+
+    def render(self) -> bytes:
+        """All values in Prometheus' text format, those of all worker processes together."""
+        folder = os.environ.get(SHARED_FOLDER)
+        if folder is None:
+            return generate_latest(self.registry)
+        _forget_dead_processes(Path(folder))
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=folder)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _describe_state(self, max_queue: int) -> None:
+        """Where workers differ the worst is told: the oldest model, the first that isn't ready."""
+        self._ready = self._gauge("model_ready", "1 where a model can answer.", "livemin")
+        self._model = self._gauge(
+            "model_info",
+            "1 for the model that answers, 0 for those that did since the start.",
+            "livemax",
+            "version",
+            "device",
+        )
+        self._created = self._gauge(
+            "model_created_timestamp_seconds", "When the model was exported.", "livemin"
+        )
+        self._data_until = self._gauge(
+            "model_data_timestamp_seconds", "Newest event that the model has seen.", "livemin"
+        )
+        self._items = self._gauge(
+            "catalogue_items", "Items that the model knows.", "livemin", "kind"
+        )
+        self._recall = self._gauge(
+            "index_recall_ratio", "Recall at 100, measured at export.", "livemin", "index"
+        )
+        self._store_failing = self._gauge(
+            "store_failing", "1 where the store failed so often that it is left alone.", "livemax"
+        )
+        self._waiting = self._gauge("queue_waiting", "Requests waiting for the model.", "livesum")
+        limit = self._gauge("queue_limit", "Requests that may wait for the model.", "livesum")
+        limit.set(max_queue)
+        started = self._gauge("start_timestamp_seconds", "When the app started.", "livemin")
+        started.set(time.time())
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"lsvcr_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"lsvcr_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, of_workers: str, *labels: str) -> Gauge:
+        return Gauge(
+            f"lsvcr_{name}",
+            text,
+            labels,
+            multiprocess_mode=of_workers,  # type: ignore[arg-type]
+            registry=self.registry,
+        )
+
+
+def _forget_dead_processes(folder: Path) -> None:
+    """What a dead worker counted stays counted; what it was like is no longer true."""
+    pids = {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}
+    for pid in pids:
+        if not _lives(pid):
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    return True

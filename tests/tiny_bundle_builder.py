@@ -104,6 +104,7 @@ def write_tiny_bundle(
         format=1,
         version=version,
         created_at="2026-01-01T00:00:00Z",
+        data_until_ms=SEED_HOUR * 3_600_000,
         width=WIDTH,
         max_history=MAX_HISTORY,
         comments_per_event=COMMENTS_PER_EVENT,

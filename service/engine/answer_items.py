@@ -1,5 +1,8 @@
 """Turns ranked catalogue rows into the items of an answer."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsvcr.catalogue import Catalogue
 from service.engine.queries import RankedComment, RankedVideo, Reason
 from service.engine.scoring import Ranked
@@ -8,13 +11,16 @@ Because = tuple[Reason, ...] | None
 """None where no explanation is asked for."""
 
 
-def video_items(ranked: Ranked, catalogue: Catalogue, because: Because) -> tuple[RankedVideo, ...]:
+def video_items(
+    ranked: Ranked, catalogue: Catalogue, popularity_decile_V: NDArray[np.int8], because: Because
+) -> tuple[RankedVideo, ...]:
     """Name videos; with `because`, also explain them."""
     return tuple(
         RankedVideo(
             video_id=catalogue.video_id[row],
             score=score,
             title=catalogue.video_title[row],
+            popularity_decile=int(popularity_decile_V[row]),
             parts=None if because is None else _parts_at(ranked, place),
             because=because,
         )

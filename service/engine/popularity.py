@@ -54,6 +54,12 @@ class PopularItems:
         order_C = np.lexsort((position_V[video_C], place_C))
         return cls.by_place(row_C[order_C].astype(np.int32))
 
+    def deciles(self) -> NDArray[np.int8]:
+        """Which tenth each row belongs to, by row: 1 the most popular; 0 for the padding row."""
+        decile_N = np.zeros(len(self.row_P) + 1, np.int8)
+        decile_N[self.row_P] = np.arange(len(self.row_P)) * 10 // len(self.row_P) + 1
+        return decile_N
+
     def by_logit(self, part: str, logit_V: NDArray[np.float32]) -> "PopularItems":
         """Order the same rows by a part of the score; equal ones stay in this order."""
         logit_P = logit_V[self.row_P]

@@ -143,11 +143,16 @@ class RankedComment:
 
 @dataclass(frozen=True, slots=True)
 class RankedVideo:
-    """A recommended video; `comments` only in a feed."""
+    """A recommended video; `comments` only in a feed.
+
+    Attributes:
+        popularity_decile: Tenth of the catalogue by training events, 1 the most popular.
+    """
 
     video_id: str
     score: float
     title: str
+    popularity_decile: int
     parts: dict[str, float] | None = None
     because: tuple[Reason, ...] | None = None
     comments: tuple[RankedComment, ...] | None = None
@@ -161,6 +166,7 @@ class Answer:
         history_used: Events that reached the encoder: (videos, comments).
         ignored: Unknown history items and candidates that were skipped.
         timings_ms: Durations by stage: `queue`, `encode`, `retrieve`, …
+        batch_size: Queries that were answered together, this one included.
     """
 
     items: tuple[RankedVideo, ...] | tuple[RankedComment, ...]
@@ -170,3 +176,4 @@ class Answer:
     ignored: int
     degraded: tuple[str, ...]
     timings_ms: dict[str, float]
+    batch_size: int

@@ -62,6 +62,7 @@ class Ranker:
         self.comment_index = comment_index
         self._catalogue = bundle.catalogue
         self._videos = VideoRanking(bundle, video_index)
+        self._popularity_decile_V = self._videos.popular.deciles()
         self._comments = CommentRanking(bundle, comment_index, self._videos.popular)
         self._prior: PopularityPrior | None = None
         self.update_popularity(None)
@@ -100,6 +101,7 @@ class Ranker:
             except LsvcrError as error:
                 answers.append(error)
                 continue
+            answer = replace(answer, batch_size=len(queries))
             answer.timings_ms["encode"] = (encoded_s - started_s) * 1000
             answer.timings_ms["retrieve"] = searched_ms + (perf_counter() - ranking_s) * 1000
             answers.append(answer)
@@ -208,7 +210,7 @@ class Ranker:
         because: Because = None
         if explain:
             because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
-        return video_items(ranked, self._catalogue, because)
+        return video_items(ranked, self._catalogue, self._popularity_decile_V, because)
 
     def _comment_items(
         self, ranked: Ranked, user: User, taste: _CommentTaste | None, explain: bool
@@ -234,6 +236,7 @@ class Ranker:
             ignored=user.events.ignored + ignored_candidates,
             degraded=user.degraded,
             timings_ms={},
+            batch_size=1,
         )
 
 

@@ -131,11 +131,13 @@ class Recommender:
         return {
             "version": self.version,
             "created_at": manifest.created_at,
+            "data_until_ms": manifest.data_until_ms,
             "counts": manifest.counts.model_dump(),
             "device_wanted": self._device_wanted,
             **self._ranker.encoder.describe(),
             "cpu_reason": self._cpu_reason,
             "index_device": self._ranker.video_index.device,
+            "index_recall": {kind: entry.recall_at_100 for kind, entry in manifest.indexes.items()},
             "golden": "ok",  # nothing is served before it is
             "warm": True,
             "waiting": self._batcher.waiting,

@@ -34,6 +34,7 @@ async def append_events(request: Request, body: EventsBody) -> Response:
     metrics.events.labels("accepted").inc(result.accepted)
     metrics.events.labels("duplicate").inc(result.duplicates)
     metrics.events.labels("rejected").inc(len(rejected))
+    request.app.state.quality.record_feedback(events)
     return _json(
         {"accepted": result.accepted, "duplicates": result.duplicates, "rejected": rejected}
     )

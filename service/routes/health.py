@@ -1,6 +1,6 @@
 """Whether the service lives and is ready, and what Prometheus may know."""
 
-from typing import cast
+import asyncio
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -42,13 +42,9 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Counters in Prometheus' text format."""
-    models: ModelPool = request.app.state.models
-    version, waiting = "", 0
-    if not models.readiness():
-        status = models.current().status()
-        version, waiting = models.current().version, cast(int, status["waiting"])
-    text = request.app.state.metrics.render(model_version=version, waiting=waiting)
+    """Counters in Prometheus' text format, of all worker processes together."""
+    request.app.state.reporter.report()
+    text = await asyncio.to_thread(request.app.state.metrics.render)  # may read files
     return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 

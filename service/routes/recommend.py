@@ -13,7 +13,6 @@ from service.engine.queries import Answer, EventHistory
 from service.engine.recommender import Recommender
 from service.errors import HistoryStoreError, InvalidRequestError
 from service.history_store import HistoryStore
-from service.metrics import Metrics
 from service.problem_details import describe_problem
 from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
@@ -88,7 +87,7 @@ async def similar_videos(
         raise InvalidRequestError([(("query", "k"), message)])
     recommender: Recommender = request.app.state.models.current()
     answer = await recommender.similar_videos(video_id, k, deadline_s=request.state.deadline_s)
-    _count(request.app.state.metrics, answer, ())
+    _record(request, "similar", answer, _KnownHistory(None, (), 0.0))
     entry = build_answer(answer, user_id=None, started_s=request.state.started_s)
     return _respond(entry, recommender.version)
 
@@ -100,15 +99,18 @@ async def _recommend(
     deadline_s: float = request.state.deadline_s
     known = await _find_history(request.app.state.store, body, deadline_s)
     if isinstance(body, CommentsBody):
+        kind = "comments"
         comment_query = build_comment_query(body, known.history, deadline_s)
         answer = await recommender.recommend_comments(comment_query)
     elif isinstance(body, FeedBody):
+        kind = "feed"
         feed_query = build_feed_query(body, known.history, deadline_s)
         answer = await recommender.recommend_feed(feed_query)
     else:
+        kind = "videos"
         video_query = build_video_query(body, known.history, deadline_s)
         answer = await recommender.recommend_videos(video_query)
-    _count(request.app.state.metrics, answer, known.degraded)
+    _record(request, kind, answer, known)
     return build_answer(
         answer,
         user_id=body.user_id,
@@ -136,12 +138,10 @@ async def _find_history(
     return _KnownHistory(history, degraded, (time.monotonic() - started_s) * 1000)
 
 
-def _count(metrics: Metrics, answer: Answer, degraded: tuple[str, ...]) -> None:
-    metrics.answers.labels(answer.source).inc()
-    for cause in (*degraded, *answer.degraded):
-        metrics.degraded.labels(cause).inc()
-    for stage, took_ms in answer.timings_ms.items():
-        metrics.stage_seconds.labels(stage).observe(took_ms / 1000)
+def _record(request: Request, kind: str, answer: Answer, known: _KnownHistory) -> None:
+    state = request.app.state
+    state.metrics.record_answer(kind, answer, degraded=known.degraded, history_ms=known.took_ms)
+    state.quality.record_answer(kind, answer)
 
 
 def _respond(entry: Mapping[str, object], version: str) -> Response:

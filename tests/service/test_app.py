@@ -108,7 +108,12 @@ def test_metrics_count_by_route_and_not_by_path(client: TestClient) -> None:
     similar = 'lsvcr_requests_total{route="/videos/{video_id}/similar",status="200"}'
     assert f"{similar} 2.0" in lines
     assert not [line for line in lines if "scanner" in line]
-    for name in ("request_seconds_bucket", "stage_seconds_bucket", "queue_waiting", "model_info"):
+    for name in (
+        "request_duration_seconds_bucket",
+        "queue_waiting",
+        "model_info",
+        "batch_size_bucket",
+    ):
         assert any(line.startswith(f"lsvcr_{name}") for line in lines), name
 
 

@@ -1,0 +1,125 @@
+"""What Prometheus may know of how good the recommendations are, as far as it shows at once.
+
+Ratios are for whoever asks: counters of shown items and of what came of them, by arm.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.engine.queries import Answer, RankedComment, RankedVideo
+from service.event_log import Event
+
+NO_ARM = "none"
+COVERAGE_WINDOW_S = 3600
+_SCORES = (-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
+
+
+class QualityMetrics:
+    """Shown items, feedback, popularity, coverage and scores.
+
+    Args:
+        clock: Seconds since 1970, UTC.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._shown = Counter(
+            "lsvcr_items_shown", "Recommended items.", ["kind", "arm"], registry=registry
+        )
+        self._feedback = Counter(
+            "lsvcr_feedback_events",
+            "Events that name a recommendation; one that is sent again counts again.",
+            ["type", "arm"],
+            registry=registry,
+        )
+        self._watched = Counter(
+            "lsvcr_feedback_watch_seconds",
+            "Watch time of those events.",
+            ["kind", "arm"],
+            registry=registry,
+        )
+        self._popularity = Counter(
+            "lsvcr_videos_shown_by_popularity",
+            "Recommended videos by tenth of the catalogue, 1 the most popular.",
+            ["decile"],
+            registry=registry,
+        )
+        self._top_score = Histogram(
+            "lsvcr_top_score",
+            "The best item's score, where the model answered.",
+            ["kind"],
+            buckets=_SCORES,
+            registry=registry,
+        )
+        self._covered = Gauge(
+            "lsvcr_videos_covered",
+            "Different videos that one process showed in the last full hour (of several the most).",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._clock = clock
+        self._window = int(clock() // COVERAGE_WINDOW_S)
+        self._seen = DistinctCount()
+
+    def record_answer(self, kind: str, answer: Answer, *, arm: str = NO_ARM) -> None:
+        """Count what one recommendation shows.
+
+        Args:
+            kind: As in `Metrics.record_answer`.
+            arm: `EXPERIMENT/ARM` of the answer.
+        """
+        videos = [item for item in answer.items if isinstance(item, RankedVideo)]
+        comments = sum(len(video.comments or ()) for video in videos)
+        comments += sum(isinstance(item, RankedComment) for item in answer.items)
+        self._shown.labels("video", arm).inc(len(videos))
+        self._shown.labels("comment", arm).inc(comments)
+        for video in videos:
+            self._popularity.labels(str(video.popularity_decile)).inc()
+            self._seen.add(video.video_id)
+        if answer.source == "model" and answer.items:
+            self._top_score.labels(kind).observe(answer.items[0].score)
+
+    def record_feedback(self, events: Iterable[Event], *, arm: str = NO_ARM) -> None:
+        """Count what came of recommendations."""
+        for event in events:
+            if event.recommendation_id is not None:
+                self._feedback.labels(event.type, arm).inc()
+                if event.watch_time_ms is not None:
+                    kind = event.type.partition("_")[0]
+                    self._watched.labels(kind, arm).inc(event.watch_time_ms / 1000)
+
+    def close_window(self) -> None:
+        """Once an hour is over, tell how many different videos it saw; to be called often."""
+        window = int(self._clock() // COVERAGE_WINDOW_S)
+        if window != self._window:
+            self._covered.set(round(self._seen.estimate()))
+            self._window, self._seen = window, DistinctCount()
+
+
+class DistinctCount:
+    """How many different strings were added, within about a percent, in 128 kB.
+
+    Source:
+        Whang, Vander-Zanden, Taylor, "A linear-time probabilistic counting algorithm for
+        database applications" (1990): a hash sets one of m bits; n = -m log(share of unset bits).
+    """
+
+    _BITS = 1 << 20
+
+    def __init__(self) -> None:
+        self._bits = bytearray(self._BITS // 8)
+
+    def add(self, text: str) -> None:
+        """Count a string once, however often it comes."""
+        place = zlib.crc32(text.encode()) % self._BITS
+        self._bits[place >> 3] |= 1 << (place & 7)
+
+    def estimate(self) -> float:
+        """How many came; for more than some five million a lower bound."""
+        unset = self._BITS - int.from_bytes(self._bits).bit_count()
+        return -self._BITS * math.log(max(unset, 1) / self._BITS)

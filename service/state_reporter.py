@@ -1,0 +1,63 @@
+"""Tells the metrics, again and again, what state this process is in."""
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+from service.engine.model_pool import ModelPool
+from service.history_store import HistoryStore
+from service.metrics import Metrics, ModelState
+from service.quality_metrics import QualityMetrics
+
+EVERY_S = 2.0
+"""Much shorter than the time between two scrapes: another process may be the one scraped."""
+
+logger = logging.getLogger(__name__)
+
+
+class StateReporter:
+    """Reads the state of models and store where it is cheap to know.
+
+    Args:
+        metrics, quality: What to tell.
+    """
+
+    def __init__(
+        self, models: ModelPool, store: HistoryStore, metrics: Metrics, quality: QualityMetrics
+    ) -> None:
+        self._models = models
+        self._store = store
+        self._metrics = metrics
+        self._quality = quality
+
+    async def follow(self) -> None:
+        """Report until cancelled."""
+        while True:
+            try:
+                self.report()
+            except Exception:
+                logger.exception("reporting the state failed")
+            await asyncio.sleep(EVERY_S)
+
+    def report(self) -> None:
+        """Report now."""
+        model = None
+        if not self._models.readiness():
+            model = _model_state(self._models.current().status())
+        self._metrics.record_state(model, store_is_failing=self._store.is_failing)
+        self._quality.close_window()
+
+
+def _model_state(status: dict[str, Any]) -> ModelState:
+    data_until_ms = status["data_until_ms"]
+    return ModelState(
+        version=status["version"],
+        device=status["device"],
+        created_s=datetime.fromisoformat(status["created_at"]).timestamp(),
+        data_until_s=None if data_until_ms is None else data_until_ms / 1000,
+        videos=status["counts"]["videos"],
+        comments=status["counts"]["comments"],
+        recall=status["index_recall"],
+        waiting=status["waiting"],
+    )
