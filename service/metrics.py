@@ -80,6 +80,8 @@ class Metrics:
         self._degraded = self._counter(
             "degraded_answers", "Recommendations that lacked something.", "cause"
         )
+        for cause in ("history_store", "encoder"):  # a rate needs a value before the first failure
+            self._degraded.labels(cause)
         self._history_events = self._counter(
             "history_events",
             "Events of histories: used, or ignored as the model doesn't know their item.",

@@ -15,7 +15,7 @@ from service.event_log import Event
 
 NO_ARM = "none"
 COVERAGE_WINDOW_S = 3600
-_SCORES = (-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
+_SCORES = (-5.0, -2.0, -1.0, *(half / 2 for half in range(21)), 12.0, 15.0, 20.0, 30.0)
 
 
 class QualityMetrics:

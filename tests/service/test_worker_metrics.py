@@ -1,67 +1,21 @@
 """Several worker processes, as an operator runs them: a scrape of any tells of all."""
 
-import contextlib
-import http.client
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from running_service import Service, fetch, running, send, wait_for
 
-PATIENCE_S = 60.0
-PORT = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-class Service(NamedTuple):
-    pid: int
-    port: int
-
-
 @pytest.fixture(scope="module")
-def service(
-    tiny_master: Path, store_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """A service of two workers."""
-    command = [sys.executable, "-m", "service", "--registry", str(tiny_master), "--workers", "2"]
-    command += ["--redis", store_url, "--port", "0", "--device", "cpu", "--max-queue", "7"]
-    log = tmp_path_factory.mktemp("workers") / "log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        ) as process,
-    ):
-        try:
-            wait_for(lambda: PORT.search(log.read_text()) is not None)
-            port = int(PORT.findall(log.read_text())[0])
-            wait_for(lambda: is_ready(port))
-            yield Service(process.pid, port)
-        finally:
-            process.terminate()
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return json.loads(fetch(port, "/health/ready"))["status"] == "ready"
-    except ConnectionError:  # nobody listens yet
-        return False
-
-
-def fetch(port: int, path: str, body: object = None) -> str:
-    """Ask on a connection of its own: the kernel picks the worker."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-    with contextlib.closing(connection):
-        connection.request("GET" if body is None else "POST", path, body and json.dumps(body))
-        return connection.getresponse().read().decode()
+def service(tiny_master: Path, store_url: str) -> Iterator[Service]:
+    with running(tiny_master, store_url, "--workers", "2", "--max-queue", "7") as service:
+        yield service
 
 
 def scrape(port: int) -> Samples:
@@ -77,13 +31,6 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, frozenset(labels.items())), 0.0)
 
 
-def wait_for(is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < until_s, "waited in vain"
-        time.sleep(0.05)
-
-
 def recommended(port: int) -> float:
     route = {"route": "/recommend/videos", "status": "200"}
     return sample(scrape(port), "lsvcr_requests_total", **route)
@@ -92,7 +39,7 @@ def recommended(port: int) -> float:
 def test_every_scrape_sums_up_all_workers(service: Service) -> None:
     port = service.port
     for _ in range(40):
-        assert "items" in fetch(port, "/recommend/videos", {"history": {}, "k": 3})
+        assert "items" in send(port, "/recommend/videos", {"history": {}, "k": 3})
     wait_for(lambda: recommended(port) == 40)  # counted just after it is answered
     for _ in range(8):  # whichever worker is asked
         assert recommended(port) == 40
@@ -100,7 +47,7 @@ def test_every_scrape_sums_up_all_workers(service: Service) -> None:
     assert sample(samples, "lsvcr_request_duration_seconds_count", route="/recommend/videos") == 40
     assert sample(samples, "lsvcr_items_shown_total", kind="video", arm="none") == 120
     wait_for(lambda: sample(scrape(port), "lsvcr_queue_limit") == 14)  # both have started
-    assert sample(scrape(port), "lsvcr_model_ready") == 1
+    wait_for(lambda: sample(scrape(port), "lsvcr_model_ready") == 1)
 
 
 def test_a_worker_that_died_stays_counted_but_has_no_state(service: Service) -> None:
