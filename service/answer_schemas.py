@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.experiments.assignment import Reason
+from service.experiments.definition import Experiment
+
 
 class Part(BaseModel):
     """A JSON object of known fields."""
@@ -168,6 +171,7 @@ class ExportAnswer(Part):
     history: HistoryAnswer
     views: list[HistoryComment] = Field(description="Comment views: kept to know them again.")
     event_log: list[dict[str, object]] = Field(description="As they were sent, oldest first.")
+    arms: dict[str, str] = Field(description="Kept in sticky experiments, by their names.")
 
 
 class CurrentAnswer(Part):
@@ -195,3 +199,50 @@ class ReadyAnswer(Part):
     status: Literal["ready"]
     degraded: list[str]
     model: dict[str, object]
+
+
+class ExperimentAnswer(Experiment):
+    """An experiment as it was put."""
+
+    created_at: int = Field(description="Unix time in milliseconds, as `changed_at`.")
+    changed_at: int
+    in_effect: bool = Field(description="On the replica that answers, its bundles being warm.")
+
+
+class ExperimentsAnswer(Part):
+    """All experiments, the oldest first."""
+
+    experiments: list[ExperimentAnswer]
+
+
+class AuditLine(Part):
+    """One change of an experiment."""
+
+    at: int
+    who: str = Field(description="The fingerprint of a key, or `guardrail`.")
+    action: Literal["put", "stop", "delete"]
+    experiment: str
+    before: Experiment | None
+    after: Experiment | None
+    why: str | None
+
+
+class AuditAnswer(Part):
+    """Who changed an experiment, the newest change first."""
+
+    entries: list[AuditLine]
+
+
+class AssignmentLine(Part):
+    """What an experiment says of a unit."""
+
+    experiment: str
+    arm: str | None = Field(description="null where the unit isn't in it; `reason` tells why.")
+    bucket: float = Field(ge=0, lt=1)
+    reason: Reason
+
+
+class AssignmentsAnswer(Part):
+    """A unit's arms in all experiments."""
+
+    assignments: list[AssignmentLine]

@@ -16,16 +16,22 @@ from service.body_limit import BodyLimit
 from service.embedded_store import EmbeddedStore
 from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
+from service.experiments.definition_changes import DefinitionChanges
+from service.experiments.definition_store import DefinitionStore
+from service.experiments.known_experiments import KnownExperiments
 from service.history_store import HistoryStore
 from service.metrics import Metrics
 from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.quality_metrics import QualityMetrics
 from service.request_context import RequestContext
-from service.routes import documentation, events, health, models, recommend
+from service.routes import documentation, events, experiments, health, models, recommend
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
+from service.store_connection import connect_store
+
+_EXPERIMENT_CONNECTIONS = 8
 
 logger = structlog.get_logger(__name__)
 
@@ -48,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.models = await _open_models(settings, app.state.store, metrics, stack)
             app.state.reporter = StateReporter(app.state.models, app.state.store, metrics, quality)
             stack.callback(asyncio.create_task(app.state.reporter.follow()).cancel)
+            await _open_experiments(app, store_url, settings, stack)
             yield
 
     app = FastAPI(
@@ -64,7 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.quality = quality
     app.state.limits = _limits(settings)
-    for module in (recommend, events, models, health, documentation):
+    app.state.trusts_arm_header = settings.trust_arm_header
+    for module in (recommend, events, models, experiments, health, documentation):
         app.include_router(module.router)
     add_problem_handlers(app)
     _document_keys(app)
@@ -141,6 +149,26 @@ async def _open_models(
     ):
         stack.callback(asyncio.create_task(watching).cancel)
     return pool
+
+
+async def _open_experiments(
+    app: FastAPI, url: str, settings: Settings, stack: contextlib.AsyncExitStack
+) -> None:
+    """Follow the experiments; without the store we start with none."""
+    timeout_s = settings.store_write_timeout_ms / 1000
+    redis = connect_store(url, timeout_s=timeout_s, max_connections=_EXPERIMENT_CONNECTIONS)
+    stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    store = DefinitionStore(redis, timeout_s=timeout_s)
+    known = KnownExperiments(store, app.state.models)
+    stack.push_async_callback(known.close)
+    try:
+        await known.refresh()
+        await known.warm()
+    except HistoryStoreError as error:
+        logger.warning("starting without experiments", reason=str(error))
+    stack.callback(asyncio.create_task(known.follow(settings.experiments_refresh_s)).cancel)
+    app.state.experiments = known
+    app.state.experiment_changes = DefinitionChanges(store, known, app.state.models)
 
 
 async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> None:

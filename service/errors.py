@@ -3,6 +3,8 @@
 LsvcrError
 ├── UnknownVideoError        the current bundle has no such video
 ├── UnknownModelError        the registry has no such version
+├── UnknownExperimentError   nothing of that name is defined
+├── ExperimentRefusedError   a definition can't take effect
 ├── OverloadedError          the queue is full
 ├── DeadlineExceededError    the caller's time is up
 ├── NotReadyError            no bundle is loaded, or not on the wanted device
@@ -25,6 +27,14 @@ class UnknownVideoError(LsvcrError):
 
 class UnknownModelError(LsvcrError):
     """The registry has no such version, or it isn't loaded."""
+
+
+class UnknownExperimentError(LsvcrError):
+    """No experiment of that name is defined."""
+
+
+class ExperimentRefusedError(LsvcrError):
+    """A definition is well formed, but can't take effect."""
 
 
 class OverloadedError(LsvcrError):

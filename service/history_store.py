@@ -2,6 +2,7 @@
 
     lsvcr:{user}:history   events that count as history      history_value.py tells the layout
     lsvcr:{user}:views     events that are only logged, so that sending one again changes nothing
+    lsvcr:{unit}:arms      arms that a unit keeps            sticky_arms.lua
     lsvcr:events:N         the event log                     event_log.py
     lsvcr:popularity:HOUR  what was watched in one hour      popularity_counters.py
 
@@ -20,9 +21,7 @@ from importlib import resources
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+import msgspec
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
@@ -43,6 +42,7 @@ from service.history_value import (
 )
 from service.joined_reads import JoinedReads
 from service.popularity_counters import EXPIRY_S, counted_hours, counters_key, decode_counters
+from service.store_connection import connect_store
 
 ResultT = TypeVar("ResultT")
 
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 _MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
 _SCRIPT = "history_append.lua"
+_ARMS_SCRIPT = "sticky_arms.lua"
+_decode_arms = msgspec.json.Decoder(dict[str, str]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class StoredUser:
     comments: list[StoredEvent]
     views: list[StoredEvent]
     logged: list[Event]
+    arms: dict[str, str]
 
 
 class HistoryStore:
@@ -105,18 +108,11 @@ class HistoryStore:
         self._script_settings = (max_events, expiry_s, log_entries, EXPIRY_S)
         self._clock = clock
         self._on_failure = on_failure
-        # Never send a command twice: a write whose answer was lost would count as a duplicate.
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=self._write_timeout_s,
-            socket_timeout=self._write_timeout_s,
-            socket_connect_timeout=self._write_timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
+        self._redis = connect_store(
+            url, timeout_s=self._write_timeout_s, max_connections=_MAX_CONNECTIONS
         )
-        self._redis: Any = Redis.from_pool(pool)  # its types allow str; ours are bytes throughout
         self._script = resources.files("service").joinpath(_SCRIPT).read_bytes()
+        self._arms_script = resources.files("service").joinpath(_ARMS_SCRIPT).read_bytes()
         self._script_sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
         self._breaker = CircuitBreaker()
         self._reads = JoinedReads(self._read_values)
@@ -135,6 +131,29 @@ class HistoryStore:
         """
         value = await self._reads.read(_history_key(user_id))
         return None if value is None else decode_history(value)
+
+    async def fetch_arms(self, unit: str) -> dict[str, str]:
+        """The arms that a unit keeps, by experiment; joined with the other reads that wait.
+
+        Raises:
+            HistoryStoreError: If the store can't be read in time.
+        """
+        value = await self._reads.read(_arms_key(unit))
+        return {} if value is None else _decode_arms(value)
+
+    def remember_arm(self, unit: str, experiment: str, arm: str) -> None:
+        """Let a unit keep an arm, unless it has one in that experiment already; returns at once.
+
+        What fails, or is too much, is left to the unit's next request.
+        """
+        if len(self._tasks) >= _MAX_CONNECTIONS:
+            return
+        call = self._redis.eval(
+            self._arms_script, 1, _arms_key(unit), experiment, arm, self._script_settings[1]
+        )
+        task = asyncio.ensure_future(self._guard(call, self._write_timeout_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
 
     async def append_events(self, events: Sequence[Event]) -> AppendResult:
         """Store events and log the new ones; once this returns, every reader sees them.
@@ -181,7 +200,7 @@ class HistoryStore:
         videos, comments = await self._fetch_events(_history_key(user_id))
         _, views = await self._fetch_events(_views_key(user_id))
         logged = [event for _, event in await self._fetch_logged(user_id)]
-        return StoredUser(videos, comments, views, logged)
+        return StoredUser(videos, comments, views, logged, await self.fetch_arms(user_id))
 
     async def erase_user(self, user_id: str) -> None:
         """Delete a user's values at once, then their entries in the log.
@@ -191,7 +210,7 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed; what is left is erased by trying again.
         """
-        keys = (_history_key(user_id), _views_key(user_id))
+        keys = (_history_key(user_id), _views_key(user_id), _arms_key(user_id))
         await self._finish(self._redis.delete(*keys), self._write_timeout_s)
         entry_ids = [entry_id for entry_id, _ in await self._fetch_logged(user_id)]
         if entry_ids:
@@ -257,6 +276,11 @@ class HistoryStore:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # counted and logged where it failed
+
     async def _guard(self, call: Awaitable[ResultT], timeout_s: float) -> ResultT:
         """Await a command for some time, through the breaker; any failure is a HistoryStoreError.
 
@@ -317,6 +341,10 @@ def _history_key(user_id: str) -> str:
 
 def _views_key(user_id: str) -> str:
     return f"lsvcr:{{{_tag(user_id)}}}:views"
+
+
+def _arms_key(unit: str) -> str:
+    return f"lsvcr:{{{_tag(unit)}}}:arms"
 
 
 def _tag(user_id: str) -> str:

@@ -13,12 +13,14 @@ from lsvcr.errors import BundleError, LsvcrError
 from service.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
+    ExperimentRefusedError,
     ForbiddenError,
     HistoryStoreError,
     InvalidRequestError,
     NotReadyError,
     OverloadedError,
     UnauthenticatedError,
+    UnknownExperimentError,
     UnknownModelError,
     UnknownVideoError,
 )
@@ -44,6 +46,8 @@ _BUSY = {"Retry-After": "1"}
 _KINDS: dict[type[Exception], _Kind] = {
     UnknownVideoError: _Kind(404, "unknown-video", "There is no such video"),
     UnknownModelError: _Kind(404, "unknown-model", "There is no such model"),
+    UnknownExperimentError: _Kind(404, "unknown-experiment", "There is no such experiment"),
+    ExperimentRefusedError: _Kind(409, "experiment-refused", "The experiment can't take effect"),
     OverloadedError: _Kind(503, "overloaded", "Too many requests are waiting", _BUSY),
     DeadlineExceededError: _Kind(504, "deadline-exceeded", "The time for this request is up"),
     NotReadyError: _Kind(503, "not-ready", "The service is not ready", {"Retry-After": "5"}),

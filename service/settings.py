@@ -84,6 +84,13 @@ class Settings(BaseSettings):
         default=20, gt=0, description="How often new counts of watched videos are read, in seconds."
     )
 
+    experiments_refresh_s: float = Field(
+        default=0.4, gt=0, le=10, description="How often changed experiments are looked for."
+    )
+    trust_arm_header: bool = Field(
+        default=False, description="Let X-Arm force an arm without an admin key: for a gateway."
+    )
+
     store_timeout_ms: int = Field(
         default=100, ge=1, description="Most a failing store may cost a recommendation."
     )

@@ -1,6 +1,6 @@
 """Who gets which arm: a pure function of the definitions and the unit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,29 +31,54 @@ class Assignment:
     reason: Reason
 
 
-def assign(experiment: Experiment, unit: str, sticky_arm: str | None = None) -> Assignment:
+@dataclass(frozen=True, slots=True)
+class ArmWish:
+    """An arm that a request asks for by header, and the experiment where it says that, too."""
+
+    arm: str
+    experiment: str | None = None
+
+
+def assign(
+    experiment: Experiment,
+    unit: str,
+    sticky_arm: str | None = None,
+    *,
+    wished_arm: str | None = None,
+) -> Assignment:
     """Find a unit's arm in one experiment.
 
     Args:
         sticky_arm: What the unit had before, where the experiment is sticky.
+        wished_arm: What a gateway or an admin asks for; stands above all but a stop.
     """
     bucket = bucket_of(experiment.seed or experiment.name, unit)
-    arm, reason = _choose(experiment, unit, bucket, sticky_arm)
+    arm, reason = _choose(experiment, unit, bucket, sticky_arm, wished_arm)
     return Assignment(experiment.name, arm, bucket, reason)
 
 
 def assign_all(
-    experiments: Iterable[Experiment], unit: str, sticky: Mapping[str, str] | None = None
+    experiments: Sequence[Experiment],
+    unit: str,
+    sticky: Mapping[str, str] | None = None,
+    wish: ArmWish | None = None,
 ) -> list[Assignment]:
     """Find a unit's arms in all experiments; in a layer the first that has one keeps it.
 
     Args:
         experiments: In their order of precedence.
         sticky: Arms the unit had before, by experiment.
+        wish: Concerns one experiment (`find_wished`), which then comes first.
     """
+    wished = None if wish is None else find_wished(experiments, wish)
     assignments, taken = [], set()
-    for experiment in experiments:
-        assignment = assign(experiment, unit, (sticky or {}).get(experiment.name))
+    for experiment in sorted(experiments, key=lambda one: one is not wished):
+        assignment = assign(
+            experiment,
+            unit,
+            (sticky or {}).get(experiment.name),
+            wished_arm=wish.arm if wish is not None and experiment is wished else None,
+        )
         if experiment.layer is not None and experiment.status == "running":
             if assignment.arm is not None and experiment.layer in taken:
                 assignment = Assignment(experiment.name, None, assignment.bucket, "layer")
@@ -63,13 +88,31 @@ def assign_all(
     return assignments
 
 
+def find_wished(experiments: Iterable[Experiment], wish: ArmWish) -> Experiment | None:
+    """The experiment that a wish concerns: the first that has such an arm, running ones first."""
+    having = [
+        experiment
+        for experiment in experiments
+        if wish.experiment in (None, experiment.name)
+        and experiment.status != "draft"
+        and wish.arm in experiment.answering_arms
+    ]
+    return min(having, key=lambda one: one.status != "running", default=None)
+
+
 def _choose(
-    experiment: Experiment, unit: str, bucket: float, sticky_arm: str | None
+    experiment: Experiment,
+    unit: str,
+    bucket: float,
+    sticky_arm: str | None,
+    wished_arm: str | None,
 ) -> tuple[str | None, Reason]:
     if experiment.status == "draft":
         return None, "draft"
     if experiment.status == "stopped":
         return experiment.control, "stopped"
+    if wished_arm is not None:
+        return wished_arm, "header"
     if (forced := experiment.forced.get(unit)) is not None:
         return forced, "forced"
     if experiment.include.user_ids and unit not in experiment.include.user_ids:
@@ -80,8 +123,7 @@ def _choose(
         start, end = experiment.layer_range
         if not start <= namespace_bucket(experiment.layer, unit) < end:
             return None, "layer"
-    answering = [arm for arm in experiment.arms if not arm.shadow]
-    if experiment.sticky and sticky_arm in {arm.name for arm in answering}:
+    if experiment.sticky and sticky_arm in experiment.answering_arms:
         return sticky_arm, "sticky"
     ranges = bucket_ranges([arm.weight for arm in experiment.arms], experiment.coverage)
     position = choose_arm(bucket, ranges)

@@ -63,6 +63,7 @@ async def export_user(request: Request, user_id: Identifier) -> Response:
             "history": _history(user_id, stored.videos, stored.comments),
             "views": [_entry("comment_id", event) for event in stored.views],
             "event_log": stored.logged,
+            "arms": stored.arms,
         }
     )
 

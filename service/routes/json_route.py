@@ -17,7 +17,7 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 
 class JsonRoute(APIRoute):
-    """A route whose endpoint takes (request, body) and returns a Response.
+    """A route whose endpoint takes (request, body) and the path's names, and returns a Response.
 
     Where the endpoint has no `body` of a `Body` type it is an ordinary route. The framework still
     documents the body; it just doesn't parse it.
@@ -35,7 +35,7 @@ class JsonRoute(APIRoute):
             async with within_deadline(request.state.deadline_s):  # a body may come slowly
                 raw = await request.body()
             body = parse_body(raw, body_model, request.app.state.limits)
-            response: Response = await endpoint(request, body)
+            response: Response = await endpoint(request, body, **request.path_params)
             return response
 
         return handle

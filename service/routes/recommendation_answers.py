@@ -15,6 +15,7 @@ def build_answer(
     answer: Answer,
     *,
     user_id: str | None,
+    label: tuple[str, str] | None = None,
     degraded: tuple[str, ...] = (),
     history_ms: float = 0.0,
     started_s: float,
@@ -24,6 +25,7 @@ def build_answer(
     Args:
         answer: The engine's.
         user_id: Whom it is for, if anybody is known.
+        label: Experiment and arm, where one applied.
         degraded: What was missing before the engine was asked.
         history_ms: What reading the history took.
         started_s: `time.monotonic()` of the request's arrival.
@@ -34,12 +36,13 @@ def build_answer(
         "total": (time.monotonic() - started_s) * 1000,
     }
     videos, comments = answer.history_used
+    experiment, arm = label or (None, None)
     return {
         "recommendation_id": new_recommendation_id(),
         "user_id": user_id,
         "items": _items(answer.items),
         "source": answer.source,
-        "model": {"version": answer.model_version, "arm": None, "experiment": None},
+        "model": {"version": answer.model_version, "arm": arm, "experiment": experiment},
         "history_used": {"videos": videos, "comments": comments},
         "ignored": answer.ignored,
         "degraded": [*degraded, *answer.degraded],

@@ -1,5 +1,7 @@
 """Turns request bodies into the engine's queries."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lsvcr.catalogue import item_hashes
@@ -11,6 +13,7 @@ from service.engine.queries import (
     VideoFilter,
     VideoQuery,
 )
+from service.experiments.definition import Overrides
 from service.schemas import (
     CommentExclusion,
     CommentsBody,
@@ -22,14 +25,28 @@ from service.schemas import (
     VideosBody,
 )
 
+RecommendBody = VideosBody | CommentsBody | FeedBody
+
 _NO_VIDEOS = VideoExclusion()
 _NO_COMMENTS = CommentExclusion()
 
 
-def build_video_query(
-    body: VideosBody, history: EventHistory | None, deadline_s: float
+def build_query(
+    body: RecommendBody, history: EventHistory | None, deadline_s: float, overrides: Overrides
+) -> VideoQuery | CommentQuery | FeedQuery:
+    """Ask for what a body wants, in the way that the unit's arms have it."""
+    if history is not None and overrides.max_history is not None:
+        history = replace(history, max_events=overrides.max_history)
+    if isinstance(body, CommentsBody):
+        return _comment_query(body, history, deadline_s)
+    videos = _video_query(body, history, deadline_s, overrides)
+    return FeedQuery(videos, body.comments_per_video) if isinstance(body, FeedBody) else videos
+
+
+def _video_query(
+    body: VideosBody, history: EventHistory | None, deadline_s: float, overrides: Overrides
 ) -> VideoQuery:
-    """Ask for videos."""
+    weight = overrides.popularity_weight
     exclude = body.exclude or _NO_VIDEOS
     return VideoQuery(
         history=history,
@@ -38,15 +55,15 @@ def build_video_query(
         exclude_M=item_hashes(exclude.video_ids),
         exclude_seen=exclude.seen,
         filter=_filter(body.filter),
-        diversity=_diversity(body.diversity),
+        diversity=_diversity(body.diversity or overrides.diversity),
+        popularity_weight=1.0 if weight is None else weight,
         explain=body.explain,
     )
 
 
-def build_comment_query(
+def _comment_query(
     body: CommentsBody, history: EventHistory | None, deadline_s: float
 ) -> CommentQuery:
-    """Ask for comments."""
     exclude = body.exclude or _NO_COMMENTS
     return CommentQuery(
         history=history,
@@ -59,11 +76,6 @@ def build_comment_query(
         filter=_filter(body.filter),
         explain=body.explain,
     )
-
-
-def build_feed_query(body: FeedBody, history: EventHistory | None, deadline_s: float) -> FeedQuery:
-    """Ask for videos with comments."""
-    return FeedQuery(build_video_query(body, history, deadline_s), body.comments_per_video)
 
 
 def inline_history(history: InlineHistory) -> EventHistory:

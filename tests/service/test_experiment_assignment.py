@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.experiments.assignment import assign, assign_all
+from service.experiments.assignment import ArmWish, assign, assign_all, find_wished
 from service.experiments.definition import Experiment
 from service.experiments.hashing import bucket_of, bucket_ranges, choose_arm, namespace_bucket
 
 CASES = json.loads(Path(__file__).with_name("growthbook_cases.json").read_text())
 UNITS = [f"user-{number}" for number in range(4000)]
+quiet = settings(deadline=None, derandomize=True)
 FRACTIONS = st.integers(0, 100).map(lambda percent: percent / 100)
 
 
@@ -52,6 +53,7 @@ def test_the_namespaces_are_growthbooks(
     assert (start <= namespace_bucket(layer, unit) < end) == expected
 
 
+@quiet
 @given(low=FRACTIONS, high=FRACTIONS, weight=FRACTIONS)
 def test_raising_the_coverage_moves_nobody(low: float, high: float, weight: float) -> None:
     arms = [{"name": "a", "weight": weight}, {"name": "b", "weight": 1 - weight}]
@@ -61,6 +63,7 @@ def test_raising_the_coverage_moves_nobody(low: float, high: float, weight: floa
     assert all(after[unit] == arm for unit, arm in before.items() if arm is not None)
 
 
+@quiet
 @given(seed=st.text(min_size=1, max_size=20), weight=FRACTIONS, coverage=FRACTIONS)
 def test_the_weights_hold(seed: str, weight: float, coverage: float) -> None:
     arms = [{"name": "a", "weight": weight}, {"name": "b", "weight": 1 - weight}]
@@ -71,6 +74,7 @@ def test_the_weights_hold(seed: str, weight: float, coverage: float) -> None:
         assert abs(given_arms.count(name) / len(UNITS) - share) < 5 * 0.5 / len(UNITS) ** 0.5
 
 
+@quiet
 @given(cut=FRACTIONS.filter(lambda cut: 0 < cut < 1), coverages=st.tuples(FRACTIONS, FRACTIONS))
 def test_experiments_of_a_layer_share_nobody(cut: float, coverages: tuple[float, float]) -> None:
     both = [
@@ -120,6 +124,20 @@ def test_targeting_forcing_and_sticking() -> None:
     assert assign(experiment(**closed), "u", "gone").arm is None
     assert assign(experiment(coverage=0.0), "u", "b").arm is None
     assert assign(experiment(**closed, status="stopped"), "u", "b").arm == "a"
+
+
+def test_a_wish_stands_above_all_but_a_stop_and_concerns_one_experiment() -> None:
+    closed = {"coverage": 0.0, "include": {"user_ids": ["nobody"]}, "holdout": 1.0}
+    first, second = experiment(name="x", layer="l"), experiment(name="y", layer="l", **closed)
+    wish = ArmWish("b", "y")
+    arms = {one.experiment: one for one in assign_all([first, second], "u", wish=wish)}
+    assert (arms["y"].arm, arms["y"].reason) == ("b", "header")
+    assert (arms["x"].arm, arms["x"].reason) == (None, "layer")  # y has taken the user
+    assert find_wished([first, second], ArmWish("b")) is first
+    stopped = experiment(name="x", status="stopped")
+    assert find_wished([stopped, second], ArmWish("b")) is second
+    assert find_wished([stopped], ArmWish("c")) is None
+    assert assign(stopped, "u", wished_arm="b").arm == "a"
 
 
 ARM = {"name": "a", "weight": 1.0}
