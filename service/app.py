@@ -30,6 +30,7 @@ from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
 from service.store_connection import connect_store
+from service.tracing import Tracing
 
 _EXPERIMENT_CONNECTIONS = 8
 
@@ -40,15 +41,17 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application; what it needs is opened when it starts and closed when it ends.
 
     Raises:
-        SettingsError: If a file of keys can't be read.
+        SettingsError: If a file of keys can't be read or a package is missing.
     """
     metrics = Metrics(max_queue=settings.max_queue)
     quality = QualityMetrics(metrics.registry)
+    tracing = Tracing(settings.otlp_endpoint)
     key_ring = KeyRing(settings.keys)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
             store_url = await _open_store_server(settings, stack)
             app.state.store = await _open_store(store_url, settings, metrics, stack)
             app.state.models = await _open_models(settings, app.state.store, metrics, stack)
@@ -66,10 +69,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=_middleware(settings, metrics, key_ring),
+        telemetry=tracing.telemetry(),
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.metrics = metrics
     app.state.quality = quality
+    app.state.tracing = tracing
     app.state.limits = _limits(settings)
     app.state.trusts_arm_header = settings.trust_arm_header
     for module in (recommend, events, models, experiments, health, documentation):

@@ -11,9 +11,9 @@ from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.problem_details import problem_response
 from service.random_ids import new_request_id
+from service.tracing import trace_id_of
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _DEADLINE = re.compile(r"[0-9]{1,9}")
 
 logger = structlog.get_logger(__name__)
@@ -52,9 +52,7 @@ class RequestContext:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(
-            request_id=request_id, **_read_trace(headers.get("traceparent"))
-        ):
+        with structlog.contextvars.bound_contextvars(request_id=request_id, **_read_trace(headers)):
             try:
                 allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
                 scope["state"]["deadline_s"] = started_s + allowed_s
@@ -81,10 +79,10 @@ def _choose_request_id(given: str | None) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def _read_trace(traceparent: str | None) -> dict[str, str]:
-    """The caller's trace id (W3C trace context), so that log lines can be found by it."""
-    match = _TRACEPARENT.fullmatch(traceparent or "")
-    return {"trace_id": match[1]} if match and match[1].strip("0") else {}
+def _read_trace(headers: Headers) -> dict[str, str]:
+    """The trace's id, so that log lines can be found by it."""
+    trace_id = trace_id_of(headers)
+    return {} if trace_id is None else {"trace_id": trace_id}
 
 
 def _read_deadline_ms(headers: Headers, most_ms: int) -> int:

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         default=None, description="File with more ingest keys, one a line."
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces.",
+    )
+
     deadline_ms: int = Field(
         default=1000, ge=1, description="Most a request may take; X-Deadline-Ms may shorten it."
     )

@@ -3,6 +3,7 @@
 from typing import cast
 
 from fastapi import APIRouter, Request, Response
+from opentelemetry.trace import Tracer
 
 from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer
 from service.event_log import Event
@@ -29,8 +30,10 @@ async def append_events(request: Request, body: EventsBody) -> Response:
         for index, entry in enumerate(entries)
         if isinstance(entry, Refused)
     ]
+    tracer: Tracer = request.app.state.tracing.tracer
     async with within_deadline(request.state.deadline_s):
-        result = await store.append_events(events) if events else AppendResult(0, 0)
+        with tracer.start_as_current_span("append_events"):
+            result = await store.append_events(events) if events else AppendResult(0, 0)
     metrics.events.labels("accepted").inc(result.accepted)
     metrics.events.labels("duplicate").inc(result.duplicates)
     metrics.events.labels("rejected").inc(len(rejected))

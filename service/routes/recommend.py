@@ -155,6 +155,7 @@ def _record(
     state.metrics.record_answer(kind, answer, degraded=known.degraded, history_ms=known.took_ms)
     arm = NO_ARM if decision.label is None else "/".join(decision.label)
     state.quality.record_answer(kind, answer, arm=arm)
+    state.tracing.record_stages({"history": known.took_ms, **answer.timings_ms})
 
 
 def _respond(request: Request, recommendation: _Recommendation) -> Response:
