@@ -174,6 +174,42 @@ class ExportAnswer(Part):
     arms: dict[str, str] = Field(description="Kept in sticky experiments, by their names.")
 
 
+class VideoDetails(Part):
+    """What the current bundle knows of a video."""
+
+    video_id: str
+    title: str
+    category: str | None
+    author_id: str | None
+    published_at: int | None = Field(description="Unix time in milliseconds.")
+
+
+class CommentDetails(Part):
+    """What the current bundle knows of a comment."""
+
+    comment_id: str
+    video_id: str
+    text: str
+
+
+class VideoDetailsAnswer(Part):
+    """The known ones of the videos asked for, in that order."""
+
+    videos: list[VideoDetails]
+
+
+class CommentDetailsAnswer(Part):
+    """The known ones of the comments asked for, in that order."""
+
+    comments: list[CommentDetails]
+
+
+class UsersAnswer(Part):
+    """Users, the one of the latest event first."""
+
+    user_ids: list[str]
+
+
 class CurrentAnswer(Part):
     """The version that answers now."""
 

@@ -25,7 +25,16 @@ from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.quality_metrics import QualityMetrics
 from service.request_context import RequestContext
-from service.routes import documentation, events, experiments, health, models, recommend
+from service.routes import (
+    documentation,
+    events,
+    experiments,
+    health,
+    items,
+    models,
+    playground,
+    recommend,
+)
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
@@ -77,7 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.tracing = tracing
     app.state.limits = _limits(settings)
     app.state.trusts_arm_header = settings.trust_arm_header
-    for module in (recommend, events, models, experiments, health, documentation):
+    routed = (recommend, items, events, models, experiments, health, documentation, playground)
+    for module in routed:
         app.include_router(module.router)
     add_problem_handlers(app)
     _document_keys(app)

@@ -1,6 +1,6 @@
 """Who may do what: three roles, told apart by API keys; the first thing a request meets.
 
-    recommend   /recommend, /videos, /experiments
+    recommend   /recommend, /videos, /comments, /experiments
     ingest      /events
     admin       everything
 
@@ -20,9 +20,11 @@ from service.errors import ForbiddenError, UnauthenticatedError
 ADMIN = "admin"
 _FINGERPRINT_DIGITS = 12
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/metrics", "/health/live", "/health/ready"})
+OPEN_PREFIX = "/playground/"
 _ROLE_OF_PREFIX = {
     "/recommend/": "recommend",
-    "/videos/": "recommend",
+    "/videos": "recommend",
+    "/comments": "recommend",
     "/experiments/": "recommend",
     "/events": "ingest",
 }
@@ -30,7 +32,7 @@ _ROLE_OF_PREFIX = {
 
 def role_needed(path: str) -> str | None:
     """The role that a path asks for; None where it is open to all."""
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
         return None
     for prefix, role in _ROLE_OF_PREFIX.items():
         if path.startswith(prefix):

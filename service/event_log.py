@@ -44,7 +44,19 @@ _decode_owner = msgspec.json.Decoder(_Owner).decode
 
 def log_key(user_id: str, *, shards: int) -> str:
     """Name the stream that holds a user's events."""
-    return f"lsvcr:events:{zlib.crc32(user_id.encode()) % shards}"
+    return shard_key(zlib.crc32(user_id.encode()) % shards)
+
+
+def shard_key(shard: int) -> str:
+    """Name a stream by its number."""
+    return f"lsvcr:events:{shard}"
+
+
+def owners_of(entries: Sequence[LogEntry]) -> list[str]:
+    """Name the users of entries, each once, the one of the latest entry first."""
+    latest_first = sorted(entries, key=lambda entry: _written(entry[0]), reverse=True)
+    owners = (_decode_owner(fields[_FIELD]).user_id for _, fields in latest_first)
+    return list(dict.fromkeys(owners))
 
 
 def events_of(user_id: str, entries: Sequence[LogEntry]) -> list[tuple[bytes, Event]]:
@@ -54,3 +66,9 @@ def events_of(user_id: str, entries: Sequence[LogEntry]) -> list[tuple[bytes, Ev
         for entry_id, fields in entries
         if _decode_owner(fields[_FIELD]).user_id == user_id
     ]
+
+
+def _written(entry_id: bytes) -> tuple[int, int]:
+    """An entry id as what it is made of: Unix milliseconds and a number among those."""
+    time_ms, _, number = entry_id.partition(b"-")
+    return int(time_ms), int(number)

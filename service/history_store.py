@@ -30,7 +30,15 @@ from service.circuit_breaker import CircuitBreaker
 from service.engine.popularity_prior import CountsByHash
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
-from service.event_log import Event, LogEntry, encode_event, events_of, log_key
+from service.event_log import (
+    Event,
+    LogEntry,
+    encode_event,
+    events_of,
+    log_key,
+    owners_of,
+    shard_key,
+)
 from service.history_value import (
     COMMENT_SIDE,
     VIDEO_SIDE,
@@ -190,6 +198,19 @@ class HistoryStore:
             pipeline.hgetall(counters_key(hour))
         read = await self._finish(pipeline.execute(), self._write_timeout_s)
         return [decode_counters(fields) for fields in read]
+
+    async def fetch_recent_users(self, limit: int) -> list[str]:
+        """Read the end of the log: users of its newest events, the latest one first.
+
+        Raises:
+            HistoryStoreError: If the store failed.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for shard in range(self._log_shards):
+            pipeline.xrevrange(shard_key(shard), count=_LOG_PAGE)
+        streams: list[list[LogEntry]]
+        streams = await self._finish(pipeline.execute(), self._write_timeout_s)
+        return owners_of([entry for entries in streams for entry in entries])[:limit]
 
     async def export_user(self, user_id: str) -> StoredUser:
         """Collect all that is stored about a user; walks through a stream of the log.

@@ -10,6 +10,7 @@ from typing import Literal, Self
 import numpy as np
 
 from lsvcr.bundle import load_bundle
+from lsvcr.catalogue import Catalogue
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
 from service.engine.bundle_opening import Device, open_ranker
@@ -113,6 +114,11 @@ class Recommender:
         if counts is not self._counts:
             self._ranker.update_popularity(counts)
             self._counts = counts
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What this bundle knows of its items; may be read from any thread."""
+        return self._ranker.bundle.catalogue
 
     def item_id(self, kind: Literal["video", "comment"], item_hash: int) -> str | None:
         """Find the identifier behind an item hash; None if this bundle doesn't know it."""

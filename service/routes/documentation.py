@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 
 router = APIRouter(include_in_schema=False)
 
@@ -14,12 +14,6 @@ code{background:#8882;padding:.1em .3em;border-radius:.2em} td,th{text-align:lef
 details{margin:.6rem 0;border-left:3px solid #8885;padding-left:.8rem} summary{cursor:pointer}
 :root{color-scheme:light dark}
 """
-
-
-@router.get("/")
-async def start() -> RedirectResponse:
-    """The first thing that somebody with a browser opens."""
-    return RedirectResponse("docs")
 
 
 @router.get("/docs")

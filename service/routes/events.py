@@ -1,11 +1,11 @@
 """Events in; users' histories out, exported and erased."""
 
-from typing import cast
+from typing import Annotated, cast
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from opentelemetry.trace import Tracer
 
-from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer
+from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer, UsersAnswer
 from service.event_log import Event
 from service.history_store import AppendResult, HistoryStore
 from service.history_value import StoredEvent
@@ -41,6 +41,15 @@ async def append_events(request: Request, body: EventsBody) -> Response:
     return _json(
         {"accepted": result.accepted, "duplicates": result.duplicates, "rejected": rejected}
     )
+
+
+@router.get("/users", tags=["users"], responses={200: {"model": UsersAnswer}})
+async def list_recent_users(
+    request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> Response:
+    """Users of the newest events, to look at some without knowing an id."""
+    store: HistoryStore = request.app.state.store
+    return _json({"user_ids": await store.fetch_recent_users(limit)})
 
 
 @router.get(

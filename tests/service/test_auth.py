@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from service.auth import OPEN_PATHS, KeyRing, role_needed
-from service.routes import events, health, models, recommend
+from service.routes import events, health, items, models, playground, recommend
 
 KEYS = {"admin": "adm-1", "recommend": "rec-1", "ingest": "ing-1"}
 
@@ -44,7 +44,10 @@ def with_key(key: str) -> dict[str, str]:
         ("POST", "/recommend/feed", "recommend"),
         ("POST", "/recommend/batch", "recommend"),
         ("GET", "/videos/v1/similar", "recommend"),
+        ("GET", "/videos?id=v1", "recommend"),
+        ("GET", "/comments?id=c1", "recommend"),
         ("POST", "/events", "ingest"),
+        ("GET", "/users", "admin"),
         ("GET", "/users/u/history", "admin"),
         ("GET", "/users/u/export", "admin"),
         ("DELETE", "/users/u", "admin"),
@@ -84,15 +87,22 @@ def test_some_paths_are_open(locked: TestClient, path: str) -> None:
 
 
 def test_every_route_is_either_open_on_purpose_or_has_its_role(locked: TestClient) -> None:
-    prefixes = {"/recommend": "recommend", "/videos": "recommend", "/events": "ingest"}
-    routers = (recommend.router, events.router, models.router, health.router)
+    prefixes = {
+        "/recommend": "recommend",
+        "/videos": "recommend",
+        "/comments": "recommend",
+        "/events": "ingest",
+    }
+    modules = (recommend, items, events, models, health, playground)
+    routers = [module.router for module in modules]
     paths = {
         route.path for router in routers for route in router.routes if isinstance(route, Route)
     }
     assert len(paths) >= 15
     for path in paths:
         expected = next((r for start, r in prefixes.items() if path.startswith(start)), "admin")
-        assert role_needed(path) == (None if path in OPEN_PATHS else expected)
+        is_open = path in OPEN_PATHS or path.startswith("/playground/")
+        assert role_needed(path) == (None if is_open else expected)
     document = locked.get("/openapi.json").json()
     assert document["paths"]["/events"]["post"]["security"] == [{"key": []}]
     assert "security" not in document["paths"]["/health/live"]["get"]

@@ -1,12 +1,11 @@
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from live_service import running_service
 
 from service.settings import Settings, SettingsError, read_settings
 
@@ -80,20 +79,9 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_command_serves_and_leaves_nothing_behind(tiny_master: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service", "--registry", str(tiny_master), "--port", "0"]
-    log_path = tmp_path / "log"
-    with log_path.open("wb") as log:
-        service = subprocess.Popen(
-            [*command, "--store-folder", str(tmp_path / "store")], stderr=log
-        )
-    try:
-        url = _wait_for_url(service, log_path)
-        with urlopen(f"{url}/health/ready") as answer:
-            assert answer.status == 200
-    finally:
-        service.send_signal(signal.SIGTERM)
-    assert service.wait(timeout=20) == 0
-    assert "no API key is set" in log_path.read_text()
+    with running_service(tiny_master, tmp_path) as url, urlopen(f"{url}/health/ready") as answer:
+        assert answer.status == 200
+    assert "no API key is set" in (tmp_path / "log").read_text()
     assert not (tmp_path / "store" / "valkey.sock").exists()
 
 
@@ -108,13 +96,3 @@ def test_the_command_says_what_is_wrong_and_returns_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "the embedded store can't start" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def _wait_for_url(service: "subprocess.Popen[bytes]", log_path: Path) -> str:
-    end_s = time.monotonic() + 30
-    while time.monotonic() < end_s and service.poll() is None:
-        for word in log_path.read_text().split():
-            if word.startswith("http://"):
-                return word
-        time.sleep(0.05)
-    raise AssertionError(log_path.read_text())

@@ -1,0 +1,136 @@
+// Two answers to one question side by side, and where they differ.
+
+import { call, curlButton } from "./api.js";
+import { attempt, byId, make, refill } from "./dom.js";
+import { categoryTag, largest, learn, movement, nameOf, ranksOf, scoreOf } from "./items.js";
+import { isAnonymous, who } from "./viewer.js";
+import { wishes } from "./wishes.js";
+
+const EXPERIMENT = "playground"; // nobody is in it: it keeps two versions loaded, for this page to force
+const SIDES = ["left", "right"];
+const answers = new Map(); // by side
+
+export function start() {
+  byId("compare-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(compare);
+  });
+  byId("release").addEventListener("click", () => attempt(release));
+}
+
+/** Offer what there is to compare; without the role `admin` only the present answer. */
+export async function enter() {
+  const [versions, experiments] = await Promise.all([
+    call("GET", "/admin/models").then(({ models }) => models.filter(({ error }) => !error), () => []),
+    call("GET", "/admin/experiments").then(({ experiments }) => experiments, () => null),
+  ]);
+  const running = (experiments ?? []).filter(({ status }) => status === "running");
+  const groups = [
+    ["", [["now:", "as it is answered now"]]],
+    ["Arms", running.filter(({ name }) => name !== EXPERIMENT).flatMap(({ name, arms }) =>
+      arms.filter(({ shadow }) => !shadow).map((arm) => [`arm:${arm.name}`, `${arm.name} of ${name}`]))],
+    ["Model versions", experiments ? versions.map(({ version, current }) =>
+      [`version:${version}`, `${version}${current ? ", current" : ""}`]) : []],
+  ];
+  for (const side of SIDES) offer(byId(`${side}-choice`), groups);
+  byId("release").hidden = !running.some(({ name }) => name === EXPERIMENT);
+  byId("compare-hint").textContent = experiments
+    ? ""
+    : "There is nothing to force here: that needs a key of the role admin, and a service with experiments. " +
+      "An answer stays until it is asked again, so you can still ask, activate another version under Admin, and ask the other side.";
+  byId("compare-who").textContent =
+    `For ${isAnonymous() ? "the anonymous viewer" : who().user_id} of the first view, with its filters.`;
+}
+
+function offer(select, groups) {
+  const before = select.value;
+  const options = (entries) => entries.map(([value, label]) => make("option", { value }, label));
+  select.replaceChildren(
+    ...groups.filter(([, entries]) => entries.length).flatMap(([label, entries]) =>
+      label ? [make("optgroup", { label }, ...options(entries))] : options(entries)),
+  );
+  if ([...select.options].some(({ value }) => value === before)) select.value = before;
+}
+
+async function compare() {
+  const chosen = Object.fromEntries(SIDES.map((side) => [side, byId(`${side}-choice`).value]));
+  await loadVersions(chosen);
+  const wanted = SIDES.filter((side) => byId(`${side}-ask`).checked);
+  const found = await Promise.all(wanted.map((side) => askFor(side, chosen[side])));
+  wanted.forEach((side, number) => answers.set(side, found[number]));
+  await learn(found.flatMap(({ items }) => items));
+  const [left, right] = SIDES.map((side) => answers.get(side));
+  show("left", right);
+  show("right", left);
+  tellDifference(left, right);
+}
+
+function askFor(side, choice) {
+  const [kind, name] = [choice.slice(0, choice.indexOf(":")), choice.slice(choice.indexOf(":") + 1)];
+  const arm = kind === "version" ? `${EXPERIMENT}-${side}` : name;
+  const body = { ...who(), ...wishes(), explain: true };
+  return call("POST", "/recommend/videos", body, kind === "now" ? {} : { "X-Arm": arm });
+}
+
+/** Have the service load the chosen versions beside the current one. */
+async function loadVersions(chosen) {
+  const versions = SIDES.map((side) => chosen[side].match(/^version:(.*)$/)?.[1]);
+  if (!versions.some(Boolean)) return;
+  const arms = SIDES.map((side, number) => ({
+    name: `${EXPERIMENT}-${side}`,
+    weight: 0.5,
+    ...(versions[number] ? { model_version: versions[number] } : {}),
+  }));
+  await call("PUT", `/admin/experiments/${EXPERIMENT}`, {
+    name: EXPERIMENT,
+    coverage: 0,
+    arms,
+    control: arms[0].name,
+    status: "running",
+  });
+  byId("release").hidden = false;
+}
+
+async function release() {
+  await call("POST", `/admin/experiments/${EXPERIMENT}/stop`);
+  await call("DELETE", `/admin/experiments/${EXPERIMENT}`);
+  byId("release").hidden = true;
+}
+
+function show(side, other) {
+  const answer = answers.get(side);
+  if (!answer) return;
+  const { version, arm, experiment } = answer.model;
+  byId(`${side}-note`).textContent =
+    `${answer.source === "model" ? "model" : "popular list of"} ${version}` +
+    `${arm ? `, arm ${arm} of ${experiment}` : ""} · ${answer.timings_ms.total.toFixed(1)} ms`;
+  byId(`${side}-curl`).replaceChildren(curlButton(answer, `the ${side} answer`));
+  const ranks = other ? ranksOf(other.items, "video_id") : null;
+  const most = largest(answer.items);
+  refill(byId(`${side}-items`), answer.items.map((item) =>
+    make(
+      "li",
+      { className: ranks && !ranks.has(item.video_id) ? "card differs" : "card", "data-id": item.video_id },
+      make(
+        "div",
+        { className: "title" },
+        make("span", { className: "rank" }, String(item.rank)),
+        make("h4", {}, nameOf(item)),
+        categoryTag(item.video_id),
+        ranks && !ranks.has(item.video_id)
+          ? make("span", { className: "badge new" }, "only here")
+          : movement(item.video_id, item.rank, ranks),
+      ),
+      scoreOf(item, most),
+    )));
+}
+
+function tellDifference(left, right) {
+  if (!left || !right) return;
+  const ranks = ranksOf(left.items, "video_id");
+  const both = right.items.filter((item) => ranks.has(item.video_id));
+  const same = both.filter((item) => ranks.get(item.video_id) === item.rank).length;
+  byId("compare-note").textContent =
+    `${both.length} of ${Math.max(left.items.length, right.items.length)} in both, ${same} at the same rank. ` +
+    "Signs tell how a side ranks an item against the other side.";
+}

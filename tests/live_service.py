@@ -1,0 +1,41 @@
+"""Runs `python -m service` as an operator does, for tests that talk to it from outside."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[str]:
+    """A service with an embedded store below `folder`, on a free port; yields its URL.
+
+    Its log is `folder`/log; it has to stop by itself, and well, when it is told to.
+    """
+    log_path = folder / "log"
+    command = [sys.executable, "-m", "service", "--registry", str(registry), "--port", "0"]
+    command += ["--store-folder", str(folder / "store"), "--device", "cpu", *arguments]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
+    try:
+        yield _wait_for_url(process, log_path)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(timeout=20)
+        finally:
+            process.kill()
+    assert status == 0
+
+
+def _wait_for_url(process: "subprocess.Popen[bytes]", log_path: Path) -> str:
+    end_s = time.monotonic() + 30
+    while time.monotonic() < end_s and process.poll() is None:
+        for word in log_path.read_text().split():
+            if word.startswith("http://"):
+                return word
+        time.sleep(0.05)
+    raise AssertionError(log_path.read_text())

@@ -1,0 +1,249 @@
+"""The playground in a real browser, on a real service."""
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from browser_page import open_page, wait_for
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from tiny_bundle_builder import TINY_VERSIONS
+
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
+
+
+def fetch(url: str, path: str, body: object = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(url + path, data)) as answer:
+        return json.load(answer)
+
+
+def find(page: Chrome, selector: str) -> WebElement:
+    return page.find_element(By.CSS_SELECTOR, selector)
+
+
+def shown_videos(page: Chrome) -> list[str]:
+    ids: list[str] = page.execute_script(
+        "return [...document.querySelectorAll('#videos > li')].map(card => card.dataset.id)"
+    )
+    return ids
+
+
+def press(page: Chrome, label: str) -> None:
+    """Press the button of an accessible name, as somebody who can see it."""
+    button = find(page, f'[aria-label="{label}"]')
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+
+
+def other_videos(page: Chrome, before: list[str]) -> list[str]:
+    script = "return [...document.querySelectorAll('#videos > li')].map(card => card.dataset.id)"
+    expression = script.removeprefix("return ")
+    wait_for(page, f"return ({expression}).join() !== arguments[0].join()", before)
+    return shown_videos(page)
+
+
+def show_user(page: Chrome, user: str) -> None:
+    field = find(page, "#user")
+    field.clear()
+    field.send_keys(user, Keys.ENTER)
+    wait_for(
+        page,
+        "return document.querySelector('#videos-title').textContent === arguments[0]",
+        f"Videos for {user}",
+    )
+
+
+@pytest.fixture
+def stored_user(url: str, request: pytest.FixtureRequest) -> str:
+    """A user with a small stored history."""
+    user = f"user-{request.node.name}"
+    items = [{"type": "video_watch", "video_id": f"v{number}"} for number in (3, 7, 12)]
+    items += [{"type": "comment_like", "comment_id": f"c{number}"} for number in (5, 9)]
+    now_ms = time.time_ns() // 1_000_000
+    events = [
+        {"event_id": f"e{number}", "user_id": user, "timestamp": now_ms - 1000 + number, **item}
+        for number, item in enumerate(items)
+    ]
+    assert fetch(url, "/events", {"events": events})["accepted"] == len(events)
+    return user
+
+
+def test_clicking_builds_an_anonymous_history_and_moves_the_videos(page: Chrome) -> None:
+    popular = shown_videos(page)
+    assert len(popular) == 10
+    assert find(page, "#videos-note").text == "the popular list"
+    press(page, f"Like: title of {popular[2]}")
+    liked = other_videos(page, popular)
+    assert popular[2] not in liked  # seen by now
+    assert "from the model" in find(page, "#videos-note").text
+    assert find(page, "#history-title").text == "History: 1 videos, 0 comments"
+    assert find(page, "#history").text.startswith(f"liked title of {popular[2]}")
+    assert find(page, "#videos .badge").is_displayed()
+    press(page, f"Watch: title of {liked[0]}")
+    other_videos(page, liked)
+    find(page, "#forget").click()
+    assert other_videos(page, liked) == popular
+
+
+def test_a_stored_users_clicks_are_events(page: Chrome, url: str, stored_user: str) -> None:
+    show_user(page, stored_user)
+    before = shown_videos(page)
+    wanted = fetch(url, "/recommend/videos", {"user_id": stored_user, "k": 10})
+    assert before == [item["video_id"] for item in wanted["items"]]
+    assert "because of" in find(page, "#view-recommend").text
+    press(page, f"Like: title of {before[4]}")
+    other_videos(page, before)
+    videos = fetch(url, f"/users/{stored_user}/history")["videos"]
+    assert (videos[-1]["video_id"], videos[-1]["type"]) == (before[4], "video_like")
+    assert stored_user in fetch(url, "/users")["user_ids"]
+
+
+def test_an_open_video_shows_its_comments_in_both_orders(
+    page: Chrome, url: str, stored_user: str
+) -> None:
+    show_user(page, stored_user)
+    video = shown_videos(page)[0]
+    press(page, f"Comments under: title of {video}")
+    wait_for(page, "return document.querySelectorAll('#own > li').length")
+    body = {"user_id": stored_user, "video_id": video, "k": 50}
+    own = fetch(url, "/recommend/comments", body)["items"]
+    popular = fetch(url, "/recommend/comments", {"history": {}, **body, "user_id": None})["items"]
+    for name, items in (("own", own), ("popular", popular)):
+        texts = [entry.text for entry in page.find_elements(By.CSS_SELECTOR, f"#{name} > li")]
+        assert [item["text"] in text for item, text in zip(items, texts, strict=True)]
+    press(page, f"Like: {own[-1]['text']}")
+    wait_for(
+        page,
+        "return document.querySelector('#history li.comment').textContent.includes(arguments[0])",
+        own[-1]["text"],
+    )
+    comments = fetch(url, f"/users/{stored_user}/history")["comments"]
+    assert comments[-1]["comment_id"] == own[-1]["comment_id"]
+
+
+def test_everything_can_be_done_with_the_keyboard(page: Chrome, stored_user: str) -> None:
+    def active(property_name: str) -> str:
+        return str(page.execute_script(f"return document.activeElement.{property_name}"))
+
+    def tab_until(property_name: str, value: str) -> None:
+        for _ in range(60):
+            ActionChains(page).send_keys(Keys.TAB).perform()
+            if active(property_name).startswith(value):
+                return
+        raise AssertionError(f"Tab never reaches {value}")
+
+    tab_until("textContent", "Skip to content")
+    tab_until("id", "user")
+    ActionChains(page).send_keys(stored_user, Keys.ENTER).perform()
+    wait_for(
+        page, "return document.querySelector('#videos-title').textContent.startsWith('Videos for')"
+    )
+    before = shown_videos(page)
+    tab_until("dataset.focus", f"video_like {before[0]}")
+    ActionChains(page).send_keys(Keys.SPACE).perform()
+    after = other_videos(page, before)
+    assert after[0] in active("dataset.focus")  # the card is gone: the focus is at its successor
+    ActionChains(page).send_keys(*[Keys.TAB] * 3, Keys.ENTER).perform()
+    wait_for(page, "return document.activeElement.id === 'comments-title'")
+
+
+def test_filters_and_diversity_narrow_the_answer(page: Chrome, url: str) -> None:
+    before = shown_videos(page)
+    press(page, "k1: allowed")
+    only = other_videos(page, before)
+    assert all(int(video[1:]) % 4 == 1 for video in only)
+    press(page, "k1: only")
+    never = other_videos(page, only)
+    assert not any(int(video[1:]) % 4 == 1 and int(video[1:]) % 10 for video in never)
+    find(page, "#wishes [type=reset]").click()
+    assert other_videos(page, never) == before
+    field = find(page, "[name=max_per_category]")
+    field.send_keys("1", Keys.TAB)
+    capped = other_videos(page, before)
+    query = "&".join(f"id={video}" for video in capped)
+    categories = [video["category"] for video in fetch(url, f"/videos?{query}")["videos"]]
+    named = [category for category in categories if category is not None]
+    assert len(set(named)) == len(named)
+
+
+def test_each_request_is_there_as_curl(page: Chrome) -> None:
+    press(page, "Like: title of v46")
+    wait_for(page, "return document.querySelector('#videos-note').textContent.includes('model')")
+    shown = shown_videos(page)
+    commands = [
+        str(each.get_attribute("textContent"))
+        for each in page.find_elements(By.CSS_SELECTOR, "#requests .curl")
+    ]
+    command = next(each for each in commands if "/recommend/videos" in each)
+    assert '"history"' in command
+    program, silent, target, flag, header, data, body = shlex.split(
+        command.replace("\\\n", "")  # which the shell reads as nothing
+    )
+    assert (program, silent, flag, data) == ("curl", "-s", "-H", "-d")
+    request = Request(target, body.encode(), dict([header.split(": ")]))
+    with urlopen(request) as answer:
+        assert [item["video_id"] for item in json.load(answer)["items"]] == shown
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["recommend", "compare", "admin"])
+def test_texts_can_be_read_in_light_and_dark(
+    page: Chrome, url: str, scheme: str, view: str
+) -> None:
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        open_page(page, f"{url}/#{view}")
+        found = page.execute_script(f"{CONTRAST}; return inspect()")
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert found["darkPage"] == (scheme == "dark")
+    assert found["checked"] > 20
+    assert found["faint"] == []
+    assert found["nameless"] == []
+
+
+def test_models_are_activated_and_rolled_back(page: Chrome, url: str) -> None:
+    find(page, 'nav [href="#admin"]').click()
+    wait_for(page, "return document.querySelectorAll('#models tr').length === 2")
+    press(page, f"Activate {TINY_VERSIONS[1]}")
+    says = "return document.querySelector('#health').textContent === arguments[0]"
+    wait_for(page, says, TINY_VERSIONS[1])
+    assert fetch(url, "/admin/models")["current"] == TINY_VERSIONS[1]
+    find(page, "#rollback").click()
+    wait_for(page, says, TINY_VERSIONS[0])
+
+
+def test_a_name_never_becomes_markup(page: Chrome, url: str) -> None:
+    show_user(page, "<img src=x onerror=alert(1)>")
+    assert not page.find_elements(By.TAG_NAME, "img")
+
+
+def test_no_other_script_runs_and_nothing_is_sent_elsewhere(chromium: Chrome, url: str) -> None:
+    open_page(chromium, url)
+    refused = chromium.execute_async_script("""
+        const done = arguments[0], refused = [];
+        document.addEventListener("securitypolicyviolation", (event) => {
+          refused.push(event.effectiveDirective);
+          if (refused.length === 3) done(refused.sort());
+        });
+        const script = document.createElement("script");
+        script.textContent = "window.injected = true";
+        document.body.append(script);
+        const image = document.createElement("img");
+        image.src = "http://127.0.0.1:9/x.png";
+        document.body.append(image);
+        fetch("http://127.0.0.1:9/").catch(() => {});
+    """)
+    assert refused == ["connect-src", "img-src", "script-src-elem"]
+    assert chromium.execute_script("return window.injected") is None
+    assert len(chromium.get_log("browser")) >= 3  # each refusal is told; the page itself tells none
