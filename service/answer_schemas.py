@@ -171,6 +171,7 @@ class ExportAnswer(Part):
     history: HistoryAnswer
     views: list[HistoryComment] = Field(description="Comment views: kept to know them again.")
     event_log: list[dict[str, object]] = Field(description="As they were sent, oldest first.")
+    exposures: list[dict[str, object]] = Field(description="What was shown, oldest first.")
     arms: dict[str, str] = Field(description="Kept in sticky experiments, by their names.")
 
 

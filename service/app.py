@@ -18,7 +18,10 @@ from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
 from service.experiments.definition_changes import DefinitionChanges
 from service.experiments.definition_store import DefinitionStore
+from service.experiments.guardrail_watch import GuardrailWatch
 from service.experiments.known_experiments import KnownExperiments
+from service.experiments.shadow_work import ShadowWork
+from service.exposure_log import ExposureLog
 from service.history_store import HistoryStore
 from service.metrics import Metrics
 from service.popularity_follower import PopularityFollower
@@ -169,10 +172,21 @@ async def _open_models(
 async def _open_experiments(
     app: FastAPI, url: str, settings: Settings, stack: contextlib.AsyncExitStack
 ) -> None:
-    """Follow the experiments; without the store we start with none."""
+    """Follow the experiments and log exposures; without the store we start with none."""
+    metrics: Metrics = app.state.metrics
     timeout_s = settings.store_write_timeout_ms / 1000
     redis = connect_store(url, timeout_s=timeout_s, max_connections=_EXPERIMENT_CONNECTIONS)
     stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    exposures = ExposureLog(
+        redis,
+        timeout_s=timeout_s,
+        max_entries=settings.exposure_log_max_entries,
+        on_outcome=metrics.record_exposures,
+    )
+    stack.push_async_callback(exposures.close)
+    stack.callback(asyncio.create_task(exposures.follow()).cancel)
+    shadow_work = ShadowWork(metrics.record_shadow)
+    stack.push_async_callback(shadow_work.close)
     store = DefinitionStore(redis, timeout_s=timeout_s)
     known = KnownExperiments(store, app.state.models)
     stack.push_async_callback(known.close)
@@ -182,8 +196,12 @@ async def _open_experiments(
     except HistoryStoreError as error:
         logger.warning("starting without experiments", reason=str(error))
     stack.callback(asyncio.create_task(known.follow(settings.experiments_refresh_s)).cancel)
+    changes = DefinitionChanges(store, known, app.state.models)
     app.state.experiments = known
-    app.state.experiment_changes = DefinitionChanges(store, known, app.state.models)
+    app.state.experiment_changes = changes
+    app.state.guardrails = GuardrailWatch(known, changes.stop)
+    app.state.exposures = exposures
+    app.state.shadow_work = shadow_work
 
 
 async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> None:

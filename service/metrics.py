@@ -68,6 +68,12 @@ class Metrics:
             "model_refusals", "Times that the registry's current bundle could not be used."
         )
         self.events = self._counter("events", "Events received.", "outcome")
+        self._exposures = self._counter(
+            "exposures", "Answers for the log of exposures: written, or dropped.", "outcome"
+        )
+        self._shadows = self._counter(
+            "shadow_answers", "Answers of shadow arms: done, failed or dropped.", "outcome"
+        )
         self._stage_seconds = self._histogram(
             "stage_duration_seconds",
             "Time that a recommendation spends in a stage.",
@@ -114,6 +120,14 @@ class Metrics:
         self._history_events.labels("used").inc(sum(answer.history_used))
         self._history_events.labels("ignored").inc(answer.ignored)
         self._batch_size.observe(answer.batch_size)
+
+    def record_exposures(self, outcome: str, count: int) -> None:
+        """Count answers that were written to the log of exposures, or dropped."""
+        self._exposures.labels(outcome).inc(count)
+
+    def record_shadow(self, outcome: str) -> None:
+        """Count one answer of a shadow arm: `done`, `failed` or `dropped`."""
+        self._shadows.labels(outcome).inc()
 
     def record_state(self, model: ModelState | None, *, store_is_failing: bool) -> None:
         """Note what this process is like now; to be repeated, as others read it from a file."""

@@ -112,6 +112,10 @@ class Settings(BaseSettings):
         default=1_000_000, ge=1, description="Events kept in the log, the newest."
     )
 
+    exposure_log_max_entries: int = Field(
+        default=200_000, ge=1, description="Answers kept in the log of exposures, the newest."
+    )
+
     max_body_bytes: int = Field(default=1_048_576, ge=1, description="Largest request body.")
     max_k: int = Field(default=500, ge=1, description="Most items one request may ask for.")
     max_batch_requests: int = Field(default=256, ge=1, description="Requests in one batch.")

@@ -7,6 +7,7 @@ from opentelemetry.trace import Tracer
 
 from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer, UsersAnswer
 from service.event_log import Event
+from service.exposure_log import ExposureLog
 from service.history_store import AppendResult, HistoryStore
 from service.history_value import StoredEvent
 from service.metrics import Metrics
@@ -69,6 +70,7 @@ async def export_user(request: Request, user_id: Identifier) -> Response:
     """All that is stored about a user."""
     store: HistoryStore = request.app.state.store
     stored = await store.export_user(user_id)
+    exposures: ExposureLog = request.app.state.exposures
     return _json(
         {
             "user_id": user_id,
@@ -76,15 +78,18 @@ async def export_user(request: Request, user_id: Identifier) -> Response:
             "views": [_entry("comment_id", event) for event in stored.views],
             "event_log": stored.logged,
             "arms": stored.arms,
+            "exposures": await exposures.fetch_user(user_id),
         }
     )
 
 
 @router.delete("/users/{user_id:path}", tags=["users"], status_code=204)
 async def erase_user(request: Request, user_id: Identifier) -> Response:
-    """Erase a user's history and log entries. Once answered, nothing of them is left."""
+    """Erase a user's history, arms and log entries. Once answered, nothing of them is left."""
     store: HistoryStore = request.app.state.store
+    exposures: ExposureLog = request.app.state.exposures
     await store.erase_user(user_id)
+    await exposures.erase_user(user_id)
     return Response(status_code=204)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from starlette.testclient import TestClient
@@ -45,9 +46,10 @@ def recommend(client: TestClient, unit: str | None, **fields: Any) -> Any:
 
 def units_of(client: TestClient, name: str, arm: str, count: int = 3) -> list[str]:
     """Some units that are in an arm."""
-    found = [unit for unit in map(str, range(400)) if assignments(client, unit)[name][0] == arm]
-    assert len(found) >= count
-    return found[:count]
+    units = (unit for unit in map(str, range(400)) if assignments(client, unit)[name][0] == arm)
+    found = list(islice(units, count))
+    assert len(found) == count
+    return found
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

@@ -1,0 +1,81 @@
+"""Turns answers into entries of the exposure log."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from service.engine.queries import Answer, RankedComment, RankedVideo
+from service.experiments.assignment import Assignment
+from service.exposure_log import ExposedTo, Exposure
+from service.routes.recommendation_queries import RecommendBody
+from service.schemas import CommentsBody
+
+
+def build_exposure(
+    kind: str,
+    content: Mapping[str, Any],
+    answer: Answer,
+    body: RecommendBody,
+    exposed: Sequence[Assignment],
+) -> Exposure:
+    """Describe an answer.
+
+    Args:
+        kind: `videos`, `comments` or `feed`.
+        content: What is answered.
+        answer: The engine's.
+        body: What was asked.
+        exposed: The running experiments that the unit is in.
+    """
+    video_ids, comment_ids = _shown(answer)
+    return Exposure(
+        recommendation_id=content["recommendation_id"],
+        timestamp=time.time_ns() // 1_000_000,
+        endpoint=kind,
+        model_version=answer.model_version,
+        source=answer.source,
+        k=body.k,
+        latency_ms=content["timings_ms"]["total"],
+        user_id=body.user_id,
+        unit_id=body.unit_id,
+        experiments=tuple(ExposedTo(one.experiment, str(one.arm), one.reason) for one in exposed),
+        video_ids=video_ids,
+        comment_ids=comment_ids,
+        scores=tuple(item.score for item in answer.items),
+        on_video=body.video_id if isinstance(body, CommentsBody) else None,
+        history_used=answer.history_used,
+        degraded=tuple(content["degraded"]),
+    )
+
+
+def build_shadow_exposure(
+    shown: Exposure, answer: Answer, exposed_to: ExposedTo, latency_ms: float
+) -> Exposure:
+    """Describe what a shadow arm would have answered where something else was shown."""
+    video_ids, comment_ids = _shown(answer)
+    return msgspec.structs.replace(
+        shown,
+        model_version=answer.model_version,
+        source=answer.source,
+        latency_ms=round(latency_ms, 3),
+        experiments=(exposed_to,),
+        video_ids=video_ids,
+        comment_ids=comment_ids,
+        scores=tuple(item.score for item in answer.items),
+        history_used=answer.history_used,
+        degraded=answer.degraded,
+        is_shadow=True,
+    )
+
+
+def _shown(answer: Answer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The videos and the comments of an answer, in the order they are shown in."""
+    videos = [item for item in answer.items if isinstance(item, RankedVideo)]
+    comments = [item for item in answer.items if isinstance(item, RankedComment)]
+    comments += [comment for video in videos for comment in video.comments or ()]
+    return (
+        tuple(video.video_id for video in videos),
+        tuple(comment.comment_id for comment in comments),
+    )
