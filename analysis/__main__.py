@@ -15,7 +15,7 @@ from lsvcr.errors import LsvcrError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with an error on stderr."""
-    args = _parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     try:
         args.run(args)
     except LsvcrError as error:
@@ -57,7 +57,8 @@ def _power(args: argparse.Namespace) -> None:
         print(f"lift {need.lift:+.2%}: {need.units:,} units in both arms together{days}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

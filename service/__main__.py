@@ -17,13 +17,19 @@ from service.app import create_app
 from service.embedded_store import EmbeddedStore
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER
+from service.self_check import run_check
 from service.settings import EMBEDDED, LOOPBACK, Settings, read_settings
+
+CHECK = "--check"
 
 logger = structlog.get_logger(__name__)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status, 2 where the settings are at fault."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if CHECK in arguments:
+        return run_check([argument for argument in arguments if argument != CHECK])
     try:
         settings = read_settings(arguments)
         configure_logging(settings.log_level)
@@ -84,4 +90,4 @@ def _warn_without_keys(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,12 +1,13 @@
 """Everything an operator may change. Read once, when the service starts."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from lsvcr.errors import LsvcrError
 
@@ -20,7 +21,10 @@ class SettingsError(LsvcrError):
 
 
 class Settings(BaseSettings):
-    """Each setting is an environment variable `LSVCR_NAME` or a flag `--name`; the flag wins."""
+    """Each setting is an environment variable `LSVCR_NAME` or a flag `--name`; the flag wins.
+
+    With `--check` the service doesn't start: it prints what is installed and what is missing.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -176,6 +180,23 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     except ValidationError as error:
         wrong = (f"{_flag(problem['loc'])}: {problem['msg']}" for problem in error.errors())
         raise SettingsError("; ".join(wrong)) from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line, for shell completion."""
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+        Settings, cli_kebab_case=True, cli_hide_none_type=True
+    )
+    parser: argparse.ArgumentParser = source.root_parser
+    parser.prog = "lsvcr-service"
+    return parser
+
+
+def is_named(name: str, arguments: Sequence[str]) -> bool:
+    """Whether somebody chose a setting, by flag or environment."""
+    flag = _flag((name,))
+    by_flag = any(one == flag or one.startswith(f"{flag}=") for one in arguments)
+    return by_flag or bool(os.environ.get(f"{PREFIX}{name.upper()}"))
 
 
 def _flag(location: tuple[int | str, ...]) -> str:

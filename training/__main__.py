@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Read when torch is imported. Threads that spin while they wait stand still as soon as another
     # program wants a core: an epoch of the demo world then took over 50 s instead of 12.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    args = _parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     try:
         return int(args.run(args) or 0)
     except LsvcrError as error:
@@ -140,7 +140,8 @@ def run_reproduce(args: argparse.Namespace) -> None:
     print(f"{table}\n\nwritten to {out}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m training",
         description="From a dataset folder to a trained and evaluated recommender.",
@@ -199,7 +200,7 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
 def _add_reproduce(command: argparse.ArgumentParser) -> None:
     """Add what a table needs; its rows' settings are data, in `training/quality_tables.py`."""
     add = command.add_argument
-    add("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    add("table", choices=[*TABLES], metavar="TABLE", help=", ".join(TABLES))
     add("--data", type=Path, required=True, metavar="DIR", help="dataset folder")
     add("--runs", type=Path, required=True, metavar="DIR", help="where the run folders lie")
     add("--text-vectors", type=Path, metavar="DIR", help="default: text_vectors/ beside --runs")
@@ -226,7 +227,7 @@ def _add_start(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="dataset folder")
     add("--out", type=Path, required=True, metavar="RUN", help="run folder to make or go on with")
-    add("--preset", choices=PRESETS, default="small", help="default: %(default)s")
+    add("--preset", choices=[*PRESETS], default="small", help="default: %(default)s")
     add(
         "--set",
         action="append",

@@ -65,7 +65,7 @@ def _add_import(commands: "Subparsers") -> None:
         description="Convert a data set to a checked dataset folder of Parquet files. The source "
         "`folder` is a dataset folder of your own, as CSV, CSV.gz or Parquet.",
     )
-    importer.add_argument("source", choices=IMPORTERS, help="what the data set is")
+    importer.add_argument("source", choices=[*IMPORTERS], help="what the data set is")
     importer.add_argument("path", type=Path, help="the folder it lies in")
     importer.add_argument(
         "--skip-bad-rows",
