@@ -1,11 +1,15 @@
-"""`python -m analysis report|power`: what an experiment found, or what one would take."""
+"""`python -m analysis export|report|power`: the logs, what they say, what an experiment takes."""
 
 import argparse
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+from redis import Redis
+
 from analysis.definition import Definition, Plan, load_json
+from analysis.log_export import export_log
 from analysis.page import build_page
 from analysis.power import units_needed
 from analysis.report import build_report
@@ -22,6 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    with Redis.from_url(args.redis, socket_timeout=60, protocol=2) as redis:
+        done = export_log(redis, args.out, since_ms=args.since, base=args.base)
+    for table, rows in done.added.items():
+        print(f"{table}: {rows:,} new rows")
+    if done.left_out:
+        print(f"left out: {done.left_out:,} events on items that {args.out} doesn't know")
+    if done.lost:
+        print(
+            f"warning: the store had dropped {done.lost:,} entries before they were read: export "
+            "more often, or raise its limits",
+            file=sys.stderr,
+        )
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -62,6 +81,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    export = commands.add_parser("export", help="add what is new in the service's logs to tables")
+    export.add_argument(
+        "--redis",
+        default=os.environ.get("LSVCR_REDIS"),
+        required="LSVCR_REDIS" not in os.environ,
+        metavar="URL",
+        help="the service's store; default: the variable LSVCR_REDIS",
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of tables")
+    export.add_argument(
+        "--since",
+        type=_moment_ms,
+        default=0,
+        help="day or time (UTC) that a new folder begins with",
+    )
+    export.add_argument(
+        "--base", type=Path, metavar="DIR", help="dataset folder that a new folder begins with"
+    )
+    export.set_defaults(run=_export)
+
     report = commands.add_parser("report", help="compare the arms of an experiment")
     report.add_argument(
         "--exposures", type=Path, required=True, metavar="DIR", help="folder of exported tables"
@@ -87,6 +126,14 @@ def build_parser() -> argparse.ArgumentParser:
     power.add_argument("--units-per-day", type=_positive, help="new units a day: tells the days")
     power.set_defaults(run=_power)
     return parser
+
+
+def _moment_ms(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no time, such as 2026-11-25T12:00") from error
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
 
 
 def _positive(text: str) -> float:

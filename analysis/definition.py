@@ -56,7 +56,6 @@ class Definition(BaseModel):
 
     Attributes:
         arms: Those of weight 0 (shadows, arms that are only forced) are in no comparison.
-        forced: Arms by user. Nobody drew lots for these users: they are left out.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +63,6 @@ class Definition(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     arms: tuple[Arm, ...]
     control: str
-    forced: dict[str, str] = Field(default_factory=dict)
     primary_metric: str = OUTCOMES[0].name
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ EXPOSURES: Columns = {
     "timestamp": pl.Int64,
     "experiment": pl.String,
     "arm": pl.String,
+    "reason": pl.String,
     "model_version": pl.String,
     "endpoint": pl.String,
     "video_ids": pl.List(pl.String),
@@ -24,7 +25,7 @@ EXPOSURES: Columns = {
     "latency_ms": pl.Float64,
     "degraded": pl.List(pl.String),
 }
-"""Columns of `exposures.parquet`, one row per answer."""
+"""Columns of `exposures.parquet`: a row for each answer and experiment that it was in."""
 
 EVENTS: Columns = {
     "user_id": pl.String,
@@ -36,7 +37,7 @@ EVENTS: Columns = {
 """Columns of `video_events.parquet` and `comment_events.parquet` that are read."""
 
 NEVER_NULL = {
-    "exposures": ("recommendation_id", "timestamp", "experiment", "arm", "latency_ms"),
+    "exposures": ("recommendation_id", "timestamp", "latency_ms"),
     "events": ("user_id", "timestamp", "type"),
 }
 
@@ -81,11 +82,11 @@ def check_tables(
     Raises:
         DataError: If an arm isn't in the definition, or there are no exposures, or one of nobody.
     """
-    forced = list(definition.forced)
     exposures = (
-        exposures.filter(pl.col("experiment") == definition.name)
+        exposures.filter(
+            pl.col("experiment") == definition.name, pl.col("reason").ne_missing("forced")
+        )
         .with_columns(unit_id=pl.coalesce("unit_id", "user_id"))
-        .filter(~pl.any_horizontal(pl.col("unit_id", "user_id").is_in(forced).fill_null(False)))
         .sort("timestamp", "recommendation_id")
         .unique("recommendation_id", keep="first", maintain_order=True)
     )
@@ -96,7 +97,7 @@ def check_tables(
         which = nobody["recommendation_id"][0]
         raise DataError(f"{path}: recommendation {which!r} has neither unit_id nor user_id")
     known = list(definition.weights)
-    strange = exposures.filter(~pl.col("arm").is_in(known))
+    strange = exposures.filter(~pl.col("arm").is_in(known).fill_null(False))
     if len(strange):
         raise DataError(f"{path}: column arm: {strange['arm'][0]!r} is none of {known}")
     return Tables(exposures, events)

@@ -33,10 +33,15 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class ArmWish:
-    """An arm that a request asks for by header, and the experiment where it says that, too."""
+    """An arm that a request asks for by header, and the experiment where it says that, too.
+
+    Attributes:
+        reason: `header` where a gateway drew the arm, `forced` where an admin wants to see it.
+    """
 
     arm: str
     experiment: str | None = None
+    reason: Literal["header", "forced"] = "header"
 
 
 def assign(
@@ -44,16 +49,16 @@ def assign(
     unit: str,
     sticky_arm: str | None = None,
     *,
-    wished_arm: str | None = None,
+    wish: ArmWish | None = None,
 ) -> Assignment:
     """Find a unit's arm in one experiment.
 
     Args:
         sticky_arm: What the unit had before, where the experiment is sticky.
-        wished_arm: What a gateway or an admin asks for; stands above all but a stop.
+        wish: What a gateway or an admin asks for; stands above all but a stop.
     """
     bucket = bucket_of(experiment.seed or experiment.name, unit)
-    arm, reason = _choose(experiment, unit, bucket, sticky_arm, wished_arm)
+    arm, reason = _choose(experiment, unit, bucket, sticky_arm, wish)
     return Assignment(experiment.name, arm, bucket, reason)
 
 
@@ -77,7 +82,7 @@ def assign_all(
             experiment,
             unit,
             (sticky or {}).get(experiment.name),
-            wished_arm=wish.arm if wish is not None and experiment is wished else None,
+            wish=wish if experiment is wished else None,
         )
         if experiment.layer is not None and experiment.status == "running":
             if assignment.arm is not None and experiment.layer in taken:
@@ -105,14 +110,14 @@ def _choose(
     unit: str,
     bucket: float,
     sticky_arm: str | None,
-    wished_arm: str | None,
+    wish: ArmWish | None,
 ) -> tuple[str | None, Reason]:
     if experiment.status == "draft":
         return None, "draft"
     if experiment.status == "stopped":
         return experiment.control, "stopped"
-    if wished_arm is not None:
-        return wished_arm, "header"
+    if wish is not None:
+        return wish.arm, wish.reason
     if (forced := experiment.forced.get(unit)) is not None:
         return forced, "forced"
     if experiment.include.user_ids and unit not in experiment.include.user_ids:

@@ -1,5 +1,7 @@
 """Which arms one request is answered by."""
 
+from typing import Literal
+
 from fastapi import Request
 
 from service.auth import ANYBODY, Caller
@@ -42,7 +44,8 @@ def _read_wish(request: Request, known: KnownExperiments) -> ArmWish | None:
     is_trusted: bool = request.app.state.trusts_arm_header
     if not (caller.is_admin or is_trusted):
         raise ForbiddenError("X-Arm needs a key of the role admin")
-    wish = ArmWish(arm, request.headers.get("x-experiment"))
+    reason: Literal["header", "forced"] = "header" if is_trusted else "forced"
+    wish = ArmWish(arm, request.headers.get("x-experiment"), reason)
     # A gateway may learn later that an experiment is gone: its users are answered all the same.
     if not is_trusted and find_wished(known.serving.values(), wish) is None:
         raise InvalidRequestError([(("header", "X-Arm"), "No experiment has such an arm")])

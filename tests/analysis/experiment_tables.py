@@ -27,6 +27,7 @@ def exposure(number: str, user: str | None, arm: str, **changes: Any) -> dict[st
         "timestamp": START_MS,
         "experiment": "x",
         "arm": arm,
+        "reason": "bucket",
         "model_version": f"model-{arm}",
         "endpoint": "videos",
         "video_ids": ["v1", "v2"],

@@ -82,11 +82,14 @@ def test_winsorising_cuts_at_a_quantile_of_all_units() -> None:
     ]  # fmt: skip
 
 
-def test_users_with_a_forced_arm_are_left_out() -> None:
-    definition = definition_of(forced={"w": "b"})
-    exposures = [exposure("r1", "u", "a"), exposure("r2", "w", "b")]
-    exposures.append(exposure("r3", "w", "b", unit_id="phone"))
-    assert tables_of(exposures, [], definition).exposures["unit_id"].to_list() == ["u"]
+def test_answers_by_a_forced_arm_and_those_in_no_experiment_are_left_out() -> None:
+    exposures = [
+        exposure("r1", "u", "a"),
+        exposure("r2", "w", "b", reason="forced"),
+        exposure("r3", "v", "b", unit_id="phone", reason="forced"),
+        {**exposure("r4", "v", "b", reason=None), "experiment": None, "arm": None},
+    ]
+    assert tables_of(exposures, []).exposures["unit_id"].to_list() == ["u"]
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

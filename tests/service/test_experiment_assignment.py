@@ -137,7 +137,7 @@ def test_a_wish_stands_above_all_but_a_stop_and_concerns_one_experiment() -> Non
     stopped = experiment(name="x", status="stopped")
     assert find_wished([stopped, second], ArmWish("b")) is second
     assert find_wished([stopped], ArmWish("c")) is None
-    assert assign(stopped, "u", wished_arm="b").arm == "a"
+    assert assign(stopped, "u", wish=ArmWish("b")).arm == "a"
 
 
 ARM = {"name": "a", "weight": 1.0}
