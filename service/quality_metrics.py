@@ -5,7 +5,6 @@ Ratios are for whoever asks: counters of shown items and of what came of them, b
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -84,10 +83,15 @@ class QualityMetrics:
         if answer.source == "model" and answer.items:
             self._top_score.labels(kind).observe(answer.items[0].score)
 
-    def record_feedback(self, events: Iterable[Event], *, arm: str = NO_ARM) -> None:
-        """Count what came of recommendations."""
+    def record_feedback(self, events: Iterable[Event], arm_of: Callable[[str], str]) -> None:
+        """Count what came of recommendations.
+
+        Args:
+            arm_of: A user's arm, as in `record_answer`.
+        """
         for event in events:
             if event.recommendation_id is not None:
+                arm = arm_of(event.user_id)
                 self._feedback.labels(event.type, arm).inc()
                 if event.watch_time_ms is not None:
                     kind = event.type.partition("_")[0]
@@ -116,7 +120,7 @@ class DistinctCount:
 
     def add(self, text: str) -> None:
         """Count a string once, however often it comes."""
-        place = zlib.crc32(text.encode()) % self._BITS
+        place = hash(text) % self._BITS
         self._bits[place >> 3] |= 1 << (place & 7)
 
     def estimate(self) -> float:

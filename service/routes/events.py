@@ -1,5 +1,6 @@
 """Events in; users' histories out, exported and erased."""
 
+from functools import partial
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request, Response
@@ -7,10 +8,12 @@ from opentelemetry.trace import Tracer
 
 from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer, UsersAnswer
 from service.event_log import Event
+from service.experiments.known_experiments import KnownExperiments
 from service.exposure_log import ExposureLog
 from service.history_store import AppendResult, HistoryStore
 from service.history_value import StoredEvent
 from service.metrics import Metrics
+from service.quality_metrics import NO_ARM
 from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import encode_json
@@ -38,7 +41,8 @@ async def append_events(request: Request, body: EventsBody) -> Response:
     metrics.events.labels("accepted").inc(result.accepted)
     metrics.events.labels("duplicate").inc(result.duplicates)
     metrics.events.labels("rejected").inc(len(rejected))
-    request.app.state.quality.record_feedback(events)
+    arm_of = partial(_arm_of, request.app.state.experiments)
+    request.app.state.quality.record_feedback(events, arm_of)
     return _json(
         {"accepted": result.accepted, "duplicates": result.duplicates, "rejected": rejected}
     )
@@ -91,6 +95,12 @@ async def erase_user(request: Request, user_id: Identifier) -> Response:
     await store.erase_user(user_id)
     await exposures.erase_user(user_id)
     return Response(status_code=204)
+
+
+def _arm_of(experiments: KnownExperiments, user_id: str) -> str:
+    """As a recommendation would be counted, where the user is the unit and no arm was forced."""
+    label = experiments.decide(user_id, {}).label
+    return NO_ARM if label is None else "/".join(label)
 
 
 def _event(body: EventBody) -> Event:
