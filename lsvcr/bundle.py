@@ -18,6 +18,7 @@ agree.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from pydantic import (
     field_validator,
 )
 
-from lsvcr.catalogue import Catalogue, load_array
+from lsvcr.catalogue import Catalogue, dtype_of, load_array
 from lsvcr.errors import BundleError
 from lsvcr.history import HistoryBatch
 from lsvcr.popularity import PriorNetwork
@@ -53,10 +54,15 @@ TABLES = (
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden output's component (unit vectors): covers fp16 and TF32."""
+VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
+"""A version names a folder of the registry, and nothing else."""
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_COMPONENT = 1e4
+"""Largest number in a vector that scores are computed from: the sums stay numbers."""
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class FileEntry(_Frozen):
@@ -83,7 +89,7 @@ class PriorEntry(_Frozen):
 
     half_lives_days: tuple[PositiveFloat, ...] = Field(min_length=1)
     network: PriorNetwork
-    seed_hour: int = Field(ge=0)
+    seed_hour: int = Field(ge=0, le=100_000_000)
 
 
 class ProfileEntry(_Frozen):
@@ -126,11 +132,11 @@ class Manifest(_Frozen):
     """
 
     format: Literal[1]
-    version: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$")
+    version: str = Field(pattern=VERSION_PATTERN)
     created_at: str
-    width: int = Field(ge=1)
-    max_history: int = Field(ge=1)
-    comments_per_event: int = Field(ge=1)
+    width: int = Field(ge=1, le=65_536)
+    max_history: int = Field(ge=1, le=100_000)
+    comments_per_event: int = Field(ge=1, le=10_000)
     temperature: float = Field(gt=0)
     query_norm: float = Field(gt=0)
     score_parts: tuple[str, ...]
@@ -200,17 +206,28 @@ class Golden:
 
     def save(self, folder: Path) -> None:
         """Write as `.npy` files into an existing folder."""
-        for name, array in {**self.history.arrays(), **self._outputs()}.items():
+        for name, array in {**self.history.arrays(), **self.outputs()}.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; raises BundleError where that fails."""
-        history = [load_array(folder / f"{name}.npy") for name in _HISTORY_NAMES]
-        outputs = [load_array(folder / f"{name}.npy") for name in _GOLDEN_OUTPUTS]
+        history = [
+            load_array(folder / f"{name}.npy", np.int32, dimensions=3 if name == "comment" else 2)
+            for name in _HISTORY_NAMES
+        ]
+        outputs = [
+            load_array(
+                folder / f"{name}.npy",
+                dtype_of(cls.__annotations__[name]),
+                dimensions=len(name.rsplit("_", 1)[1]),
+            )
+            for name in _GOLDEN_OUTPUTS
+        ]
         return cls(HistoryBatch(*history), *outputs)
 
-    def _outputs(self) -> dict[str, NDArray[Any]]:
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        """What the graphs must answer, by file name."""
         return {name: getattr(self, name) for name in _GOLDEN_OUTPUTS}
 
 
@@ -255,7 +272,16 @@ class PopularVideos:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Memory-map what `save` wrote; raises BundleError where that fails."""
-        return cls(*(load_array(folder / f"{name}.npy") for name in cls.__annotations__))
+        return cls(
+            *(
+                load_array(
+                    folder / f"{name}.npy",
+                    dtype_of(kind),
+                    dimensions=2 if name == "decayed_count_HV" else 1,
+                )
+                for name, kind in cls.__annotations__.items()
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -290,13 +316,18 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
     manifest = load_manifest(folder)
     check_files(folder, manifest, verify_checksums=verify_checksums)
     catalogue = Catalogue.load(folder / "catalogue")
-    tables = {name: load_array(folder / "tables" / f"{name}.npy") for name in TABLES}
+    tables = {
+        name: load_array(folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
+        for name in TABLES
+    }
     bundle = Bundle(
         folder=folder,
         manifest=manifest,
         catalogue=catalogue,
         tables=tables,
-        comment_profile_CF=load_array(folder / PROFILE_TABLE) if manifest.profile else None,
+        comment_profile_CF=load_array(folder / PROFILE_TABLE, np.float16, np.float32, dimensions=2)
+        if manifest.profile
+        else None,
         popular=PopularVideos.load(folder / "popular"),
         golden=Golden.load(folder / "golden"),
     )
@@ -307,21 +338,44 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
 def load_manifest(folder: Path) -> Manifest:
     """Read and validate `manifest.json`; raises BundleError where that fails."""
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
-        fields = json.loads(text)
-        if isinstance(fields, dict) and fields.get("format") != FORMAT:
+        text = _read_manifest(folder / MANIFEST)
+        fields = json.loads(
+            text, object_pairs_hook=_refuse_repeated, parse_constant=_refuse_constant
+        )
+        if isinstance(fields, dict) and str(fields.get("format")) != str(FORMAT):
             raise BundleError(
-                f"{MANIFEST}: format {fields.get('format')!r}; this version reads {FORMAT}"
+                f"{MANIFEST}: format {fields.get('format')!r}; this version reads {FORMAT}"[:200]
             )
-        return Manifest.model_validate(fields)
+        return Manifest.model_validate_json(text)
     except OSError as error:
         raise BundleError(f"{MANIFEST} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{MANIFEST}: {where}: {first['msg']}") from error
+        raise BundleError(f"{MANIFEST}: {where}: {first['msg']}"[:500]) from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST} is not valid JSON: {error}") from error
+        raise BundleError(f"{MANIFEST} is not valid JSON: {error}"[:500]) from error
+
+
+def _read_manifest(path: Path) -> bytes:
+    """Read a plain file of a size that a manifest may have."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{MANIFEST} is a link or no file")
+    if status.st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} has {status.st_size} bytes; {MAX_MANIFEST_BYTES} at most")
+    return path.read_bytes()
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return fields
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def describe_files(folder: Path) -> dict[str, FileEntry]:
@@ -374,27 +428,28 @@ def _check_dimensions(bundle: Bundle) -> None:
         raise BundleError("the catalogue's size differs from the manifest's counts")
     for name, table in bundle.tables.items():
         expected = (rows[name[-2]], manifest.width)
-        if table.shape != expected or table.dtype != np.float32:
+        if table.shape != expected:
             raise BundleError(
                 f"tables/{name}.npy is {table.dtype}{table.shape}, not float32{expected}"
             )
-        if not np.isfinite(table.sum(dtype=np.float64)):
-            raise BundleError(f"tables/{name}.npy holds values that are not finite")
+        most = float(np.finfo(np.float32).max) if "input" in name else MAX_COMPONENT
+        if not _is_within(table, most):
+            raise BundleError(f"tables/{name}.npy holds values that are not finite, or huge")
     profile_CF = bundle.comment_profile_CF
     if profile_CF is not None and (
-        profile_CF.ndim != 2
-        or len(profile_CF) != rows["C"]
-        or profile_CF.dtype not in (np.float16, np.float32)
-        or not np.isfinite(profile_CF.sum(dtype=np.float64))
+        len(profile_CF) != rows["C"] or not _is_within(profile_CF, MAX_COMPONENT)
     ):
         raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue or is not finite")
+    _check_golden(bundle.golden, manifest, rows)
     popular = bundle.popular
     half_lives = len(manifest.prior.half_lives_days) if manifest.prior else 0
     if popular.decayed_count_HV.shape != (half_lives, rows["V"]):
         raise BundleError("popular/decayed_count_HV.npy does not fit prior and catalogue")
     if manifest.prior and len(manifest.prior.network.direct_H) != half_lives:
         raise BundleError("the prior has not one weight for each half-life")
-    if not (popular.decayed_count_HV >= 0).all():  # also refuses NaN
+    count_HV = popular.decayed_count_HV
+    least, most = count_HV.min(initial=0), count_HV.max(initial=0)
+    if not (least >= 0 and most < np.inf):  # also refuses NaN
         raise BundleError("popular/decayed_count_HV.npy holds values that are no counts")
     for name in ("overall_P", "by_category_Q"):
         rows_P = getattr(popular, name)
@@ -405,6 +460,39 @@ def _check_dimensions(bundle: Bundle) -> None:
         raise BundleError("popular/category_start.npy does not fit the catalogue's categories")
     if starts[0] != 0 or starts[-1] != len(popular.by_category_Q):
         raise BundleError("popular/category_start.npy does not span by_category_Q")
+
+
+def _is_within(array: NDArray[np.floating[Any]], most: float) -> bool:
+    """Whether no number is NaN or beyond a bound; without a copy of a large table."""
+    return float(array.max()) <= most and float(array.min()) >= -most
+
+
+def _check_golden(golden: Golden, manifest: Manifest, rows: dict[str, int]) -> None:
+    """Raise BundleError unless shapes and rows fit one another, the tables and the manifest."""
+    users, targets = golden.target_BT.shape
+    slots = golden.history.video_BI.shape[1]
+    states = golden.history.comment_video_BJ.shape[1]
+    expected = {
+        **dict.fromkeys(("video", "video_order", "video_cut"), (users, slots)),
+        **dict.fromkeys(("comment_video", "comment_last", "comment_cut"), (users, states)),
+        "comment": (users, states, manifest.comments_per_event),
+        "video_preference_BD": (users, manifest.width),
+        "comment_preference_BTD": (users, targets, manifest.width),
+        "top_video_BK": (users, golden.top_video_BK.shape[1]),
+    }
+    arrays = {**golden.history.arrays(), **golden.outputs()}
+    for name, shape in expected.items():
+        if arrays[name].shape != shape or 0 in shape:
+            raise BundleError(f"golden/{name}.npy has shape {arrays[name].shape}, not {shape}")
+    for name, table in (
+        ("video", "V"),
+        ("comment_video", "V"),
+        ("comment", "C"),
+        ("target_BT", "V"),
+        ("top_video_BK", "V"),
+    ):
+        if arrays[name].min() < 0 or arrays[name].max() >= rows[table]:
+            raise BundleError(f"golden/{name}.npy names items that do not exist")
 
 
 def _sha256(path: Path) -> str:

@@ -4,11 +4,14 @@ Row 0 is padding in both tables. Comments are sorted by the video they stand und
 popular first, so a video's comments are one slice and its popular comments the head of that slice.
 """
 
+import codecs
 import hashlib
+import math
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ from lsvcr.errors import BundleError
 
 NO_TIME = np.iinfo(np.int64).min
 """Stands for an unknown time in columns of Unix milliseconds."""
+_CHUNK_BYTES = 1 << 24
 
 
 def item_hash(identifier: str) -> int:
@@ -164,17 +168,21 @@ class Catalogue:
             BundleError: If a column is missing, misshapen or contradicts another.
         """
 
-        def column(name: str) -> NDArray[Any]:
-            return load_array(folder / f"{name}.npy")
+        def column(name: str, dtype: Any) -> NDArray[Any]:
+            return load_array(folder / f"{name}.npy", dtype, dimensions=1)
 
         values: dict[str, object] = {}
         for name, kind in cls.__annotations__.items():
             if kind is TextColumn:
-                values[name] = TextColumn(column(f"{name}.blob"), column(f"{name}.offset"))
+                values[name] = TextColumn(
+                    column(f"{name}.blob", np.uint8), column(f"{name}.offset", np.int64)
+                )
             elif kind is IdIndex:
-                values[name] = IdIndex(column(f"{name}.hash"), column(f"{name}.row"))
+                values[name] = IdIndex(
+                    column(f"{name}.hash", np.uint64), column(f"{name}.row", np.int32)
+                )
             else:
-                values[name] = column(name)
+                values[name] = column(name, dtype_of(kind))
         catalogue = cls(**values)  # type: ignore[arg-type]
         catalogue.check()
         return catalogue
@@ -185,6 +193,8 @@ class Catalogue:
         Raises:
             BundleError: If lengths, offsets or row numbers disagree.
         """
+        for name, text in self._texts():
+            _check_text(name, text)
         videos, comments = self.video_count, self.comment_count
         lengths = {
             "video_title": (len(self.video_title), videos),
@@ -205,19 +215,17 @@ class Catalogue:
             "author_V": (self.author_V, len(self.authors)),
             "comment_video_C": (self.comment_video_C, videos),
             "comment_start_V1": (self.comment_start_V1, comments + 1),
-            "video_index": (self.video_index.row_N, videos),
-            "comment_index": (self.comment_index.row_N, comments),
         }
         for name, (array, bound) in bounds.items():
             if len(array) and (array.min() < 0 or array.max() >= bound):
                 raise BundleError(f"catalogue column {name} holds values outside 0 to {bound - 1}")
-        for name, text in self._texts():
-            if text.offset_N1[0] != 0 or text.offset_N1[-1] != len(text.blob_B):
-                raise BundleError(f"catalogue column {name}: offsets do not span its text")
-            if (np.diff(text.offset_N1) < 0).any():
-                raise BundleError(f"catalogue column {name}: offsets decrease")
         if (np.diff(self.comment_start_V1) < 0).any():
             raise BundleError("catalogue column comment_start_V1 decreases")
+        owner_C = np.repeat(np.arange(videos), np.diff(self.comment_start_V1))
+        if not np.array_equal(self.comment_video_C[self.comment_start_V1[0] :], owner_C):
+            raise BundleError("catalogue columns comment_start_V1 and comment_video_C disagree")
+        for name, index in (("video", self.video_index), ("comment", self.comment_index)):
+            _check_index(f"{name}_index", index)
 
     def _texts(self) -> Iterator[tuple[str, TextColumn]]:
         for name in self.__annotations__:
@@ -238,13 +246,69 @@ class Catalogue:
                 yield name, value
 
 
-def load_array(path: Path) -> NDArray[Any]:
-    """Memory-map an `.npy` file; raises BundleError where that fails."""
+def load_array(path: Path, *dtypes: Any, dimensions: int) -> NDArray[Any]:
+    """Memory-map an `.npy` file; nothing of it is trusted before it is compared.
+
+    Args:
+        path: The file.
+        dtypes: What it may hold, little-endian.
+        dimensions: How many it must have.
+
+    Raises:
+        BundleError: If it is missing, another kind of array, or longer or shorter than it says.
+    """
+    name = f"{path.parent.name}/{path.name}"
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path.parent.name}/{path.name} is missing or no array") from error
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise BundleError(f"{name} is no array of a known format")
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+        size_bytes = path.stat().st_size
+    except (OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        # numpy reads the header as Python's literals
+        raise BundleError(f"{name} is missing or no array") from error
+    if dtype not in dtypes or len(shape) != dimensions or (is_fortran and dimensions > 1):
+        wanted = " or ".join(np.dtype(one).name for one in dtypes)
+        raise BundleError(f"{name} is {dtype}{shape}, not {wanted} of {dimensions} dimension(s)")
+    if min(shape) < 0 or start + math.prod(shape) * dtype.itemsize != size_bytes:
+        raise BundleError(f"{name} has {size_bytes} bytes, which is not what its shape needs")
+    mapped = np.memmap(path, dtype, mode="r", offset=start, shape=shape)
     return np.asarray(mapped)  # still mapped, without the cost of slicing a `memmap`
+
+
+def dtype_of(annotation: Any) -> Any:
+    """The element type in an annotation such as `NDArray[np.int32]`."""
+    return get_args(get_args(annotation)[1])[0]
+
+
+def _check_text(name: str, text: TextColumn) -> None:
+    """Raise BundleError unless offsets span the blob and each text is UTF-8 of its own."""
+    offset_N1 = text.offset_N1
+    if len(offset_N1) < 2 or offset_N1[0] != 0 or offset_N1[-1] != len(text.blob_B):
+        raise BundleError(f"catalogue column {name}: offsets do not span its text")
+    if (np.diff(offset_N1) < 0).any():
+        raise BundleError(f"catalogue column {name}: offsets decrease")
+    first_N = text.blob_B[offset_N1[offset_N1 < len(text.blob_B)]]
+    if ((first_N & 0xC0) == 0x80).any():
+        raise BundleError(f"catalogue column {name}: an offset cuts a character")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(text.blob_B), _CHUNK_BYTES):
+            decoder.decode(text.blob_B[start : start + _CHUNK_BYTES].data)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"catalogue column {name} is no UTF-8") from error
+
+
+def _check_index(name: str, index: IdIndex) -> None:
+    """Raise BundleError unless every row has one hash, and the hashes ascend."""
+    if len(index.sorted_hash_N) != len(index.row_N):
+        raise BundleError(f"catalogue column {name} has not one hash for each row")
+    if (index.sorted_hash_N[1:] <= index.sorted_hash_N[:-1]).any():
+        raise BundleError(f"catalogue column {name}: hashes do not ascend")
+    if not np.array_equal(np.sort(index.row_N), np.arange(1, len(index.row_N) + 1)):
+        raise BundleError(f"catalogue column {name} does not hold every row once")
 
 
 def build_catalogue(

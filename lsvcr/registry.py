@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lsvcr.bundle import MANIFEST
+from lsvcr.bundle import MANIFEST, VERSION_PATTERN
 from lsvcr.errors import BundleError
 
 CURRENT = "current.json"
@@ -29,8 +29,8 @@ class Current(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    version: str = Field(min_length=1)
-    previous: str | None
+    version: str = Field(pattern=VERSION_PATTERN)
+    previous: str | None = Field(pattern=VERSION_PATTERN)
     activated_at: str
 
 

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from jiter import from_json
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from service.errors import InvalidRequestError
 from service.routes.deadline import within_deadline
@@ -46,13 +46,14 @@ def parse_body(raw: bytes, model: type[BodyT], limits: Limits) -> BodyT:
 
     Raises:
         InvalidRequestError: If it isn't JSON (RFC 8259: no NaN, valid UTF-8), or not as `model`
-            wants it.
+            wants it. A key that stands twice is refused: a gateway may have read the other one.
     """
     try:
-        return model.model_validate(from_json(raw, allow_inf_nan=False), context=limits)
+        fields = from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
+        return model.model_validate(fields, context=limits)
     except ValidationError as error:
         errors = describe_errors(error.errors(include_url=False))
         placed = [(("body", *place), message) for place, message in errors]
         raise InvalidRequestError(placed) from error
     except ValueError as error:
-        raise InvalidRequestError([(("body",), f"this is not JSON: {error}")]) from error
+        raise InvalidRequestError([(("body",), f"this is not JSON: {error}"[:300])]) from error

@@ -166,8 +166,8 @@ def name_unknown_video(row_BT: np.ndarray) -> None:
         ("tables/video_input_VD", lambda table: table.__imul__(2), "golden video_preference: off"),
         ("tables/comment_input_CD", lambda table: table.__imul__(2), "golden .*: off"),
         ("tables/video_candidate_VD", swap_candidates, "ranks other videos first"),
-        ("golden/target_BT", name_unknown_video, "videos that do not exist"),
-        ("golden/video", name_unknown_video, "do not run on a history"),
+        ("golden/target_BT", name_unknown_video, "items that do not exist"),
+        ("golden/video", name_unknown_video, "items that do not exist"),
     ],
 )
 def test_a_bundle_that_contradicts_itself_is_refused(

@@ -25,7 +25,10 @@ from lsvcr.history import NEVER, HistoryBatch
 
 @pytest.fixture(scope="module", params=[ENCODER_GRAPH, PACKED_GRAPH])
 def graphs(bundle_folder: Path, request: pytest.FixtureRequest) -> BundleGraphs:
-    tables = {name: load_array(bundle_folder / "tables" / f"{name}.npy") for name in TABLES}
+    tables = {
+        name: load_array(bundle_folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
+        for name in TABLES
+    }
     return BundleGraphs(bundle_folder, tables, request.param)
 
 

@@ -61,12 +61,19 @@ def small(tiny_master: Path, store_url: str) -> Iterator[TestClient]:
         b'{"user_id": "\\ud800"}',
         b'{"user_id": "u"} {}',
         b"[" * 5000,
+        b'{"user_id": "a", "user_id": "b"}',
+        b'{"events": [{"event_id": "a", "event_id": "b"}]}',
+        b'{"' + b"x" * 10_000 + b'": 1, "' + b"x" * 10_000 + b'": 1}',
+        b'{"user_id": ' + b"9" * 100_000 + b"}",
+        "{}".encode("utf-16"),
+        b"\xef\xbb\xbf{}",
     ],
 )
 @pytest.mark.parametrize("path", [VIDEOS, BATCH, EVENTS])
 def test_what_is_not_json_is_refused(client: TestClient, path: str, raw: bytes) -> None:
     problem = check_problem(client.post(path, content=raw), 422)
     assert problem["errors"][0]["loc"] == ["body"]
+    assert len(json.dumps(problem)) < 1500
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def hold_another_version(bundle: Path) -> None:
         (spoil_a_number, "not finite"),
         (change_the_golden_outputs, "golden video_preference"),
         (change_the_golden_best, "golden top_video: the index finds better"),
-        (invent_a_golden_best, "golden top_video names videos that do not exist"),
+        (invent_a_golden_best, "golden/top_video_BK.npy names items that do not exist"),
         (index_half_the_videos, "25 vectors, not 50"),
         (break_the_index, "cannot be read"),
         (break_the_graph, "cannot be opened"),

@@ -1,0 +1,16 @@
+"""How hard to try: `make test` draws a sample, `make fuzz` (profile `fuzz`) takes its time."""
+
+from hypothesis import HealthCheck, settings
+
+IS_FUZZ = settings.get_current_profile_name() == "fuzz"
+_QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+
+
+def effort(*, sample: int, fuzz: int) -> settings:
+    """Examples of one test; a sample is the same each time."""
+    return settings(
+        max_examples=fuzz if IS_FUZZ else sample,
+        deadline=None,
+        derandomize=not IS_FUZZ,
+        suppress_health_check=_QUIET,
+    )
