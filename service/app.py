@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,6 +22,7 @@ from service.experiments.definition_changes import DefinitionChanges
 from service.experiments.definition_store import DefinitionStore
 from service.experiments.guardrail_watch import GuardrailWatch
 from service.experiments.known_experiments import KnownExperiments
+from service.experiments.report_process import ReportProcess
 from service.experiments.shadow_work import ShadowWork
 from service.exposure_log import ExposureLog
 from service.history_store import HistoryStore
@@ -201,6 +204,8 @@ async def _open_experiments(
     app.state.experiment_changes = changes
     app.state.guardrails = GuardrailWatch(known, changes.stop)
     app.state.exposures = exposures
+    folder = settings.report_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    app.state.reports = ReportProcess(url, folder)
     app.state.shadow_work = shadow_work
 
 

@@ -5,6 +5,8 @@ LsvcrError
 ├── UnknownModelError        the registry has no such version
 ├── UnknownExperimentError   nothing of that name is defined
 ├── ExperimentRefusedError   a definition can't take effect
+├── AnalysisError            a report can't be made of what there is
+├── AnalysisMissingError     what a report takes isn't installed
 ├── OverloadedError          the queue is full
 ├── DeadlineExceededError    the caller's time is up
 ├── NotReadyError            no bundle is loaded, or not on the wanted device
@@ -35,6 +37,14 @@ class UnknownExperimentError(LsvcrError):
 
 class ExperimentRefusedError(LsvcrError):
     """A definition is well formed, but can't take effect."""
+
+
+class AnalysisError(LsvcrError):
+    """A report can't be made of what there is."""
+
+
+class AnalysisMissingError(LsvcrError):
+    """What a report takes isn't installed."""
 
 
 class OverloadedError(LsvcrError):

@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 
 from lsvcr.errors import BundleError, LsvcrError
 from service.errors import (
+    AnalysisError,
+    AnalysisMissingError,
     BodyTooLargeError,
     DeadlineExceededError,
     ExperimentRefusedError,
@@ -48,6 +50,8 @@ _KINDS: dict[type[Exception], _Kind] = {
     UnknownModelError: _Kind(404, "unknown-model", "There is no such model"),
     UnknownExperimentError: _Kind(404, "unknown-experiment", "There is no such experiment"),
     ExperimentRefusedError: _Kind(409, "experiment-refused", "The experiment can't take effect"),
+    AnalysisError: _Kind(409, "no-report", "There is no report to make"),
+    AnalysisMissingError: _Kind(501, "analysis-missing", "Reports are not installed here"),
     OverloadedError: _Kind(503, "overloaded", "Too many requests are waiting", _BUSY),
     DeadlineExceededError: _Kind(504, "deadline-exceeded", "The time for this request is up"),
     NotReadyError: _Kind(503, "not-ready", "The service is not ready", {"Retry-After": "5"}),

@@ -116,6 +116,10 @@ class Settings(BaseSettings):
         default=1_000_000, ge=1, description="Events kept in the log, the newest."
     )
 
+    report_folder: Path | None = Field(
+        default=None,
+        description="Where reports keep what they exported. Default: forgotten when we stop.",
+    )
     exposure_log_max_entries: int = Field(
         default=200_000, ge=1, description="Answers kept in the log of exposures, the newest."
     )

@@ -1,8 +1,9 @@
 """Experiments: their definitions, who changed them, and who is in which arm."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from service.answer_schemas import (
     AssignmentsAnswer,
@@ -16,9 +17,29 @@ from service.experiments.definition import Experiment
 from service.experiments.definition_changes import DefinitionChanges
 from service.experiments.definition_store import Record
 from service.experiments.known_experiments import KnownExperiments
+from service.experiments.report_process import ReportProcess
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import encode_json
-from service.schemas import Identifier
+from service.schemas import Body, Identifier
+
+
+class ReportOptions(Body):
+    """How to analyse; what isn't said is as `python -m analysis report` does it."""
+
+    format: Literal["json", "html"] | None = Field(
+        default=None, description="By default what the request accepts."
+    )
+    decide_by: Literal["always_valid", "fixed_horizon"] | None = None
+    planned_units: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="Of all arms; where the always-valid interval is tightest."
+    )
+    pre_days: Annotated[float, Field(gt=0, le=365)] | None = Field(
+        default=None, description="How far CUPED looks back."
+    )
+    winsorise: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        default=None, description="Quantile above which a unit's values are cut."
+    )
+
 
 router = APIRouter(route_class=JsonRoute, tags=["experiments"])
 
@@ -64,6 +85,26 @@ async def stop_experiment(request: Request, name: str) -> Response:
 async def read_audit(request: Request, name: str) -> Response:
     """Who changed an experiment, the newest change first; also of one that was deleted."""
     return _json({"entries": await _changes(request).fetch_audit(name)})
+
+
+@router.get("/admin/experiments/{name}/report", responses={200: {"model": dict[str, object]}})
+async def read_report(
+    request: Request, name: str, options: Annotated[ReportOptions, Query()]
+) -> Response:
+    """What an experiment found so far: figures as JSON, or a page with plots for a browser.
+
+    Needs the analysis extra where the service runs (else 501); takes seconds.
+    """
+    record = await _changes(request).fetch(name)
+    reports: ReportProcess = request.app.state.reports
+    accepted = request.headers.get("accept", "")
+    as_page = options.format == "html" or (options.format is None and "text/html" in accepted)
+    await request.app.state.exposures.flush()
+    plan = options.model_dump_json(exclude={"format"}, exclude_none=True)
+    report = await reports.build(
+        record.definition.model_dump_json(by_alias=True).encode(), plan.encode(), as_page=as_page
+    )
+    return Response(report, media_type="text/html" if as_page else "application/json")
 
 
 @router.get("/experiments/assignment", responses={200: {"model": AssignmentsAnswer}})

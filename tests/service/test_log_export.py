@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from analysis.__main__ import main
 from analysis.log_export import STATE_FILE, export_log
 from lsvcr.errors import DataError
 from service.embedded_store import EmbeddedStore
+from service.experiments import report_process
 from training.dataset_folder import load_dataset
 
 ARMS = [
@@ -55,25 +57,32 @@ def ask(client: TestClient, user: str) -> dict[str, Any]:
     return answer
 
 
-def send(client: TestClient, answers: dict[str, dict[str, Any]]) -> None:
+def send(client: TestClient, answers: dict[str, dict[str, Any]], at_ms: int = AT_MS) -> None:
     events = [
         {
             "event_id": f"{kind}-{user}",
             "user_id": user,
             "type": kind,
-            "timestamp": AT_MS,
+            "timestamp": at_ms,
             "recommendation_id": answer["recommendation_id"],
             **more,
         }
         for user, answer in answers.items()
         for kind, more in (
-            ("video_watch", {"video_id": answer["items"][0]["video_id"], "watch_time_ms": 900}),
+            (
+                "video_watch",
+                {"video_id": answer["items"][0]["video_id"], "watch_time_ms": watch_ms(user)},
+            ),
             ("comment_view", {"comment_id": "c5", "watch_time_ms": 70}),
             ("video_like", {"video_id": "unheard-of"}),
         )
     ]
     result = client.post("/events", json={"events": events}).json()
     assert result == {"accepted": len(events), "duplicates": 0, "rejected": []}
+
+
+def watch_ms(user: str) -> int:
+    return 900 + int(user.removeprefix("u"))
 
 
 def shadows(client: TestClient) -> int:
@@ -110,7 +119,7 @@ def test_everything_that_was_shown_and_done_is_exported_once(
         assert sorted(videos["event_id"]) == sorted(
             f"{kind}-{user}" for user in USERS for kind in ("video_watch", "video_like")
         )
-        assert videos["watch_time_ms"].sum() == 900 * len(USERS)
+        assert videos["watch_time_ms"].sum() == sum(map(watch_ms, USERS))
         assert read(tmp_path, "comment_events")["type"].unique().to_list() == ["comment_view"]
 
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -174,3 +183,47 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert "the store cannot be read" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--since", "yesterday"])
+
+
+def test_the_report_is_made_of_what_was_shown_and_done(
+    tiny_master: Path, store_folder: Path
+) -> None:
+    with (
+        EmbeddedStore(store_folder) as embedded,
+        serve(make_settings(tiny_master, embedded.url)) as client,
+    ):
+        put(client, definition(arms=ARMS, primary_metric="video_watch_time_ms"))
+        nothing = client.get("/admin/experiments/x/report")
+        assert nothing.status_code == 409
+        assert nothing.json()["detail"] == "no exposures of experiment 'x'"
+        answers = {user: ask(client, user) for user in map(str, range(70))}
+        send(client, answers, at_ms=time.time_ns() // 1_000_000)
+        arms = [answer["model"]["arm"] for answer in answers.values()]
+        response = client.get("/admin/experiments/x/report", params={"planned_units": 70})
+        assert response.status_code == 200, response.text
+        report = response.json()
+        assert report["plan"]["planned_units"] == 70
+        assert {one["arm"]: one["units"] for one in report["arms"]} == {
+            arm: arms.count(arm) for arm in ("control", "treatment")
+        }
+        [watched] = [one for one in report["outcomes"] if one["metric"] == "video_watch_time_ms"]
+        for arm, mean in (("control", "control_mean"), ("treatment", "arm_mean")):
+            own = [watch_ms(user) for user, one in zip(answers, arms, strict=True) if one == arm]
+            assert watched[mean] == pytest.approx(sum(own) / len(own))
+        page = client.get("/admin/experiments/x/report", headers={"Accept": "text/html"})
+        assert page.headers["content-type"].startswith("text/html")
+        assert "<svg" in page.text
+        wrong = client.get("/admin/experiments/x/report", params={"pre_days": -1})
+        assert wrong.status_code == 422
+        assert client.get("/admin/experiments/y/report").status_code == 404
+
+
+def test_without_the_analysis_extra_a_report_is_refused_clearly(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(client, definition("bare", status="draft"))
+    monkeypatch.setattr(report_process, "_LIBRARIES", ("analysis", "never_installed"))
+    refused = client.get("/admin/experiments/bare/report")
+    assert refused.status_code == 501
+    assert "lsvcr[analysis]" in refused.json()["detail"]
+    client.delete("/admin/experiments/bare")
