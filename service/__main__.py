@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from lsvcr.errors import LsvcrError
 from service.app import create_app
 from service.embedded_store import EmbeddedStore
+from service.engine.cuda_encoder import has_cuda
+from service.engine_process import EngineProcess
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER
 from service.self_check import run_check
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level)
         _warn_without_keys(settings)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the store outlives us
-        with _one_store_for_all(settings) as shared:
+        with _one_store_for_all(settings) as stored, _one_engine_for_all(stored) as shared:
             return _serve(shared)
     except KeyboardInterrupt:  # how both signals arrive here, after the last answer
         return 0
@@ -81,6 +83,23 @@ def _one_store_for_all(settings: Settings) -> Iterator[Settings]:
         return
     with EmbeddedStore(settings.store_folder) as embedded:
         yield settings.model_copy(update={"redis": embedded.url})
+
+
+@contextlib.contextmanager
+def _one_engine_for_all(settings: Settings) -> Iterator[Settings]:
+    """Start an engine process where one is wanted and none runs already."""
+    if settings.engine_socket is not None or not _wants_process(settings):
+        yield settings
+        return
+    with EngineProcess(settings) as process:
+        yield process.settings
+
+
+def _wants_process(settings: Settings) -> bool:
+    """By itself only where workers would load a GPU several times: docs/decisions/0007."""
+    if settings.engine != "auto":
+        return settings.engine == "process"
+    return settings.workers > 1 and settings.device != "cpu" and has_cuda()
 
 
 def _warn_without_keys(settings: Settings) -> None:

@@ -16,6 +16,8 @@ from lsvcr.errors import LsvcrError
 from service.auth import Authentication, KeyRing, role_needed
 from service.body_limit import BodyLimit
 from service.embedded_store import EmbeddedStore
+from service.engine.engine import Engine, InlineEngine
+from service.engine.engine_client import RemoteEngine
 from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
 from service.experiments.definition_changes import DefinitionChanges
@@ -154,11 +156,10 @@ async def _open_models(
     metrics: Metrics,
     stack: contextlib.AsyncExitStack,
 ) -> ModelPool:
+    engine = _choose_engine(settings)
+    stack.push_async_callback(engine.close)
     pool = ModelPool(
-        settings.registry,
-        device=settings.device,
-        max_queue=settings.max_queue,
-        max_batch=settings.max_batch,
+        settings.registry, engine, max_queue=settings.max_queue, max_batch=settings.max_batch
     )
     stack.push_async_callback(pool.close)
     follower = PopularityFollower(store, pool)
@@ -207,6 +208,12 @@ async def _open_experiments(
     folder = settings.report_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     app.state.reports = ReportProcess(url, folder)
     app.state.shadow_work = shadow_work
+
+
+def _choose_engine(settings: Settings) -> Engine:
+    if settings.engine_socket is not None:
+        return RemoteEngine(settings.registry, settings.engine_socket)
+    return InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
 
 
 async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> None:

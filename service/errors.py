@@ -10,6 +10,7 @@ LsvcrError
 ├── OverloadedError          the queue is full
 ├── DeadlineExceededError    the caller's time is up
 ├── NotReadyError            no bundle is loaded, or not on the wanted device
+│   └── EngineLostError          the engine process is gone, for the moment
 ├── HistoryStoreError        the store did not answer in time
 └── RequestError             the request itself is at fault
     ├── InvalidRequestError      a field, a header or the JSON is wrong
@@ -57,6 +58,10 @@ class DeadlineExceededError(LsvcrError):
 
 class NotReadyError(LsvcrError):
     """No bundle is loaded, or the wanted device isn't there."""
+
+
+class EngineLostError(NotReadyError):
+    """The engine process is gone; another one is on its way."""
 
 
 class HistoryStoreError(LsvcrError):

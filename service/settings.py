@@ -47,7 +47,15 @@ class Settings(BaseSettings):
         description="Address to listen on. Default: 0.0.0.0 with keys, 127.0.0.1 without.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, description="Processes, each with everything inside.")
+    workers: int = Field(default=1, ge=1, description="Processes that answer requests.")
+    engine: Literal["auto", "inline", "process"] = Field(
+        default="auto",
+        description="Where the model computes: in each worker, or in one process for all of them. "
+        "`auto` takes a process where several workers share a GPU.",
+    )
+    engine_socket: Path | None = Field(
+        default=None, description="Unix socket of an engine process that runs already."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the model runs; with `cuda`, not ready without a GPU."
     )

@@ -1,19 +1,18 @@
-"""Joins waiting queries into batches for the one thread that computes answers.
+"""Joins waiting queries into batches, and drops those that nobody waits for any more.
 
 Nothing waits for a batch to fill: while one is computed, the next one gathers.
 """
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
+from lsvcr.errors import LsvcrError
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError
 
 QueryT = TypeVar("QueryT")
@@ -42,31 +41,32 @@ class _Job(Generic[QueryT, AnswerT]):
 
 
 class Batcher(Generic[QueryT, AnswerT]):
-    """A bounded queue in front of one thread.
+    """A bounded queue in front of a computation; belongs to one event loop.
 
     Args:
         compute: Answers a batch; what is wrong with one query may be its answer, as an exception.
-            If it raises instead, its queries are computed again one by one.
-        thread: An executor with exactly one thread.
+            If it fails instead, its queries are computed again one by one.
         max_queue: Queries that may wait; the next one is refused.
         max_batch: Queries computed together, at most.
+        in_flight: Batches computed at a time: more than one only where `compute` itself waits.
     """
 
     def __init__(
         self,
-        compute: Callable[[Sequence[QueryT]], Sequence[AnswerT | Exception]],
-        thread: Executor,
+        compute: Callable[[Sequence[QueryT]], Awaitable[Sequence[AnswerT | Exception]]],
         *,
         max_queue: int,
         max_batch: int,
+        in_flight: int = 1,
     ) -> None:
         self._compute = compute
-        self._thread = thread
         self._max_queue = max_queue
         self._max_batch = max_batch
+        self._in_flight = in_flight
         self._waiting: deque[_Job[QueryT, AnswerT]] = deque()
-        self._lock = threading.Lock()
-        self._is_draining = False
+        self._drains: set[asyncio.Task[None]] = set()
+        self._draining = 0  # those that will look for waiting queries once more
+        self._is_closed = False
         self._query_s = 0.0  # what a query of a batch costs, lately
 
     @property
@@ -81,81 +81,73 @@ class Batcher(Generic[QueryT, AnswerT]):
             OverloadedError: At once, if the queue is full or too long for the deadline: what
                 would be late is not begun.
             DeadlineExceededError: If the answer isn't there in time.
-            NotReadyError: If the thread has been shut down.
+            NotReadyError: If the batcher has been closed.
         """
         now_s = time.monotonic()
-        if now_s >= deadline_s:
-            raise DeadlineExceededError("the deadline had passed before the request was queued")
-        future: asyncio.Future[Outcome[AnswerT]] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            if len(self._waiting) >= self._max_queue:
-                raise OverloadedError(f"{self._max_queue} requests are waiting already")
-            if len(self._waiting) * self._query_s > deadline_s - now_s:
-                raise OverloadedError("more requests are waiting than can be answered in time")
-            self._wake()
-            self._waiting.append(_Job(query, deadline_s, now_s, future))
+        self._refuse_hopeless(deadline_s - now_s)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome[AnswerT]] = loop.create_future()
+        job = _Job(query, deadline_s, now_s, future)
+        self._waiting.append(job)
+        if self._draining < self._in_flight:
+            self._draining += 1
+            drain = loop.create_task(self._drain())
+            self._drains.add(drain)
+            drain.add_done_callback(self._drains.discard)
         try:
             wait_s = None if deadline_s == float("inf") else deadline_s - now_s
             async with asyncio.timeout(wait_s):
                 return await future
         except TimeoutError as error:
             raise DeadlineExceededError("the answer was not ready in time") from error
+        finally:
+            if not future.done() or future.cancelled():  # a caller that left frees its place
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(job)
 
-    def _wake(self) -> None:
-        if self._is_draining:
-            return
-        try:
-            self._thread.submit(self._drain)  # waits for the lock that the caller holds
-        except RuntimeError as error:
-            raise NotReadyError("the model is being closed") from error
-        self._is_draining = True
+    async def close(self) -> None:
+        """Refuse what comes from now on, and finish what is waiting."""
+        self._is_closed = True
+        await asyncio.gather(*self._drains)
 
-    def _drain(self) -> None:
-        """Compute batches until nothing waits; runs in the one thread."""
-        while True:
-            with self._lock:
-                taken = [
-                    self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))
-                ]
-                if not taken:
-                    self._is_draining = False
-                    return
+    def _refuse_hopeless(self, remaining_s: float) -> None:
+        if self._is_closed:
+            raise NotReadyError("the model is being closed")
+        if remaining_s <= 0:
+            raise DeadlineExceededError("the deadline had passed before the request was queued")
+        if len(self._waiting) >= self._max_queue:
+            raise OverloadedError(f"{self._max_queue} requests are waiting already")
+        if len(self._waiting) * self._query_s > remaining_s:
+            raise OverloadedError("more requests are waiting than can be answered in time")
+
+    async def _drain(self) -> None:
+        """Compute batches until nothing waits."""
+        while self._waiting:
+            count = min(self._max_batch, len(self._waiting))
+            taken = [self._waiting.popleft() for _ in range(count)]
             started_s = time.monotonic()
             # A caller that gave up, or whose deadline passed, has cancelled its future.
             jobs = [job for job in taken if not job.future.done() and started_s < job.deadline_s]
             if jobs:
-                answers = self._answer([job.query for job in jobs])
+                answers = await self._answer([job.query for job in jobs])
                 query_s = (time.monotonic() - started_s) / len(jobs)
                 self._query_s += NEWEST_WEIGHT * (query_s - self._query_s)
-                self._deliver(jobs, answers, started_s)
+                for job, answer in zip(jobs, answers, strict=True):
+                    _settle(job, answer, (started_s - job.submitted_s) * 1000)
+            await asyncio.sleep(0)  # what has arrived meanwhile joins the next batch
+        self._draining -= 1
 
-    def _answer(self, queries: Sequence[QueryT]) -> Sequence[AnswerT | Exception]:
+    async def _answer(self, queries: Sequence[QueryT]) -> Sequence[AnswerT | Exception]:
         try:
-            return self._compute(queries)
+            return await self._compute(queries)
+        except LsvcrError as error:  # raised on purpose: it holds for all of them
+            return [error] * len(queries)
         except Exception as error:  # one query's defect must not become its neighbours'
             if len(queries) == 1:
                 logger.exception("a query failed")
                 return [error]
             logger.warning("a batch of %d failed: computing one by one", len(queries))
-            return [self._answer([query])[0] for query in queries]
-
-    def _deliver(
-        self,
-        jobs: Sequence[_Job[QueryT, AnswerT]],
-        answers: Sequence[AnswerT | Exception],
-        started_s: float,
-    ) -> None:
-        """Hand a batch's answers to their event loops, each woken once."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
-        for job, answer in zip(jobs, answers, strict=True):
-            queue_ms = (started_s - job.submitted_s) * 1000
-            settle = by_loop.setdefault(job.future.get_loop(), [])
-            settle.append(partial(_settle, job, answer, queue_ms))
-        for loop, calls in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_call_all, calls)
-            except RuntimeError:
-                logger.warning("an event loop closed while %d answers were due", len(calls))
+            return [(await self._answer([query]))[0] for query in queries]
 
 
 def _settle(job: _Job[QueryT, AnswerT], answer: AnswerT | Exception, queue_ms: float) -> None:
@@ -165,8 +157,3 @@ def _settle(job: _Job[QueryT, AnswerT], answer: AnswerT | Exception, queue_ms: f
         job.future.set_exception(answer)
     else:
         job.future.set_result(Outcome(answer, queue_ms))
-
-
-def _call_all(calls: Sequence[Callable[[], None]]) -> None:
-    for call in calls:
-        call()

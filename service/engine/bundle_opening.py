@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,26 +13,44 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.encoder_session import CpuEncoder, FloatArray
-from service.engine.queries import CommentQuery, EventHistory, FeedQuery, Query, VideoQuery
-from service.engine.ranker import Ranker
+from service.engine.encoder_session import CommentHead, CpuEncoder, Encoding, FloatArray
 from service.engine.scoring import KNOWN_PARTS
 
 Device = Literal["auto", "cpu", "cuda"]
 
+WARM_COUNT = 150
 MIN_GOLDEN_OVERLAP = 0.8
 """Part of the golden best videos that the index must find: an approximate one misses a few."""
 
 logger = logging.getLogger(__name__)
 
 
-def open_ranker(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[Ranker, str | None]:
+@dataclass(frozen=True)
+class WarmBundle:
+    """A bundle with its encoder and indexes, checked and warmed up. One thread owns them."""
+
+    bundle: Bundle
+    encoder: CpuEncoder
+    video_index: CandidateIndex
+    comment_index: CandidateIndex
+
+    def encode(
+        self, history: HistoryBatch, with_comments: bool, counts: Sequence[int]
+    ) -> tuple[Encoding, list[Candidates]]:
+        """Encode users and find as many videos for each as `counts` says."""
+        encoding = self.encoder.encode(history, with_comments=with_comments)
+        # What isn't finite finds nothing, and must not disturb its neighbours.
+        query_BD = np.nan_to_num(encoding.video_preference_BD, posinf=0.0, neginf=0.0)
+        return encoding, self.video_index.search(query_BD, counts)
+
+
+def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
     """Open graphs and indexes, check them against the golden outputs, and warm them up.
 
-    To be called in the thread that will run the ranker: a GPU's state belongs to one.
+    To be called in the thread that will run them: a GPU's state belongs to one.
 
     Returns:
-        The ranker, and the reason where `auto` went to the CPU.
+        What was opened, and the reason where `auto` went to the CPU.
 
     Raises:
         BundleError: If the bundle is damaged or disagrees with itself.
@@ -52,17 +71,17 @@ def open_ranker(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[Rank
         return _open_on(bundle, CpuEncoder(bundle), max_batch), str(error)
 
 
-def _open_on(bundle: Bundle, encoder: CpuEncoder, max_batch: int) -> Ranker:
+def _open_on(bundle: Bundle, encoder: CpuEncoder, max_batch: int) -> WarmBundle:
     on_gpu = encoder.device == "cuda"
-    ranker = Ranker(
+    warm = WarmBundle(
         bundle,
         encoder,
         _open_index(bundle, "video", bundle.manifest.counts.videos, on_gpu),
         _open_index(bundle, "comment", bundle.manifest.counts.comments, on_gpu),
     )
-    check_golden(bundle.golden, ranker)
-    _warm_up(ranker, max_batch)
-    return ranker
+    check_golden(bundle, encoder, warm.video_index)
+    _warm_up(warm, bundle.golden, max_batch)
+    return warm
 
 
 def _open_index(
@@ -78,13 +97,14 @@ def _open_index(
     return CandidateIndex.load(path, entry, rows=rows, width=width, on_gpu=on_gpu)
 
 
-def check_golden(golden: Golden, ranker: Ranker) -> None:
+def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:
     """Compare graphs and video index with the golden outputs; raises BundleError."""
-    query_VD = ranker.bundle.tables["video_query_VD"]
+    golden, query_VD = bundle.golden, bundle.tables["video_query_VD"]
+    head = CommentHead(bundle)
 
     def run(history: HistoryBatch, target_BT: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
-        encoding = ranker.encoder.encode(history, with_comments=True)
-        preference_BTD, _ = ranker.encoder.prefer_comments(
+        encoding = encoder.encode(history, with_comments=True)
+        preference_BTD, _ = head.prefer_comments(
             encoding.comment_state_BJD, history.comment_last_BJ, query_VD[target_BT]
         )
         return encoding.video_preference_BD, preference_BTD
@@ -92,13 +112,13 @@ def check_golden(golden: Golden, ranker: Ranker) -> None:
     try:
         golden.check(run)
         users, best = golden.top_video_BK.shape
-        found = ranker.video_index.search(golden.video_preference_BD, [best] * users)
+        found = video_index.search(golden.video_preference_BD, [best] * users)
     except LsvcrError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("golden inputs: %s", error)
         raise BundleError("the graphs do not run on the golden inputs") from error
-    _check_best_videos(golden, ranker.bundle.tables["video_candidate_VD"], found)
+    _check_best_videos(golden, bundle.tables["video_candidate_VD"], found)
 
 
 def _check_best_videos(
@@ -122,21 +142,12 @@ def _check_best_videos(
         raise BundleError(f"golden top_video: the index finds {hits} of {total}")
 
 
-def _warm_up(ranker: Ranker, max_batch: int) -> None:
-    """Answer a full feed and comments at every batch size; nothing may be refused or degraded."""
-    catalogue = ranker.bundle.catalogue
-    video_hash_N = np.asarray(catalogue.video_index.sorted_hash_N[:3])
-    comment_hash_M = np.asarray(catalogue.comment_index.sorted_hash_N[:3])
-    history = EventHistory(
-        video_hash_N,
-        np.arange(len(video_hash_N), dtype=np.int64),
-        comment_hash_M,
-        np.arange(len(comment_hash_M), dtype=np.int64),
-    )
-    forever = float("inf")
-    videos = VideoQuery(history, k=20, deadline_s=forever, exclude_seen=False)
-    pair: list[Query] = [FeedQuery(videos, 3), CommentQuery(history, k=20, deadline_s=forever)]
-    for size in sorted({*ranker.encoder.batch_sizes, 1, max_batch}):
-        for answer in ranker.answer((pair * size)[:size]):
-            if isinstance(answer, Exception) or answer.degraded:
-                raise BundleError(f"warming up a batch of {size} failed")
+def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
+    """Encode and search at every batch size, so that no request pays for a first time."""
+    users = len(golden.history.video_BI)
+    for size in sorted({*warm.encoder.batch_sizes, 1, max_batch}):
+        rows = [number % users for number in range(size)]
+        arrays = golden.history.arrays().values()
+        history = HistoryBatch(*(array[rows] for array in arrays))
+        encoding, _ = warm.encode(history, True, [WARM_COUNT] * size)
+        warm.comment_index.search(encoding.video_preference_BD, [WARM_COUNT] * size)

@@ -35,13 +35,20 @@ class Candidates:
     floor: float
 
 
+@dataclass(frozen=True, slots=True)
+class IndexSize:
+    """How much an index holds, and how much of it one search returns at most."""
+
+    rows: int
+    max_count: int
+
+
 class CandidateIndex:
     """Nearest candidates of one kind by inner product. One thread owns it."""
 
     def __init__(self, index: Any, *, max_count: int, device: str) -> None:
         self._index = index
-        self.size: int = index.ntotal
-        self.max_count = max_count
+        self.extent = IndexSize(index.ntotal, max_count)
         self.device = device
 
     @classmethod
@@ -80,12 +87,12 @@ class CandidateIndex:
 
     def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> list[Candidates]:
         """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
-        largest = min(max(counts, default=0), self.size, self.max_count)
+        largest = min(max(counts, default=0), self.extent.rows, self.extent.max_count)
         if largest < 1:
             return [Candidates(np.empty(0, np.int64), -np.inf) for _ in counts]
         similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), largest)
         return [
-            _candidates(similarity_N[:count], row_N[:count], self.size)
+            _candidates(similarity_N[:count], row_N[:count], self.extent.rows)
             for similarity_N, row_N, count in zip(similarity_BN, row_BN, counts, strict=True)
         ]
 

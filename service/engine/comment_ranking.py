@@ -6,9 +6,9 @@ Shape suffixes: T videos, N comment rows at hand, D width.
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.candidate_index import Candidates
+from service.engine.engine import OpenBundle
 from service.engine.popularity import PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
@@ -28,15 +28,18 @@ MORE_WITH_PROFILE = 1000
 class CommentRanking:
     """All that ranking a bundle's comments takes."""
 
-    def __init__(self, bundle: Bundle, index: CandidateIndex, popular_videos: PopularItems) -> None:
+    def __init__(self, opened: OpenBundle, popular_videos: PopularItems) -> None:
+        bundle = opened.bundle
         self._catalogue = bundle.catalogue
         self._candidate_CD = bundle.tables["comment_candidate_CD"]
         self._temperature = bundle.manifest.temperature
         self.similarity = ProfileSimilarity.of(bundle)
-        self._retriever = Retriever(index)
+        self._retriever = Retriever(opened, "comment")
         self._popular = PopularItems.of_comments(popular_videos, self._catalogue)
 
-    def rank(self, query: CommentQuery, user: User, preference_D: Preference) -> tuple[Ranked, int]:
+    async def rank(
+        self, query: CommentQuery, user: User, preference_D: Preference
+    ) -> tuple[Ranked, int]:
         """Rank the query's `k` best comments; also count candidates that had to be ignored.
 
         Raises:
@@ -44,7 +47,7 @@ class CommentRanking:
         """
         allows = self._allows(query, user)
         if query.video_id is None and query.candidates is None:
-            return self._best_of_all(query.k, allows, user, preference_D), 0
+            return await self._best_of_all(query.k, allows, user, preference_D), 0
         row_N, ignored = self._rows_to_rank(query)
         return self._rank_rows(row_N[allows(row_N)], user, preference_D, query.k), ignored
 
@@ -89,7 +92,9 @@ class CommentRanking:
 
         return Scorer(self._candidate_CD, self._temperature, preference_D, beside)
 
-    def _best_of_all(self, k: int, allows: Allows, user: User, preference_D: Preference) -> Ranked:
+    async def _best_of_all(
+        self, k: int, allows: Allows, user: User, preference_D: Preference
+    ) -> Ranked:
         """Rank all comments: exact without a profile.
 
         With one it is approximate: the index proposes by the encoder's part and only then the
@@ -100,9 +105,9 @@ class CommentRanking:
         scorer = self._scorer(user, preference_D)
         count, beside = self._retriever.first_count(k, excluded=0, is_filtered=True), no_rows_beside
         if scorer.beside is not nothing_beside:
-            count, beside = min(count + MORE_WITH_PROFILE, self._retriever.index.size), _whatever
-        [fetched] = self._retriever.index.search(preference_D[None], [count])
-        return self._retriever.best(scorer, k, allows, fetched, beside)
+            count, beside = min(count + MORE_WITH_PROFILE, self._retriever.rows), _whatever
+        fetched = await self._retriever.search(preference_D, count)
+        return await self._retriever.best(scorer, k, allows, fetched, beside)
 
     def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:
         """List the comments a query means, without repetition, and count the unusable ones."""

@@ -32,7 +32,7 @@ class CudaEncoder(CpuEncoder):
     """The encoder on a GPU in a few fixed shapes, each captured as a CUDA graph if possible.
 
     Dynamic shapes cost 2 ms whatever the batch, a captured graph 0.3 ms at batch 1. Tables lie on
-    the GPU, shared by all shapes. The comment head is too small to be worth the way there.
+    the GPU, shared by all shapes.
     """
 
     device = "cuda"
@@ -159,11 +159,16 @@ class _CudaShape:
         return array
 
 
+def has_cuda() -> bool:
+    """Whether the installed runtime can use a GPU; not whether there is one."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
 def expect_cuda() -> None:
     """Raise NotReadyError if the installed runtime has no CUDA."""
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that pip installed
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if not has_cuda():
         raise NotReadyError("device cuda: the installed inference runtime has no CUDA support")
 
 

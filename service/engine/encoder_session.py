@@ -44,8 +44,38 @@ class Encoding:
     comment_state_BJD: FloatArray
 
 
+class CommentHead:
+    """The comment head, on one CPU thread: it is too small to be worth the way to a GPU."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = open_session(bundle.folder / "comment_head.onnx", one_thread())
+        expect_outputs(self._session, HEAD_OUTPUTS, "comment_head.onnx")
+
+    def prefer_comments(
+        self, comment_state_BJD: FloatArray, comment_last_BJ: NDArray[np.int32], target_BTD: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        """Say which comments a user would like under each target video.
+
+        Args:
+            comment_state_BJD: From an encoder.
+            comment_last_BJ: From the same history.
+            target_BTD: float32, rows of `video_query_VD` or what stands in for them.
+
+        Returns:
+            `comment_preference_BTD`, unit vectors, and their attention over the comment slots,
+            `comment_share_BTJ`.
+        """
+        feeds = {
+            "comment_state": comment_state_BJD,
+            "comment_last": comment_last_BJ,
+            "target": target_BTD,
+        }
+        preference_BTD, share_BTJ = self._session.run(HEAD_OUTPUTS, feeds)
+        return preference_BTD, share_BTJ
+
+
 class CpuEncoder:
-    """Encoder and comment head on one CPU thread, in any shape.
+    """The encoder on one CPU thread, in any shape.
 
     One thread per session: several pools in one process slow one another down by factors.
     """
@@ -57,8 +87,6 @@ class CpuEncoder:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
-        self._head = open_session(bundle.folder / "comment_head.onnx", one_thread())
-        expect_outputs(self._head, HEAD_OUTPUTS, "comment_head.onnx")
         # Answering video queries only, the comment side's last layer isn't computed.
         self._needed_only = ort.RunOptions()
         self._needed_only.only_execute_path_to_fetches = True
@@ -93,28 +121,6 @@ class CpuEncoder:
         encoding.video_share_BI[row_B, : share_BI.shape[1]] = share_BI
         for state_BJD in states:
             encoding.comment_state_BJD[row_B, : state_BJD.shape[1]] = state_BJD
-
-    def prefer_comments(
-        self, comment_state_BJD: FloatArray, comment_last_BJ: NDArray[np.int32], target_BTD: Any
-    ) -> tuple[FloatArray, FloatArray]:
-        """Say which comments a user would like under each target video.
-
-        Args:
-            comment_state_BJD: From `encode`.
-            comment_last_BJ: From the same history.
-            target_BTD: float32, rows of `video_query_VD` or what stands in for them.
-
-        Returns:
-            `comment_preference_BTD`, unit vectors, and their attention over the comment slots,
-            `comment_share_BTJ`.
-        """
-        feeds = {
-            "comment_state": comment_state_BJD,
-            "comment_last": comment_last_BJ,
-            "target": target_BTD,
-        }
-        preference_BTD, share_BTJ = self._head.run(HEAD_OUTPUTS, feeds)
-        return preference_BTD, share_BTJ
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""

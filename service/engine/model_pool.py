@@ -15,7 +15,7 @@ from pathlib import Path
 from lsvcr.bundle import load_manifest
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.registry import Current, list_versions, read_current, write_current
-from service.engine.bundle_opening import Device
+from service.engine.engine import Engine
 from service.engine.popularity_prior import LiveCounts
 from service.engine.recommender import Recommender
 from service.errors import NotReadyError, UnknownModelError
@@ -43,14 +43,14 @@ class ModelPool:
 
     Args:
         registry: Folder of bundles (`lsvcr.registry`).
-        device: Where the encoder runs; `auto` takes a GPU if one works.
+        engine: Where encoders and indexes of that registry run.
         max_queue: Queries that may wait for the model.
         max_batch: Queries computed together, at most.
     """
 
-    def __init__(self, registry: Path, *, device: Device, max_queue: int, max_batch: int) -> None:
+    def __init__(self, registry: Path, engine: Engine, *, max_queue: int, max_batch: int) -> None:
         self._registry = registry
-        self._device = device
+        self._engine = engine
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._current: Recommender | None = None
@@ -74,7 +74,7 @@ class ModelPool:
             self._current, self._beside = None, {}
             self._failure = "the service is stopping"
             for recommender in recommenders:
-                await asyncio.to_thread(recommender.close)
+                await recommender.close()
 
     def current(self) -> Recommender:
         """The bundle that answers; raises NotReadyError while there is none."""
@@ -190,7 +190,10 @@ class ModelPool:
 
     def readiness(self) -> list[str]:
         """Why the service can't answer; empty if it can."""
-        return [] if self._current is not None else [self._failure or "no bundle is loaded"]
+        if self._current is None:
+            return [self._failure or "no bundle is loaded"]
+        problem = self._engine.problem()
+        return [] if problem is None else [problem]
 
     def _loaded(self) -> list[Recommender]:
         current = [] if self._current is None else [self._current]
@@ -224,15 +227,9 @@ class ModelPool:
             raise
 
     async def _load(self, version: str) -> Recommender:
-        recommender = await asyncio.to_thread(
-            Recommender.load,
-            self._registry / version,
-            device=self._device,
-            max_queue=self._max_queue,
-            max_batch=self._max_batch,
+        recommender = await Recommender.load(
+            self._engine, version, max_queue=self._max_queue, max_batch=self._max_batch
         )
-        if recommender.version != version:
-            raise BundleError(f"folder {version!r} holds version {recommender.version!r}")
         if self._counts is not None:
             await asyncio.to_thread(recommender.update_popularity, self._counts)
         return recommender

@@ -1,4 +1,4 @@
-"""Answers a batch of queries with one bundle: encode together, search together, rank singly.
+"""Answers a batch of queries with one bundle: encode and search together, rank singly.
 
 Shape suffixes: B users, J comment slots, T target videos, K items of an answer, D width.
 """
@@ -11,13 +11,13 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle
 from lsvcr.errors import LsvcrError
 from service.engine.answer_items import Because, comment_items, video_items
-from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.comment_ranking import CommentRanking, find_video
-from service.engine.encoder_session import CpuEncoder
+from service.engine.encoder_session import CommentHead
+from service.engine.engine import OpenBundle
 from service.engine.explanation import explain_comments, explain_videos
+from service.engine.known_events import KnownEvents, find_events
 from service.engine.popularity_prior import LiveCounts, PopularityPrior
 from service.engine.queries import (
     Answer,
@@ -31,7 +31,7 @@ from service.engine.queries import (
     VideoQuery,
 )
 from service.engine.scoring import Ranked
-from service.engine.users import EncodedHistory, User, encode_users
+from service.engine.users import EncodedHistory, User, UserEncoding
 from service.engine.video_ranking import VideoRanking
 
 
@@ -44,26 +44,23 @@ class _CommentTaste:
 
 
 class Ranker:
-    """One bundle's graphs, indexes and rankings.
+    """One bundle's rankings.
 
-    Not thread-safe: one thread owns it, and only `update_popularity` may be called from others.
+    One event loop owns it; only `update_popularity` may be called from other threads.
+
+    Args:
+        opened: The bundle with its encoder and indexes, wherever they run.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        encoder: CpuEncoder,
-        video_index: CandidateIndex,
-        comment_index: CandidateIndex,
-    ) -> None:
-        self.bundle = bundle
-        self.encoder = encoder
-        self.video_index = video_index
-        self.comment_index = comment_index
-        self._catalogue = bundle.catalogue
-        self._videos = VideoRanking(bundle, video_index)
+    def __init__(self, opened: OpenBundle) -> None:
+        self.bundle = opened.bundle
+        self.opened = opened
+        self._catalogue = self.bundle.catalogue
+        self._head = CommentHead(self.bundle)
+        self._videos = VideoRanking(opened)
         self._popularity_decile_V = self._videos.popular.deciles()
-        self._comments = CommentRanking(bundle, comment_index, self._videos.popular)
+        self._comments = CommentRanking(opened, self._videos.popular)
+        self._users = UserEncoding(opened, self._comments.similarity)
         self._prior: PopularityPrior | None = None
         self.update_popularity(None)
 
@@ -75,35 +72,30 @@ class Ranker:
         """
         self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
+    async def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
         """Answer all queries; what is wrong with one of them is its own answer."""
         started_s = perf_counter()
         prior = self._prior
-        with_comments = any(isinstance(query, CommentQuery | FeedQuery) for query in queries)
-        users = encode_users(
-            [_history(query) for query in queries],
-            self.bundle,
-            self.encoder,
-            self._comments.similarity,
-            with_comments=with_comments,
+        events = find_events([_history(query) for query in queries], self._catalogue)
+        users = await self._users.encode(
+            events,
+            self._first_counts(queries, events),
+            with_comments=any(isinstance(query, CommentQuery | FeedQuery) for query in queries),
+            until_s=max(_deadline_s(query) for query in queries),
         )
         tastes = self._comment_tastes(queries, users)
-        encoded_s = perf_counter()
-        candidates = self._search_videos(queries, users)
-        searched_ms = (perf_counter() - encoded_s) * 1000
+        encode_ms = (perf_counter() - started_s) * 1000
         answers: list[Answer | LsvcrError] = []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                answer = self._answer(
-                    query, user, candidates.get(position), tastes.get(position), prior
-                )
+                answer = await self._answer(query, user, tastes.get(position), prior)
             except LsvcrError as error:
                 answers.append(error)
                 continue
             answer = replace(answer, batch_size=len(queries))
-            answer.timings_ms["encode"] = (encoded_s - started_s) * 1000
-            answer.timings_ms["retrieve"] = searched_ms + (perf_counter() - ranking_s) * 1000
+            answer.timings_ms["encode"] = encode_ms
+            answer.timings_ms["retrieve"] = (perf_counter() - ranking_s) * 1000
             answers.append(answer)
         return answers
 
@@ -122,7 +114,7 @@ class Ranker:
                 encoded.append(user.encoded)
         if not positions:
             return {}
-        preference_BTD, share_BTJ = self.encoder.prefer_comments(
+        preference_BTD, share_BTJ = self._head.prefer_comments(
             np.stack([history.comment_state_JD for history in encoded]),
             np.stack([history.comment_last_J for history in encoded]),
             np.stack(targets)[:, None],
@@ -141,44 +133,39 @@ class Ranker:
         row = self._catalogue.video_index.row(video_id)
         return self.bundle.tables["video_query_VD"][row] if row else None
 
-    def _search_videos(
-        self, queries: Sequence[Query], users: Sequence[User]
-    ) -> dict[int, Candidates]:
-        """Search the video index once for all queries that need it."""
-        counts, preferences = {}, []
-        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
+    def _first_counts(self, queries: Sequence[Query], events: Sequence[KnownEvents]) -> list[int]:
+        """How many candidate videos each query begins with."""
+        counts = []
+        for query, known in zip(queries, events, strict=True):
             videos = query.videos if isinstance(query, FeedQuery) else query
-            if isinstance(videos, VideoQuery) and user.encoded is not None:
-                counts[position] = self._videos.first_count(videos, user)
-                preferences.append(user.encoded.video_preference_D)
-        if not counts:
-            return {}
-        found = self.video_index.search(np.stack(preferences), list(counts.values()))
-        return dict(zip(counts, found, strict=True))
+            if isinstance(videos, VideoQuery):
+                counts.append(self._videos.first_count(videos, known))
+            else:
+                counts.append(0)
+        return counts
 
-    def _answer(
+    async def _answer(
         self,
         query: Query,
         user: User,
-        candidates: Candidates | None,
         taste: _CommentTaste | None,
         prior: PopularityPrior | None,
     ) -> Answer:
         match query:
             case VideoQuery():
-                ranked = self._videos.rank(query, user, candidates, prior)
+                ranked = await self._videos.rank(query, user, prior)
                 return self._answer_with(self._video_items(ranked, user, query.explain), user)
             case FeedQuery():
-                ranked = self._videos.rank(query.videos, user, candidates, prior)
+                ranked = await self._videos.rank(query.videos, user, prior)
                 return self._answer_with(self._feed_items(query, ranked, user), user)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
-                ranked, ignored = self._comments.rank(query, user, preference_D)
+                ranked, ignored = await self._comments.rank(query, user, preference_D)
                 items = self._comment_items(ranked, user, taste, query.explain)
                 return self._answer_with(items, user, ignored)
             case SimilarQuery():
                 row = find_video(self._catalogue, query.video_id)
-                ranked = self._videos.similar(row, query.k)
+                ranked = await self._videos.similar(row, query.k)
                 answer = self._answer_with(self._video_items(ranked, user, False), user)
                 return replace(answer, source="model")
             case _:
@@ -190,7 +177,7 @@ class Ranker:
         tastes: list[_CommentTaste | None] = [None] * len(ranked)
         preference_TD = None
         if user.encoded is not None and len(ranked):
-            preference_BTD, share_BTJ = self.encoder.prefer_comments(
+            preference_BTD, share_BTJ = self._head.prefer_comments(
                 user.encoded.comment_state_JD[None],
                 user.encoded.comment_last_J[None],
                 self.bundle.tables["video_query_VD"][ranked.row_K][None],
@@ -248,3 +235,7 @@ def _history(query: Query) -> EventHistory | None:
             return None
         case _:
             return query.history
+
+
+def _deadline_s(query: Query) -> float:
+    return query.videos.deadline_s if isinstance(query, FeedQuery) else query.deadline_s

@@ -1,23 +1,21 @@
 """One bundle, loaded and warm: the whole engine behind a handful of asynchronous questions."""
 
-import logging
+import asyncio
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 
-from lsvcr.bundle import load_bundle
 from lsvcr.catalogue import Catalogue
-from lsvcr.errors import LsvcrError
+from lsvcr.errors import BundleError, LsvcrError
 from service.engine.batching import Batcher
-from service.engine.bundle_opening import Device, open_ranker
+from service.engine.engine import Engine
 from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import (
     Answer,
     CommentQuery,
+    EventHistory,
     FeedQuery,
     Query,
     SimilarQuery,
@@ -25,68 +23,36 @@ from service.engine.queries import (
 )
 from service.engine.ranker import Ranker
 
-logger = logging.getLogger(__name__)
-
 
 class Recommender:
-    """Answers with one bundle; its one worker thread owns the graphs and indexes.
+    """Answers with one bundle; belongs to one event loop.
 
-    The thread ends by itself once the last user of this object has let go of it, so a request
-    may finish with the bundle it began with while the pool has long moved on.
+    What it holds is let go of with its last user, so a request may finish with the bundle it
+    began with while the pool has long moved on.
     """
 
-    def __init__(
-        self,
-        ranker: Ranker,
-        thread: ThreadPoolExecutor,
-        *,
-        device_wanted: Device,
-        cpu_reason: str | None,
-        max_queue: int,
-        max_batch: int,
-    ) -> None:
+    def __init__(self, ranker: Ranker, *, max_queue: int, max_batch: int) -> None:
         self.version: str = ranker.bundle.manifest.version
         self._ranker = ranker
-        self._thread = thread
-        self._device_wanted = device_wanted
-        self._cpu_reason = cpu_reason
         self._counts: LiveCounts | None = None
         self._batcher: Batcher[Query, Answer | LsvcrError] = Batcher(
-            ranker.answer, thread, max_queue=max_queue, max_batch=max_batch
+            ranker.answer,
+            max_queue=max_queue,
+            max_batch=max_batch,
+            in_flight=ranker.opened.in_flight,
         )
 
     @classmethod
-    def load(cls, folder: Path, *, device: Device, max_queue: int, max_batch: int) -> Self:
-        """Load, check and warm up a bundle; takes seconds, so not for an event loop.
+    async def load(cls, engine: Engine, version: str, *, max_queue: int, max_batch: int) -> Self:
+        """Open a bundle of the engine's registry, checked and warm, and all that ranking takes.
 
         Raises:
             BundleError: If anything about the bundle is wrong.
             NotReadyError: If `cuda` is wanted and can't be had.
         """
-        started_s = time.perf_counter()
-        bundle = load_bundle(folder)
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"recommender-{bundle.manifest.version}")
-        try:
-            opening = thread.submit(open_ranker, bundle, device, max_batch=max_batch)
-            ranker, cpu_reason = opening.result()
-        except BaseException:
-            thread.shutdown()
-            raise
-        recommender = cls(
-            ranker,
-            thread,
-            device_wanted=device,
-            cpu_reason=cpu_reason,
-            max_queue=max_queue,
-            max_batch=max_batch,
-        )
-        logger.info(
-            "bundle %s is warm on %s after %.1f s",
-            recommender.version,
-            ranker.encoder.device,
-            time.perf_counter() - started_s,
-        )
-        return recommender
+        ranker = await asyncio.to_thread(Ranker, await engine.open(version))
+        await _warm_up(ranker)
+        return cls(ranker, max_queue=max_queue, max_batch=max_batch)
 
     async def recommend_videos(self, query: VideoQuery) -> Answer:
         """Rank videos for one user; a user without known history gets the popular ones."""
@@ -139,19 +105,16 @@ class Recommender:
             "created_at": manifest.created_at,
             "data_until_ms": manifest.data_until_ms,
             "counts": manifest.counts.model_dump(),
-            "device_wanted": self._device_wanted,
-            **self._ranker.encoder.describe(),
-            "cpu_reason": self._cpu_reason,
-            "index_device": self._ranker.video_index.device,
+            **self._ranker.opened.describe(),
             "index_recall": {kind: entry.recall_at_100 for kind, entry in manifest.indexes.items()},
             "golden": "ok",  # nothing is served before it is
             "warm": True,
             "waiting": self._batcher.waiting,
         }
 
-    def close(self) -> None:
-        """Finish what is waiting, then end the thread; later questions get NotReadyError."""
-        self._thread.shutdown()
+    async def close(self) -> None:
+        """Finish what is waiting; later questions get NotReadyError."""
+        await self._batcher.close()
 
     async def _ask(self, query: Query) -> Answer:
         started_s = time.perf_counter()
@@ -163,3 +126,21 @@ class Recommender:
         answer.timings_ms["queue"] = outcome.queue_ms
         answer.timings_ms["total"] = (time.perf_counter() - started_s) * 1000
         return answer
+
+
+async def _warm_up(ranker: Ranker) -> None:
+    """Answer a full feed and comments; nothing may be refused or degraded."""
+    catalogue = ranker.bundle.catalogue
+    video_hash_N = np.asarray(catalogue.video_index.sorted_hash_N[:3])
+    comment_hash_M = np.asarray(catalogue.comment_index.sorted_hash_N[:3])
+    history = EventHistory(
+        video_hash_N,
+        np.arange(len(video_hash_N), dtype=np.int64),
+        comment_hash_M,
+        np.arange(len(comment_hash_M), dtype=np.int64),
+    )
+    videos = VideoQuery(history, k=20, deadline_s=math.inf, exclude_seen=False)
+    comments = CommentQuery(history, k=20, deadline_s=math.inf)
+    for answer in await ranker.answer([FeedQuery(videos, 3), comments]):
+        if isinstance(answer, Exception) or answer.degraded:
+            raise BundleError("the bundle fails at a first question")

@@ -3,13 +3,15 @@
 Shape suffixes: N rows at hand.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.candidate_index import Candidates
+from service.engine.engine import Kind, OpenBundle
 from service.engine.scoring import Ranked, Rows, Scorer
 from service.engine.video_conditions import Allows
 
@@ -41,13 +43,24 @@ def no_rows_beside(count: int) -> Candidates:
 class Retriever:
     """The items of one kind, by their index."""
 
-    index: CandidateIndex
+    opened: OpenBundle
+    kind: Kind
+
+    @property
+    def rows(self) -> int:
+        """How many items there are."""
+        return self.opened.sizes[self.kind].rows
 
     def first_count(self, wanted: int, *, excluded: int, is_filtered: bool) -> int:
         """Say how many candidates to fetch so that mostly enough of them may appear."""
-        return min(wanted * (2 if is_filtered else 1) + excluded + MARGIN, self.index.size)
+        return min(wanted * (2 if is_filtered else 1) + excluded + MARGIN, self.rows)
 
-    def best(
+    async def search(self, query_D: NDArray[np.float32], count: int) -> Candidates:
+        """Ask the index for the rows nearest to one vector."""
+        [found] = await self.opened.search(self.kind, query_D[None], [count])
+        return found
+
+    async def best(
         self,
         scorer: Scorer,
         wanted: int,
@@ -72,16 +85,18 @@ class Retriever:
         if _suffices(scorer, ranked, wanted, fetched, proposed):
             return ranked.take(slice(wanted))
         count = max(len(fetched.row_N), wanted) * WIDENING
-        most = min(self.index.size // 2, self.index.max_count)
-        if self.index.size >= SCAN_AT_ONCE_BELOW and count <= most:
-            [fetched] = self.index.search(scorer.preference_D[None], [count])
+        most = min(self.rows // 2, self.opened.sizes[self.kind].max_count)
+        if self.rows >= SCAN_AT_ONCE_BELOW and count <= most:
+            fetched = await self.search(scorer.preference_D, count)
             proposed = beside(count)
             ranked = _rank(scorer, allows, fetched, proposed)
             if _suffices(scorer, ranked, wanted, fetched, proposed):
                 return ranked.take(slice(wanted))
-        if len(ranked) >= wanted and self.index.size > EXACT_BELOW:
+        if len(ranked) >= wanted and self.rows > EXACT_BELOW:
             return ranked.take(slice(wanted))
-        return _scan(scorer, wanted, allows)
+        if self.rows < SCAN_AT_ONCE_BELOW:
+            return _scan(scorer, wanted, allows)
+        return await asyncio.to_thread(_scan, scorer, wanted, allows)  # others don't wait for it
 
 
 def _rank(scorer: Scorer, allows: Allows, fetched: Candidates, proposed: Candidates) -> Ranked:

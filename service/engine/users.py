@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle
-from service.engine.encoder_session import CpuEncoder
-from service.engine.known_events import KnownEvents, build_timelines, count_used, find_events
+from lsvcr.errors import LsvcrError
+from service.engine.candidate_index import Candidates
+from service.engine.engine import OpenBundle
+from service.engine.known_events import KnownEvents, build_timelines, count_used
 from service.engine.profile_similarity import Profile, ProfileSimilarity
-from service.engine.queries import EventHistory
+from service.errors import EngineLostError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class EncodedHistory:
         comment_last_J: The comment head's mask.
         comment_state_JD: The comment head's input; empty where no comments are asked for.
         profile: Where comments are asked for and the bundle has profiles.
+        candidates: The videos nearest to the preference.
         used: Events that were read: (videos, comments).
     """
 
@@ -41,6 +43,7 @@ class EncodedHistory:
     comment_last_J: NDArray[np.int32]
     comment_state_JD: NDArray[np.float32]
     profile: Profile | None
+    candidates: Candidates
     used: tuple[int, int]
 
 
@@ -63,69 +66,97 @@ class User:
         return (0, 0) if self.encoded is None else self.encoded.used
 
 
-def encode_users(
-    histories: Sequence[EventHistory | None],
-    bundle: Bundle,
-    encoder: CpuEncoder,
-    similarity: ProfileSimilarity | None,
-    *,
-    with_comments: bool,
-) -> list[User]:
-    """Look up and encode histories, all in one run; a history that fails fails alone."""
-    users = [User(events) for events in find_events(histories, bundle.catalogue)]
-    known_B = [position for position, user in enumerate(users) if not user.events.is_empty]
-    if not known_B:
+@dataclass(frozen=True, slots=True)
+class UserEncoding:
+    """How one bundle's histories are encoded.
+
+    Attributes:
+        similarity: None for a bundle without profiles.
+    """
+
+    opened: OpenBundle
+    similarity: ProfileSimilarity | None
+
+    async def encode(
+        self,
+        events: Sequence[KnownEvents],
+        counts: Sequence[int],
+        *,
+        with_comments: bool,
+        until_s: float,
+    ) -> list[User]:
+        """Encode histories, all in one run; a history that fails fails alone.
+
+        Args:
+            events: Of each user.
+            counts: Candidate videos to fetch for each.
+            with_comments: Whether comments will be ranked.
+            until_s: When nobody waits for any of them any more.
+        """
+        users = [User(known) for known in events]
+        known_B = [position for position, known in enumerate(events) if not known.is_empty]
+        if not known_B:
+            return users
+        wanted = [counts[position] for position in known_B]
+        known = [events[position].newest() for position in known_B]
+        encoded: list[EncodedHistory | None]
+        try:
+            encoded = await self._encode(known, wanted, with_comments, until_s)
+        except EngineLostError:  # known and logged where it was lost
+            encoded = [None] * len(known)
+        except LsvcrError:
+            raise
+        except Exception:  # whatever the runtime or the driver throws
+            logger.exception("encoding %d histories failed", len(known))
+            if len(known) > 1:
+                return [
+                    (
+                        await self.encode(
+                            [one], [count], with_comments=with_comments, until_s=until_s
+                        )
+                    )[0]
+                    for one, count in zip(events, counts, strict=True)
+                ]
+            encoded = [None]
+        for position, row in zip(known_B, encoded, strict=True):
+            degraded = () if row is not None else ("encoder",)
+            users[position] = User(events[position], row, degraded)
         return users
-    try:
-        encoded = _encode(
-            [users[position].events.newest() for position in known_B],
-            bundle,
-            encoder,
-            similarity,
-            with_comments,
-        )
-    except Exception:  # whatever the runtime or the driver throws
-        logger.exception("encoding %d histories failed", len(known_B))
-        if len(known_B) > 1:
-            return [
-                encode_users([history], bundle, encoder, similarity, with_comments=with_comments)[0]
-                for history in histories
-            ]
-        encoded = [None]
-    for position, row in zip(known_B, encoded, strict=True):
-        degraded = () if row is not None else ("encoder",)
-        users[position] = User(users[position].events, row, degraded)
-    return users
 
-
-def _encode(
-    users: Sequence[KnownEvents],
-    bundle: Bundle,
-    encoder: CpuEncoder,
-    similarity: ProfileSimilarity | None,
-    with_comments: bool,
-) -> list[EncodedHistory | None]:
-    timelines = build_timelines(
-        users, bundle.catalogue, comments_per_event=bundle.manifest.comments_per_event
-    )
-    history = timelines.latest_windows(bundle.manifest.max_history)
-    profiles: list[Profile | None] = [None] * len(users)
-    if similarity is not None and with_comments:
-        profiles = [*similarity.profiles(timelines)]
-    encoding = encoder.encode(history, with_comments=with_comments)
-    used_B = count_used(history)
-    return [
-        EncodedHistory(
-            video_preference_D=preference_D,
-            video_I=history.video_BI[row],
-            video_share_I=encoding.video_share_BI[row],
-            comment_JK=history.comment_BJK[row],
-            comment_last_J=history.comment_last_BJ[row],
-            comment_state_JD=encoding.comment_state_BJD[row],
-            profile=profiles[row],
-            used=used_B[row],
+    async def _encode(
+        self,
+        users: Sequence[KnownEvents],
+        counts: Sequence[int],
+        with_comments: bool,
+        until_s: float,
+    ) -> list[EncodedHistory | None]:
+        manifest, catalogue = self.opened.bundle.manifest, self.opened.bundle.catalogue
+        timelines = build_timelines(
+            users, catalogue, comments_per_event=manifest.comments_per_event
         )
-        if np.isfinite(preference_D).all()
-        else None
-        for row, preference_D in enumerate(encoding.video_preference_BD)
-    ]
+        history = timelines.latest_windows(manifest.max_history)
+        profiles: list[Profile | None] = [None] * len(users)
+        if self.similarity is not None and with_comments:
+            profiles = [*self.similarity.profiles(timelines)]
+        encoded = await self.opened.encode(
+            history, with_comments=with_comments, counts=counts, until_s=until_s
+        )
+        encoding = encoded.encoding
+        used_B = count_used(history)
+        is_finite_B = np.all(np.isfinite(encoding.video_preference_BD), axis=1)
+        return [
+            EncodedHistory(
+                video_preference_D=preference_D,
+                video_I=history.video_BI[row],
+                video_share_I=encoding.video_share_BI[row],
+                comment_JK=history.comment_BJK[row],
+                comment_last_J=history.comment_last_BJ[row],
+                comment_state_JD=encoding.comment_state_BJD[row],
+                profile=profiles[row],
+                candidates=encoded.candidates[row],
+                used=used_B[row],
+            )
+            if is_finite_B[row]
+            else None
+            for row, preference_D in enumerate(encoding.video_preference_BD)
+        ]

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from lsvcr.bundle import Bundle
-from service.engine.candidate_index import CandidateIndex, Candidates
 from service.engine.diversity import Caps, choose_diverse, diversity_window, is_diverse
+from service.engine.engine import OpenBundle
+from service.engine.known_events import KnownEvents
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import PopularityPrior
 from service.engine.queries import VideoQuery
@@ -24,55 +24,49 @@ WIDENING = 8
 class VideoRanking:
     """All that ranking a bundle's videos takes."""
 
-    def __init__(self, bundle: Bundle, index: CandidateIndex) -> None:
+    def __init__(self, opened: OpenBundle) -> None:
+        bundle = opened.bundle
         self._bundle = bundle
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
-        self._retriever = Retriever(index)
+        self._retriever = Retriever(opened, "video")
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
 
-    def first_count(self, query: VideoQuery, user: User) -> int:
+    def first_count(self, query: VideoQuery, events: KnownEvents) -> int:
         """Say how many candidates to fetch for a query at first."""
         wanted = diversity_window(query.k) if is_diverse(query.diversity) else query.k
         excluded = len(query.exclude_M)
         if query.exclude_seen:
-            excluded += len(user.events.video_N) + len(user.events.comment_M)
+            excluded += len(events.video_N) + len(events.comment_M)
         return self._retriever.first_count(
             wanted, excluded=excluded, is_filtered=query.filter is not None
         )
 
-    def rank(
-        self,
-        query: VideoQuery,
-        user: User,
-        fetched: Candidates | None,
-        prior: PopularityPrior | None,
-    ) -> Ranked:
+    async def rank(self, query: VideoQuery, user: User, prior: PopularityPrior | None) -> Ranked:
         """Rank the query's `k` best videos; by popularity where `user` isn't encoded.
 
         Args:
-            fetched: What the index found for the user's preference; None without one.
             prior: As it is now; None for a bundle without.
         """
         allows = self._allows(query, user)
         if not is_diverse(query.diversity):
-            return self._best(query, query.k, user, allows, fetched, prior)
+            return await self._best(query, query.k, user, allows, prior)
         window = diversity_window(query.k)
         count = window
         while True:
-            ranked = self._best(query, count, user, allows, fetched, prior)
+            ranked = await self._best(query, count, user, allows, prior)
             chosen = self._diversify(query, ranked, window)
             if len(chosen) >= query.k or len(ranked) < count:
                 return chosen
             count *= WIDENING
 
-    def similar(self, video_row: int, k: int) -> Ranked:
+    async def similar(self, video_row: int, k: int) -> Ranked:
         """Rank the videos nearest to one, itself left out; the score is the cosine."""
         vector_D = np.asarray(self._candidate_VD[video_row])
         count = self._retriever.first_count(k, excluded=1, is_filtered=False)
-        [fetched] = self._retriever.index.search(vector_D[None], [count])
+        fetched = await self._retriever.search(vector_D, count)
         scorer = Scorer(self._candidate_VD, 1.0, vector_D)
-        return self._retriever.best(scorer, k, allow_except(np.array([video_row])), fetched)
+        return await self._retriever.best(scorer, k, allow_except(np.array([video_row])), fetched)
 
     def _allows(self, query: VideoQuery, user: User) -> Allows:
         excluded = [self._catalogue.video_index.rows(query.exclude_M)]
@@ -84,16 +78,15 @@ class VideoRanking:
             matching = allow_matching(query.filter, self._catalogue)
         return allow_except(np.concatenate(excluded), matching)
 
-    def _best(
+    async def _best(
         self,
         query: VideoQuery,
         wanted: int,
         user: User,
         allows: Allows,
-        fetched: Candidates | None,
         prior: PopularityPrior | None,
     ) -> Ranked:
-        if user.encoded is None or fetched is None:
+        if user.encoded is None:
             popular = self.popular if prior is None else prior.popular
             return popular.best(wanted, allows)
         if query.popularity_weight == 0:
@@ -106,7 +99,7 @@ class VideoRanking:
             nothing_beside if prior is None else partial(prior.parts, weight=weight),
         )
         beside = no_rows_beside if prior is None else partial(prior.propose, weight=weight)
-        return self._retriever.best(scorer, wanted, allows, fetched, beside)
+        return await self._retriever.best(scorer, wanted, allows, user.encoded.candidates, beside)
 
     def _diversify(self, query: VideoQuery, ranked: Ranked, window: int) -> Ranked:
         diversity = query.diversity

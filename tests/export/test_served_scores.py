@@ -1,5 +1,6 @@
 """What the service answers is what training computes: the whole score, part by part."""
 
+import asyncio
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 from export.bundle_writer import complete_bundle
 from export.candidate_index import IndexOptions
 from export.trained_run import TrainedRun
-from lsvcr.bundle import load_bundle
 from lsvcr.catalogue import item_hashes
 from lsvcr.popularity import HOUR_MS, decayed_counts
-from service.engine.bundle_opening import open_ranker
+from service.engine.engine import InlineEngine
 from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import Answer, CommentQuery, EventHistory, Query, VideoQuery
 from service.engine.ranker import Ranker
@@ -114,6 +114,8 @@ class World:
 
 def serve(prepared: Prepared, recommender: Recommender, graphs_from: Path, folder: Path) -> Ranker:
     """Export with a seed that knows nothing yet, and open."""
+    folder = folder / "v"
+    folder.mkdir()
     for name in ("encoder.onnx", "encoder_packed.onnx", "comment_head.onnx"):
         copyfile(graphs_from / name, folder / name)
     run = TrainedRun(
@@ -130,7 +132,8 @@ def serve(prepared: Prepared, recommender: Recommender, graphs_from: Path, folde
     complete_bundle(
         run, folder, version="v", created_at=datetime.now(UTC), options=IndexOptions(), step=quiet
     )
-    return open_ranker(load_bundle(folder), "cpu", max_batch=4)[0]
+    engine = InlineEngine(folder.parent, device="cpu", max_batch=4)
+    return Ranker(asyncio.run(engine.open("v")))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,7 @@ def world(run: TrainedRun, bundle_folder: Path, tmp_path_factory: pytest.TempPat
 
 
 def answer(ranker: Ranker, query: Query) -> Answer:
-    [result] = ranker.answer([query])
+    [result] = asyncio.run(ranker.answer([query]))
     assert isinstance(result, Answer)
     assert result.source == "model"
     return result

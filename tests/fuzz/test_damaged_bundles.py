@@ -21,6 +21,7 @@ from tiny_bundle_builder import PRIOR, PROFILE, sign, write_tiny_bundle
 from lsvcr.catalogue import item_hashes
 from lsvcr.errors import LsvcrError
 from lsvcr.registry import write_current
+from service.engine.engine import InlineEngine
 from service.engine.model_pool import ModelPool
 from service.engine.queries import CommentQuery, EventHistory, FeedQuery, VideoQuery
 from service.engine.recommender import Recommender
@@ -74,7 +75,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     write_tiny_bundle(registry / SOUND, version=SOUND)
     write_current(registry, SOUND)
     with asyncio.Runner() as runner:
-        pool = ModelPool(registry, device="cpu", max_queue=8, max_batch=2)
+        engine = InlineEngine(registry, device="cpu", max_batch=2)
+        pool = ModelPool(registry, engine, max_queue=8, max_batch=2)
         runner.run(pool.open())
         versions = map("damaged-{}".format, itertools.count())
         yield Workshop(master, registry, pool, runner, versions)

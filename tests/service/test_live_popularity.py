@@ -20,6 +20,7 @@ from lsvcr.history import Timelines
 from lsvcr.popularity import HOUR_MS
 from lsvcr.registry import write_current
 from service.embedded_store import EmbeddedStore
+from service.engine.engine import InlineEngine
 from service.engine.model_pool import ModelPool
 from service.engine.queries import VideoQuery
 from service.event_log import Event
@@ -158,7 +159,12 @@ def test_counts_follow_the_calendar_and_reach_bundles_before_they_answer(
 
     async def scenario() -> None:
         store = make_store(server.url, clock=lambda: now_s[0])
-        pool = ModelPool(prior_registry, device="cpu", max_queue=9, max_batch=4)
+        pool = ModelPool(
+            prior_registry,
+            InlineEngine(prior_registry, device="cpu", max_batch=4),
+            max_queue=9,
+            max_batch=4,
+        )
         follower = PopularityFollower(store, pool, clock=lambda: now_s[0])
 
         async def prior() -> float:

@@ -1,7 +1,9 @@
 """Short ways to ask the engine, and the slow clear answers to compare with."""
 
+import asyncio
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +11,19 @@ from tiny_bundle_builder import COMMENTS_PER_EVENT, MAX_HISTORY, encode, prefer_
 
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import NO_TIME, item_hashes
+from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch, Timelines
-from service.engine.queries import CommentQuery, EventHistory, VideoFilter, VideoQuery
+from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.engine import InlineEngine
+from service.engine.queries import (
+    Answer,
+    CommentQuery,
+    EventHistory,
+    Query,
+    VideoFilter,
+    VideoQuery,
+)
+from service.engine.ranker import Ranker
 
 HOUR_MS = 3_600_000
 
@@ -23,6 +36,35 @@ def history(videos: Sequence[str] = (), comments: Sequence[str] = ()) -> EventHi
         item_hashes(comments),
         np.arange(len(comments), dtype=np.int64) * HOUR_MS + HOUR_MS // 2,
     )
+
+
+def open_ranker(folder: Path) -> Ranker:
+    """A bundle, opened on the CPU and in this process."""
+    engine = InlineEngine(folder.parent, device="cpu", max_batch=4)
+    return Ranker(asyncio.run(engine.open(folder.name)))
+
+
+def answer_all(ranker: Ranker, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
+    return asyncio.run(ranker.answer(queries))
+
+
+def answer(ranker: Ranker, query: Query) -> Answer:
+    [result] = answer_all(ranker, [query])
+    assert isinstance(result, Answer)
+    return result
+
+
+class OnlyVideos:
+    """An index behind the engine's seam, without a bundle around it."""
+
+    def __init__(self, index: CandidateIndex) -> None:
+        self.sizes = {"video": index.extent}
+        self._index = index
+
+    async def search(
+        self, kind: str, query_BD: NDArray[np.float32], counts: Sequence[int]
+    ) -> list[Candidates]:
+        return self._index.search(query_BD, counts)
 
 
 def ask_videos(events: EventHistory | None, k: int = 10, **options: object) -> VideoQuery:

@@ -1,8 +1,6 @@
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -17,21 +15,15 @@ class Doubler:
     """Doubles numbers once its gate is open, remembers the batches, and can't double 13."""
 
     def __init__(self) -> None:
-        self.gate = threading.Event()
+        self.gate = asyncio.Event()
         self.batches: list[list[int]] = []
 
-    def __call__(self, queries: Sequence[int]) -> list[int | Exception]:
-        assert self.gate.wait(timeout=SOON_S)
+    async def __call__(self, queries: Sequence[int]) -> list[int | Exception]:
+        await asyncio.wait_for(self.gate.wait(), SOON_S)
         self.batches.append(list(queries))
         if 13 in queries:
             raise ZeroDivisionError("13")
         return [LookupError("0") if query == 0 else 2 * query for query in queries]
-
-
-@pytest.fixture
-def thread() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -43,21 +35,21 @@ async def ask(batcher: Batcher[int, int], query: int, wait_s: float = SOON_S) ->
 
 
 async def start(batcher: Batcher[int, int], *queries: int) -> list[asyncio.Task[int]]:
-    """Submit a query that keeps the thread busy, then the queries that wait behind it."""
+    """Submit a query that keeps the computation busy, then the queries that wait behind it."""
     tasks = [asyncio.create_task(ask(batcher, 1))]
     await asyncio.sleep(0)
     while batcher.waiting:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     tasks += [asyncio.create_task(ask(batcher, query)) for query in queries]
     await asyncio.sleep(0)
     return tasks
 
 
-def test_what_waits_is_computed_together_up_to_the_limit(thread: ThreadPoolExecutor) -> None:
+def test_what_waits_is_computed_together_up_to_the_limit() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=9, max_batch=3)
+        batcher = Batcher(double, max_queue=9, max_batch=3)
         tasks = await start(batcher, 2, 3, 4, 5)
         double.gate.set()
         assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
@@ -66,11 +58,11 @@ def test_what_waits_is_computed_together_up_to_the_limit(thread: ThreadPoolExecu
     assert double.batches == [[1], [2, 3, 4], [5]]
 
 
-def test_a_full_queue_refuses_at_once(thread: ThreadPoolExecutor) -> None:
+def test_a_full_queue_refuses_at_once() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=2, max_batch=8)
+        batcher = Batcher(double, max_queue=2, max_batch=8)
         tasks = await start(batcher, 2, 3)
         with pytest.raises(OverloadedError):
             await ask(batcher, 4)
@@ -81,11 +73,11 @@ def test_a_full_queue_refuses_at_once(thread: ThreadPoolExecutor) -> None:
     run(main)
 
 
-def test_a_passed_deadline_ends_the_wait_and_spares_the_work(thread: ThreadPoolExecutor) -> None:
+def test_a_passed_deadline_ends_the_wait_and_spares_the_work() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=9, max_batch=8)
+        batcher = Batcher(double, max_queue=9, max_batch=8)
         tasks = await start(batcher, 2)
         with pytest.raises(DeadlineExceededError):
             await ask(batcher, 3, wait_s=0.02)
@@ -98,11 +90,11 @@ def test_a_passed_deadline_ends_the_wait_and_spares_the_work(thread: ThreadPoolE
     assert double.batches == [[1], [2]]
 
 
-def test_what_would_be_late_is_refused_at_once(thread: ThreadPoolExecutor) -> None:
+def test_what_would_be_late_is_refused_at_once() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=9, max_batch=8)
+        batcher = Batcher(double, max_queue=9, max_batch=8)
         [slow] = await start(batcher)
         await asyncio.sleep(0.2)
         double.gate.set()
@@ -118,11 +110,11 @@ def test_what_would_be_late_is_refused_at_once(thread: ThreadPoolExecutor) -> No
     assert double.batches == [[1], [1], [2, 3]]
 
 
-def test_a_cancelled_caller_is_not_computed_for(thread: ThreadPoolExecutor) -> None:
+def test_a_cancelled_caller_is_not_computed_for() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=9, max_batch=8)
+        batcher = Batcher(double, max_queue=9, max_batch=8)
         tasks = await start(batcher, 2, 3)
         tasks[1].cancel()
         await asyncio.sleep(0)
@@ -133,11 +125,11 @@ def test_a_cancelled_caller_is_not_computed_for(thread: ThreadPoolExecutor) -> N
     assert double.batches == [[1], [3]]
 
 
-def test_a_poisoned_query_fails_alone(thread: ThreadPoolExecutor) -> None:
+def test_a_poisoned_query_fails_alone() -> None:
     double = Doubler()
 
     async def main() -> None:
-        batcher = Batcher(double, thread, max_queue=9, max_batch=8)
+        batcher = Batcher(double, max_queue=9, max_batch=8)
         tasks = await start(batcher, 2, 13, 0, 4)
         double.gate.set()
         first, good, poisoned, wrong, last = await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,13 +140,68 @@ def test_a_poisoned_query_fails_alone(thread: ThreadPoolExecutor) -> None:
     run(main)
 
 
-def test_a_shut_down_thread_means_not_ready() -> None:
+def test_closing_finishes_what_waits_and_refuses_what_comes() -> None:
+    double = Doubler()
+
     async def main() -> None:
-        executor = ThreadPoolExecutor(1)
-        executor.shutdown()
-        batcher = Batcher(Doubler(), executor, max_queue=9, max_batch=8)
+        batcher = Batcher(double, max_queue=9, max_batch=8)
+        tasks = await start(batcher, 2)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
         with pytest.raises(NotReadyError):
-            await ask(batcher, 1)
-        assert batcher.waiting == 0
+            await ask(batcher, 3)
+        double.gate.set()
+        await closing
+        assert await asyncio.gather(*tasks) == [2, 4]
+
+    run(main)
+
+
+def test_a_cancelled_caller_frees_its_place() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=1, max_batch=8)
+        tasks = await start(batcher, 2)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(ask(batcher, 3))
+        await asyncio.sleep(0)
+        double.gate.set()
+        assert await waiting == 6
+        assert await tasks[0] == 2
+
+    run(main)
+
+
+def test_what_is_wrong_on_purpose_holds_for_the_batch_and_is_not_tried_again() -> None:
+    batches: list[int] = []
+
+    async def refuse(queries: Sequence[int]) -> list[int | Exception]:
+        batches.append(len(queries))
+        raise NotReadyError("not now")
+
+    async def main() -> None:
+        batcher: Batcher[int, int] = Batcher(refuse, max_queue=9, max_batch=8)
+        answers = await asyncio.gather(
+            *(ask(batcher, n) for n in (1, 2, 3)), return_exceptions=True
+        )
+        assert all(isinstance(answer, NotReadyError) for answer in answers)
+
+    run(main)
+    assert batches == [3]
+
+
+def test_several_batches_are_under_way_where_that_is_wished() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=9, max_batch=1, in_flight=2)
+        tasks = [asyncio.create_task(ask(batcher, query)) for query in (1, 2, 3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
+        double.gate.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
 
     run(main)

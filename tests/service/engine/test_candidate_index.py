@@ -1,8 +1,10 @@
+import asyncio
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from engine_questions import OnlyVideos
 from tiny_bundle_builder import unit, write_index
 
 from lsvcr.bundle import IndexEntry
@@ -70,12 +72,11 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
     write_ivf(tmp_path / "x", table_ND)
     entry = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
     index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
-    retriever = Retriever(index)
+    retriever = Retriever(OnlyVideos(index), "video")
     [fetched] = index.search(table_ND[7:8], [400])
     assert len(fetched.row_N) < 400
-    ranked = retriever.best(
-        Scorer(table_ND, 1.0, table_ND[7]), 400, allow_except(np.array([7])), fetched
-    )
+    scorer = Scorer(table_ND, 1.0, table_ND[7])
+    ranked = asyncio.run(retriever.best(scorer, 400, allow_except(np.array([7])), fetched))
     score_N = table_ND @ table_ND[7]
     score_N[[0, 7]] = -np.inf
     assert ranked.row_K.tolist() == np.argsort(-score_N)[:400].tolist()

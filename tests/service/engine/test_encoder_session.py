@@ -3,7 +3,7 @@ import pytest
 from tiny_bundle_builder import encode, prefer_comments
 
 from lsvcr.history import HistoryBatch, Timelines
-from service.engine.encoder_session import MICRO_BATCH
+from service.engine.encoder_session import MICRO_BATCH, CommentHead, CpuEncoder
 from service.engine.ranker import Ranker
 
 USERS = 2 * MICRO_BATCH + 3
@@ -32,13 +32,15 @@ def test_runs_of_like_length_yield_what_the_whole_batch_would(ranker: Ranker, se
     history = random_histories(ranker, seed)
     tables = ranker.bundle.tables
     preference_BD, state_BJD, share_BI = encode(history, tables)
-    encoding = ranker.encoder.encode(history, with_comments=True)
+    encoding = CpuEncoder(ranker.bundle).encode(history, with_comments=True)
     np.testing.assert_allclose(encoding.video_preference_BD, preference_BD, atol=1e-5)
     np.testing.assert_allclose(encoding.comment_state_BJD, state_BJD, atol=1e-5)
     np.testing.assert_allclose(encoding.video_share_BI, share_BI, atol=1e-5)
 
     target_BTD = tables["video_query_VD"][np.arange(USERS * 4).reshape(USERS, 4) % 50 + 1]
-    actual = ranker.encoder.prefer_comments(state_BJD, history.comment_last_BJ, target_BTD)
+    actual = CommentHead(ranker.bundle).prefer_comments(
+        state_BJD, history.comment_last_BJ, target_BTD
+    )
     expected = prefer_comments(state_BJD, history.comment_last_BJ, target_BTD)
     np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
     np.testing.assert_allclose(actual[1], expected[1], atol=1e-5)
@@ -46,7 +48,7 @@ def test_runs_of_like_length_yield_what_the_whole_batch_would(ranker: Ranker, se
 
 def test_without_comments_the_videos_are_the_same(ranker: Ranker) -> None:
     history = random_histories(ranker, 7)
-    both = ranker.encoder.encode(history, with_comments=True)
-    alone = ranker.encoder.encode(history, with_comments=False)
+    both = CpuEncoder(ranker.bundle).encode(history, with_comments=True)
+    alone = CpuEncoder(ranker.bundle).encode(history, with_comments=False)
     np.testing.assert_array_equal(alone.video_preference_BD, both.video_preference_BD)
     assert alone.comment_state_BJD.shape[1] == 0

@@ -3,7 +3,7 @@ import gc
 import json
 import math
 import shutil
-import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from tiny_bundle_builder import TINY_VERSIONS, sign, write_index, write_tiny_bun
 
 from lsvcr.errors import BundleError
 from lsvcr.registry import read_current, write_current
+from service.engine.engine import InlineEngine
 from service.engine.model_pool import ModelPool
 from service.engine.queries import FeedQuery
 from service.engine.recommender import Recommender
@@ -30,8 +31,14 @@ FIRST, SECOND = TINY_VERSIONS
 USER = history(["v1", "v2"], ["c5"])
 
 
+async def load(folder: Path) -> Recommender:
+    engine = InlineEngine(folder.parent, device="cpu", max_batch=4)
+    return await Recommender.load(engine, folder.name, max_queue=9, max_batch=4)
+
+
 def new_pool(registry: Path, device: str = "cpu") -> ModelPool:
-    return ModelPool(registry, device=device, max_queue=1000, max_batch=8)  # type: ignore[arg-type]
+    engine = InlineEngine(registry, device=device, max_batch=8)  # type: ignore[arg-type]
+    return ModelPool(registry, engine, max_queue=1000, max_batch=8)
 
 
 def test_activation_and_rollback_change_who_answers_and_the_registry(tiny_registry: Path) -> None:
@@ -125,24 +132,17 @@ def test_requests_under_way_finish_with_the_bundle_they_began_with(tiny_registry
     asyncio.run(main())
 
 
-def test_a_replaced_bundle_ends_its_thread_after_its_last_user(tiny_registry: Path) -> None:
-    def threads() -> set[str]:
-        return {thread.name for thread in threading.enumerate() if FIRST in thread.name}
-
+def test_a_replaced_bundle_goes_with_its_last_user(tiny_registry: Path) -> None:
     async def main() -> None:
         pool = new_pool(tiny_registry)
         await pool.open()
         old = pool.current()
+        gone = weakref.ref(old)
         await pool.activate(SECOND)
         assert (await old.recommend_videos(ask_videos(USER))).model_version == FIRST
-        assert threads()
         del old
         gc.collect()
-        for _ in range(1000):
-            if not threads():
-                break
-            await asyncio.sleep(0.005)
-        assert not threads()
+        assert gone() is None
         await pool.close()
 
     asyncio.run(main())
@@ -411,7 +411,7 @@ def test_the_smallest_catalogues_are_served(tmp_path: Path, videos: int, comment
     write_tiny_bundle(tmp_path / "x", version="x", videos=videos, comments=comments)
 
     async def main() -> None:
-        recommender = Recommender.load(tmp_path / "x", device="cpu", max_queue=9, max_batch=4)
+        recommender = await load(tmp_path / "x")
         for user in (None, history(["v1"], ["c1"] if comments else [])):
             query = ask_videos(user, 500, exclude_seen=False)
             assert len((await recommender.recommend_videos(query)).items) == videos
@@ -422,14 +422,14 @@ def test_the_smallest_catalogues_are_served(tmp_path: Path, videos: int, comment
             feed = await recommender.recommend_feed(FeedQuery(query, 3))
             assert len(feed.items) == videos
         assert len((await recommender.similar_videos("v1", 10)).items) == videos - 1
-        recommender.close()
+        await recommender.close()
 
     asyncio.run(main())
 
 
 def test_a_recommender_tells_ids_timings_and_errors(tiny_bundle: Path) -> None:
     async def main() -> None:
-        recommender = Recommender.load(tiny_bundle, device="cpu", max_queue=9, max_batch=4)
+        recommender = await load(tiny_bundle)
         answer = await recommender.recommend_videos(ask_videos(USER))
         timings_ms = answer.timings_ms
         assert set(timings_ms) == {"queue", "encode", "retrieve", "total"}
@@ -441,7 +441,7 @@ def test_a_recommender_tells_ids_timings_and_errors(tiny_bundle: Path) -> None:
             await recommender.similar_videos("gone", 3)
         with pytest.raises(DeadlineExceededError):
             await recommender.similar_videos("v1", 3, deadline_s=-math.inf)
-        recommender.close()
+        await recommender.close()
         with pytest.raises(NotReadyError):
             await recommender.recommend_videos(ask_videos(USER))
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from engine_questions import (
+    answer,
+    answer_all,
     ask_comments,
     ask_videos,
     best_rows,
@@ -12,18 +14,12 @@ from engine_questions import (
 
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import item_hashes
-from service.engine.queries import Answer, FeedQuery, Query, Reason, SimilarQuery, VideoFilter
+from service.engine.queries import Answer, FeedQuery, Reason, SimilarQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.errors import UnknownVideoError
 
 USER = history(["v1", "v2"], ["c5", "c9"])
 LAST_VIDEO = "v50"  # has no comment
-
-
-def answer(ranker: Ranker, query: Query) -> Answer:
-    [result] = ranker.answer([query])
-    assert isinstance(result, Answer)
-    return result
 
 
 def comment_ids(result: Answer) -> list[str]:
@@ -63,7 +59,7 @@ def test_an_unknown_video_is_refused_and_its_batch_mates_are_answered(
     ranker: Ranker, events: object
 ) -> None:
     queries = [ask_comments(USER, video_id="v3"), ask_comments(events, video_id="gone")]  # type: ignore[arg-type]
-    good, bad = ranker.answer(queries)
+    good, bad = answer_all(ranker, queries)
     assert isinstance(good, Answer)
     assert isinstance(bad, UnknownVideoError)
 
@@ -175,5 +171,5 @@ def test_similar_videos_are_the_nearest_by_cosine_without_the_video_itself(ranke
 
 
 def test_similar_videos_of_an_unknown_video_are_refused(ranker: Ranker) -> None:
-    [result] = ranker.answer([SimilarQuery("gone", 8, np.inf)])
+    [result] = answer_all(ranker, [SimilarQuery("gone", 8, np.inf)])
     assert isinstance(result, UnknownVideoError)

@@ -2,7 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_questions import ask_videos, best_rows, history, matches, video_preference
+from engine_questions import (
+    answer,
+    answer_all,
+    ask_videos,
+    best_rows,
+    history,
+    matches,
+    video_preference,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle_builder import DAY_MS, TEMPERATURE
@@ -12,7 +20,6 @@ from service.engine.queries import (
     Answer,
     Diversity,
     EventHistory,
-    Query,
     Reason,
     VideoFilter,
 )
@@ -37,12 +44,6 @@ filters = st.none() | st.builds(
     published_before_ms=days,
 )
 slow = settings(max_examples=60, derandomize=True)
-
-
-def answer(ranker: Ranker, query: Query) -> Answer:
-    [result] = ranker.answer([query])
-    assert isinstance(result, Answer)
-    return result
 
 
 def ids(result: Answer) -> list[str]:
@@ -109,7 +110,7 @@ def test_a_batch_answers_like_its_queries_alone(
     ranker: Ranker, users: list[tuple[str, ...] | None], k: int
 ) -> None:
     queries = [ask_videos(None if user is None else history(user), k) for user in users]
-    together = ranker.answer(queries)
+    together = answer_all(ranker, queries)
     for query, batched in zip(queries, together, strict=True):
         alone = answer(ranker, query)
         assert isinstance(batched, Answer)

@@ -1,10 +1,13 @@
 """The whole score, encoder plus prior plus profile, against a plain computation of all of it."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engine_questions import (
+    OnlyVideos,
+    answer,
     ask_comments,
     ask_videos,
     comment_preference,
@@ -33,7 +36,7 @@ from service.engine import retrieval
 from service.engine.candidate_index import CandidateIndex
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import LiveCounts, PopularityPrior
-from service.engine.queries import Answer, Diversity, EventHistory, FeedQuery, Query, VideoFilter
+from service.engine.queries import Diversity, EventHistory, FeedQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
@@ -56,12 +59,6 @@ live_counts = st.builds(
         max_size=4,
     ),
 )
-
-
-def answer(ranker: Ranker, query: Query) -> Answer:
-    [result] = ranker.answer([query])
-    assert isinstance(result, Answer)
-    return result
 
 
 def prior_logits(bundle: Bundle, counts: LiveCounts) -> list[float]:
@@ -265,15 +262,17 @@ def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
     logit_V[3000:] = 0
     write_index(tmp_path / "x", candidate_ND)
     entry = IndexEntry(kind="flat", recall_at_100=1.0)
-    retriever = Retriever(CandidateIndex.load(tmp_path / "x", entry, rows=5000, width=16))
+    index = CandidateIndex.load(tmp_path / "x", entry, rows=5000, width=16)
+    retriever = Retriever(OnlyVideos(index), "video")
     overall = PopularItems.by_place(np.arange(1, 5001, dtype=np.int32))
     prior = PopularityPrior(logit_V, overall.by_logit("prior", logit_V))
     for row in (17, 90, 4500):
         scorer = Scorer(candidate_ND, TEMPERATURE, candidate_ND[row], prior.parts)
         count = retriever.first_count(wanted, excluded=2, is_filtered=False)
-        [fetched] = retriever.index.search(candidate_ND[row][None], [count])
+        [fetched] = index.search(candidate_ND[row][None], [count])
         allows = allow_except(np.array([row, 5]))
-        ranked = retriever.best(scorer, wanted, allows, fetched, prior.propose)
+        best = retriever.best(scorer, wanted, allows, fetched, prior.propose)
+        ranked = asyncio.run(best)
         score_N = (candidate_ND @ candidate_ND[row]).astype(float) / TEMPERATURE + logit_V
         score_N[[0, row, 5]] = -np.inf
         expected = np.argsort(-score_N.round(4), kind="stable")[:wanted]

@@ -1,0 +1,41 @@
+"""`python -m service.engine`: one engine process, started by `service.engine_process`.
+
+It ends when it is told to, or when whoever started it has ended: its standard input closes then.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+import uvloop
+
+from service.engine.engine import InlineEngine
+from service.engine.engine_server import EngineServer
+from service.log_output import configure_logging
+from service.settings import Settings, read_settings
+
+DRAIN_S = 10
+
+
+async def serve(settings: Settings) -> None:
+    """Answer front-ends until told to stop."""
+    assert settings.engine_socket is not None
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_reader(sys.stdin.fileno(), stopping.set)
+    engine = InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
+    server = EngineServer(engine)
+    listening = await server.listen(settings.engine_socket)
+    await stopping.wait()
+    listening.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.drain(), DRAIN_S)
+
+
+if __name__ == "__main__":
+    configured = read_settings([])
+    configure_logging(configured.log_level)
+    uvloop.run(serve(configured))

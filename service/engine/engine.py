@@ -1,0 +1,205 @@
+"""Where encoders and indexes run: the seam between ranking and the hardware.
+
+    Engine       opens bundles            InlineEngine here, RemoteEngine in `engine_client.py`
+    OpenBundle   encodes and searches     LocalBundle here, RemoteBundle there
+
+Ranking, candidates' vectors and catalogue stay with whoever asks; only inputs of the encoder and
+queries of an index cross the seam, as plain arrays, whole batches at a time.
+
+Shape suffixes: B users, N candidates, D width.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import Bundle, load_bundle
+from lsvcr.errors import BundleError
+from lsvcr.history import HistoryBatch
+from service.engine.bundle_opening import Device, WarmBundle, open_warm
+from service.engine.candidate_index import Candidates, IndexSize
+from service.engine.encoder_session import Encoding
+
+Kind = Literal["video", "comment"]
+ArgumentsT = ParamSpec("ArgumentsT")
+ResultT = TypeVar("ResultT")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedUsers:
+    """What one batch of histories became.
+
+    Attributes:
+        candidates: For each user the videos nearest to their preference.
+    """
+
+    encoding: Encoding
+    candidates: Sequence[Candidates]
+
+
+class OpenBundle(Protocol):
+    """One bundle's encoder and indexes, checked and warm.
+
+    Where the engine itself is gone, for the moment, questions raise `EngineLostError`.
+
+    Attributes:
+        bundle: What ranking needs of it; read where the ranking runs.
+        sizes: Of the indexes.
+        in_flight: Batches worth having under way at a time.
+    """
+
+    bundle: Bundle
+    sizes: dict[Kind, IndexSize]
+    in_flight: int
+
+    async def encode(
+        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+    ) -> EncodedUsers:
+        """Encode B >= 1 users and fetch candidate videos for each.
+
+        Args:
+            history: The encoder's inputs.
+            with_comments: Whether the comment head's input is wanted too.
+            counts: How many candidates for each user.
+            until_s: `time.monotonic()` value after which nobody waits for any of them.
+        """
+
+    async def search(
+        self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
+    ) -> list[Candidates]:
+        """Find each query's nearest rows of one kind."""
+
+    def describe(self) -> dict[str, object]:
+        """Where and how it runs."""
+
+
+class Engine(Protocol):
+    """Opens bundles of one registry."""
+
+    async def open(self, version: str) -> OpenBundle:
+        """Load, check and warm up a bundle; it closes once its last user has let go of it.
+
+        Raises:
+            BundleError: If anything about the bundle is wrong.
+            NotReadyError: If `cuda` is wanted and can't be had.
+        """
+
+    def problem(self) -> str | None:
+        """Why nothing can be computed now; None if it can."""
+
+    async def close(self) -> None:
+        """End; what is open answers no more."""
+
+
+class LocalBundle:
+    """A bundle that is computed with in this process.
+
+    Args:
+        warm: The bundle with its graphs and indexes.
+        thread: Runs everything, as a GPU's state belongs to one thread. None runs it at once,
+            in the caller's: on CPUs every hand-over between threads costs more than it brings.
+        cpu_reason: Why it runs on the CPU, where a GPU had been welcome.
+    """
+
+    def __init__(
+        self, warm: WarmBundle, thread: Executor | None, *, wanted: Device, cpu_reason: str | None
+    ) -> None:
+        self._warm = warm
+        self._thread = thread
+        self._wanted = wanted
+        self._cpu_reason = cpu_reason
+        self.bundle = warm.bundle
+        self.in_flight = 1 if thread is None else 2  # the next one is prepared meanwhile
+        self.sizes: dict[Kind, IndexSize] = {
+            "video": warm.video_index.extent,
+            "comment": warm.comment_index.extent,
+        }
+
+    async def encode(
+        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+    ) -> EncodedUsers:
+        """As `OpenBundle.encode`; what is begun is finished."""
+        encoding, candidates = await self._run(self._warm.encode, history, with_comments, counts)
+        return EncodedUsers(encoding, candidates)
+
+    async def search(
+        self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
+    ) -> list[Candidates]:
+        """As `OpenBundle.search`."""
+        index = self._warm.video_index if kind == "video" else self._warm.comment_index
+        return await self._run(index.search, query_BD, counts)
+
+    def describe(self) -> dict[str, object]:
+        """Where and how it runs."""
+        return {
+            "device_wanted": self._wanted,
+            **self._warm.encoder.describe(),
+            "cpu_reason": self._cpu_reason,
+            "index_device": self._warm.video_index.device,
+        }
+
+    async def _run(
+        self,
+        function: Callable[ArgumentsT, ResultT],
+        *args: ArgumentsT.args,
+        **kwargs: ArgumentsT.kwargs,
+    ) -> ResultT:
+        if self._thread is None:
+            return function(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+
+class InlineEngine:
+    """Computes in this process.
+
+    Args:
+        registry: Folder of bundles.
+        device: Where encoders run; `auto` takes a GPU if one works.
+        max_batch: Users encoded together, at most: what is warmed up.
+    """
+
+    def __init__(self, registry: Path, *, device: Device, max_batch: int) -> None:
+        self._registry = registry
+        self._device = device
+        self._max_batch = max_batch
+
+    async def open(self, version: str) -> LocalBundle:
+        """As `Engine.open`; takes seconds, in a thread."""
+        started_s = time.perf_counter()
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"bundle-{version}")
+        loop = asyncio.get_running_loop()
+        warm, cpu_reason = await loop.run_in_executor(thread, self._load, version)
+        device = warm.encoder.device
+        logger.info(
+            "bundle %s is warm on %s after %.1f s", version, device, time.perf_counter() - started_s
+        )
+        return LocalBundle(
+            warm,
+            thread if device == "cuda" else None,
+            wanted=self._device,
+            cpu_reason=cpu_reason,
+        )
+
+    def problem(self) -> None:
+        """Computing here, it works while the process does."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing to end: bundles go with their users."""
+
+    def _load(self, version: str) -> tuple[WarmBundle, str | None]:
+        bundle = load_bundle(self._registry / version)
+        if bundle.manifest.version != version:
+            raise BundleError(f"folder {version!r} holds version {bundle.manifest.version!r}")
+        return open_warm(bundle, self._device, max_batch=self._max_batch)

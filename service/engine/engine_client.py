@@ -1,0 +1,251 @@
+"""The engine as a front-end sees it where it is a process of its own: asked over a Unix socket.
+
+When that process dies, all that was asked of it fails with `EngineLostError` at once, `problem`
+tells, and the client connects again and again until another one has opened the same bundles.
+
+Shape suffixes: B users, D width.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.bundle import Bundle, load_bundle
+from lsvcr.errors import LsvcrError
+from lsvcr.history import HistoryBatch
+from service.engine.candidate_index import Candidates
+from service.engine.engine import EncodedUsers, Kind
+from service.engine.engine_messages import (
+    Encode,
+    Encoded,
+    Failed,
+    Found,
+    Frames,
+    Open,
+    Opened,
+    Question,
+    Release,
+    Reply,
+    Search,
+    pack_history,
+    unpack_candidates,
+    unpack_encoding,
+    unpack_error,
+    unpack_sizes,
+)
+from service.errors import EngineLostError
+
+IN_FLIGHT = 4
+"""Batches of one bundle that a front-end has under way at a time."""
+MOST_WAIT_S = 10.0
+"""After so long without an answer an engine that is still connected counts as lost."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """One engine process. Belongs to one event loop.
+
+    Args:
+        registry: Folder of bundles, the engine's too.
+        socket: Where the engine listens, or will.
+    """
+
+    def __init__(self, registry: Path, socket: Path) -> None:
+        self._registry = registry
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._holders: Counter[str] = Counter()
+        self._open_there: set[str] = set()
+        self._missing: set[str] = set()
+        """Versions that were open in an engine that died, and are not yet in the next one."""
+        self._frames: Frames | None = None
+        self._changed = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def open(self, version: str) -> "RemoteBundle":
+        """As `Engine.open`; waits for an engine that isn't there yet."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._stay_connected())
+        self._holders[version] += 1
+        try:
+            opened = await self._open(version)
+            folder = self._registry / version
+            bundle = await asyncio.to_thread(load_bundle, folder, verify_checksums=False)
+        except BaseException:
+            self._let_go(version)
+            raise
+        remote = RemoteBundle(self, bundle, opened)
+        loop = asyncio.get_running_loop()
+        weakref.finalize(remote, _call_in, loop, self._let_go, version).atexit = False
+        return remote
+
+    def problem(self) -> str | None:
+        """Why nothing can be computed now; None if it can."""
+        if self._frames is None or self._missing:
+            return "the engine process ended; another one is starting"
+        return None
+
+    async def close(self) -> None:
+        """Disconnect; whoever still waits gets EngineLostError."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+        if self._frames is not None:
+            self._frames.close()
+            self._lose(self._frames)
+
+    async def ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
+        """Send what `question` makes of a number, and wait for its reply, of type `kind`.
+
+        Raises:
+            EngineLostError: If the engine is gone, or goes before it has answered.
+            LsvcrError: As the engine answered.
+        """
+        if self._frames is None:
+            raise EngineLostError("the engine is not connected")
+        number = next(self._numbers)
+        future: asyncio.Future[ReplyT] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        try:
+            self._frames.send(question(number))
+            return await future
+        finally:
+            del self._asked[number]
+
+    async def _open(self, version: str) -> Opened:
+        """Ask until an engine has opened a version, or refused to."""
+        while True:
+            while self._frames is None:
+                self._changed.clear()
+                await self._changed.wait()
+            with contextlib.suppress(EngineLostError):
+                opened = await self.ask(lambda number: Open(number, version), Opened)
+                self._open_there.add(version)
+                self._missing.discard(version)
+                return opened
+
+    def _let_go(self, version: str) -> None:
+        self._holders[version] -= 1
+        if self._holders[version] == 0:
+            del self._holders[version]
+            self._missing.discard(version)
+            self._open_there.discard(version)
+            if self._frames is not None:
+                self._frames.send(Release(version))
+
+    async def _stay_connected(self) -> None:
+        """Connect again and again, and have opened what the last engine had open."""
+        pause_s = FIRST_PAUSE_S
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, self._frames = await loop.create_unix_connection(
+                    lambda: Frames(Reply, self._receive, self._lose), str(self._socket)
+                )
+            except OSError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            self._changed.set()
+            for version in sorted(self._missing):
+                try:
+                    await self._open(version)
+                except LsvcrError as error:
+                    logger.error("the new engine refuses %s: %s", version, error)
+            while self._frames is not None:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _receive(self, frames: Frames, reply: Reply) -> None:
+        future = self._asked.get(reply.number)
+        if future is None or future.done():
+            return  # nobody waits any more
+        if isinstance(reply, Failed):
+            future.set_exception(unpack_error(reply))
+        else:
+            future.set_result(reply)
+
+    def _lose(self, frames: Frames) -> None:
+        if frames is not self._frames:
+            return
+        self._frames = None
+        self._missing |= self._open_there
+        self._open_there.clear()
+        self._changed.set()
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(EngineLostError("the engine process ended"))
+
+
+class RemoteBundle:
+    """A bundle that an engine process has opened.
+
+    Args:
+        bundle: Read here, for ranking; the engine has verified its files.
+    """
+
+    in_flight = IN_FLIGHT
+
+    def __init__(self, engine: RemoteEngine, bundle: Bundle, opened: Opened) -> None:
+        self._engine = engine
+        self._version = bundle.manifest.version
+        self.bundle = bundle
+        self.sizes = unpack_sizes(opened)
+        self._description = opened.description
+
+    async def encode(
+        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+    ) -> EncodedUsers:
+        """As `OpenBundle.encode`."""
+        arrays = pack_history(history)
+        reply = await self._ask(
+            lambda number: Encode(
+                number, self._version, until_s, with_comments, list(counts), arrays
+            ),
+            Encoded,
+        )
+        return EncodedUsers(unpack_encoding(reply.encoding), unpack_candidates(reply.found))
+
+    async def search(
+        self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
+    ) -> list[Candidates]:
+        """As `OpenBundle.search`."""
+        reply = await self._ask(
+            lambda number: Search(number, self._version, kind, list(counts), query_BD), Found
+        )
+        return unpack_candidates(reply)
+
+    def describe(self) -> dict[str, object]:
+        """Where and how it runs, as the engine said."""
+        return self._description
+
+    async def _ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
+        try:
+            async with asyncio.timeout(MOST_WAIT_S):
+                return await self._engine.ask(question, kind)
+        except TimeoutError as error:
+            raise EngineLostError("the engine does not answer") from error
+
+
+def _call_in(
+    loop: asyncio.AbstractEventLoop, function: Callable[[str], None], argument: str
+) -> None:
+    """Call in a loop's own thread: garbage may be found in any, also when the loop has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, argument)

@@ -1,0 +1,236 @@
+"""What crosses the socket between front-ends and an engine process: frames of plain data.
+
+A frame is its length (uint32, little-endian) and one MessagePack message; arrays travel as dtype,
+shape and raw bytes. Every question has a number, which its reply repeats.
+
+Shape suffixes: B users, N candidates of all of them, D width.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvcr.errors import BundleError, LsvcrError
+from lsvcr.history import HistoryBatch
+from service.engine.candidate_index import Candidates, IndexSize
+from service.engine.encoder_session import Encoding
+from service.engine.engine import Kind
+from service.errors import DeadlineExceededError, EngineLostError, NotReadyError, OverloadedError
+
+Array = np.ndarray
+MessageT = TypeVar("MessageT")
+
+_LENGTH = struct.Struct("<I")
+_RAISED_THERE: dict[str, type[LsvcrError]] = {
+    kind.__name__: kind
+    for kind in (
+        BundleError,
+        DeadlineExceededError,
+        EngineLostError,
+        NotReadyError,
+        OverloadedError,
+    )
+}
+"""Errors that mean the same here as there; any other is the engine's own failure."""
+
+
+class Open(msgspec.Struct, tag=True, array_like=True):
+    """Load a version, and keep it while this connection wants it."""
+
+    number: int
+    version: str
+
+
+class Release(msgspec.Struct, tag=True, array_like=True):
+    """This connection wants a version no more; there is no reply."""
+
+    version: str
+
+
+class Encode(msgspec.Struct, tag=True, array_like=True):
+    """`OpenBundle.encode`."""
+
+    number: int
+    version: str
+    until_s: float
+    with_comments: bool
+    counts: list[int]
+    history: list[Array]
+
+
+class Search(msgspec.Struct, tag=True, array_like=True):
+    """`OpenBundle.search`."""
+
+    number: int
+    version: str
+    kind: Kind
+    counts: list[int]
+    query_BD: Array
+
+
+class Found(msgspec.Struct, tag=True, array_like=True):
+    """Reply to `Search`: candidates of all queries one after the other."""
+
+    number: int
+    row_N: Array
+    count_B: list[int]
+    floor_B: list[float]
+
+
+class Encoded(msgspec.Struct, tag=True, array_like=True):
+    """Reply to `Encode`: an `Encoding`, and what was found."""
+
+    number: int
+    encoding: list[Array]
+    found: Found
+
+
+class Opened(msgspec.Struct, tag=True, array_like=True):
+    """Reply to `Open`."""
+
+    number: int
+    sizes: dict[Kind, tuple[int, int]]
+    description: dict[str, Any]
+
+
+class Failed(msgspec.Struct, tag=True, array_like=True):
+    """Reply to any question that failed."""
+
+    number: int
+    error: str
+    text: str
+
+
+Question = Open | Release | Encode | Search
+Reply = Opened | Encoded | Found | Failed
+
+
+def pack_history(history: HistoryBatch) -> list[Array]:
+    """Lay out the encoder's inputs."""
+    return list(history.arrays().values())
+
+
+def unpack_history(arrays: Sequence[Array]) -> HistoryBatch:
+    """Undo `pack_history`."""
+    return HistoryBatch(*arrays)
+
+
+def pack_encoding(encoding: Encoding) -> list[Array]:
+    """Lay out what an encoder made."""
+    return [encoding.video_preference_BD, encoding.video_share_BI, encoding.comment_state_BJD]
+
+
+def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
+    """Undo `pack_encoding`."""
+    return Encoding(*arrays)
+
+
+def pack_candidates(number: int, candidates: Sequence[Candidates]) -> Found:
+    """Lay out what searches found."""
+    row_N = np.concatenate([np.empty(0, np.int64), *(found.row_N for found in candidates)])
+    return Found(
+        number,
+        row_N.astype(np.int32),
+        [len(found.row_N) for found in candidates],
+        [found.floor for found in candidates],
+    )
+
+
+def unpack_candidates(found: Found) -> list[Candidates]:
+    """Undo `pack_candidates`."""
+    rows: Sequence[NDArray[np.int64]]
+    rows = np.split(found.row_N.astype(np.int64), np.cumsum(found.count_B)[:-1])
+    return list(map(Candidates, rows, found.floor_B))
+
+
+def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:
+    """The extents of a version's indexes."""
+    return {kind: IndexSize(*size) for kind, size in opened.sizes.items()}
+
+
+def pack_error(number: int, error: Exception) -> Failed:
+    """Name an error; only what was raised on purpose tells its text."""
+    kind = type(error).__name__
+    return Failed(number, kind, str(error) if kind in _RAISED_THERE else "")
+
+
+def unpack_error(failed: Failed) -> Exception:
+    """Undo `pack_error`; an error that nobody raised on purpose becomes a RuntimeError."""
+    kind = _RAISED_THERE.get(failed.error)
+    if kind is None:
+        return RuntimeError(f"the engine failed: {failed.error}")
+    return kind(failed.text)
+
+
+class Frames(asyncio.Protocol):
+    """Cuts what comes in into messages, and sends messages as frames.
+
+    Args:
+        kind: What comes in.
+        receive: Called with each message.
+        lose: Called when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        kind: Any,
+        receive: Callable[["Frames", Any], None],
+        lose: Callable[["Frames"], None],
+    ) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_decode_array).decode
+        self._encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
+        self._receive = receive
+        self._lose = lose
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way out."""
+        self._transport = transport  # type: ignore[assignment] # a stream's
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on every message that is complete."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            message = self._decode(bytes(self._buffer[start + _LENGTH.size : end]))
+            start = end
+            self._receive(self, message)
+        del self._buffer[:start]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the owner."""
+        self._transport = None
+        self._lose(self)
+
+    def send(self, message: Question | Reply) -> None:
+        """Send one message; raises EngineLostError where nobody is there any more."""
+        if self._transport is None:
+            raise EngineLostError("the engine is not connected")
+        payload = self._encode(message)
+        self._transport.write(_LENGTH.pack(len(payload)) + payload)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _encode_array(value: Any) -> tuple[str, Sequence[int], memoryview]:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.reshape(-1).view(np.uint8).data
+    raise NotImplementedError(f"{type(value).__name__} does not travel")
+
+
+def _decode_array(kind: type, value: Any) -> NDArray[Any]:
+    dtype, shape, content = value
+    return np.frombuffer(content, np.dtype(dtype)).reshape(shape)

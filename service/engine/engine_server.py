@@ -1,0 +1,181 @@
+"""The other end of `engine_client.py`: opens bundles and computes for all front-ends together.
+
+Shape suffixes: B users, J comment slots.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lsvcr.errors import LsvcrError
+from lsvcr.history import HistoryBatch
+from service.engine.batching import Batcher
+from service.engine.encoder_session import Encoding
+from service.engine.engine import EncodedUsers, Engine, OpenBundle
+from service.engine.engine_messages import (
+    Encode,
+    Encoded,
+    Found,
+    Frames,
+    Open,
+    Opened,
+    Question,
+    Release,
+    Reply,
+    Search,
+    pack_candidates,
+    pack_encoding,
+    pack_error,
+    unpack_history,
+)
+from service.errors import EngineLostError
+
+FRAMES_TOGETHER = 16
+"""Questions of front-ends, each for several users, that are computed as one batch at most."""
+MAX_QUEUE = 4096
+
+logger = logging.getLogger(__name__)
+
+
+class EngineServer:
+    """Serves an engine's bundles over a Unix socket. Belongs to one event loop.
+
+    A bundle stays open while some connection wants it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._served: dict[str, asyncio.Task[_ServedBundle]] = {}
+        self._wanted: dict[Frames, set[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, socket: Path) -> asyncio.Server:
+        """Answer whoever connects, from now on."""
+        socket.unlink(missing_ok=True)  # a predecessor that was killed left it
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(
+            lambda: Frames(Question, self._receive, self._lose), str(socket)
+        )
+
+    async def drain(self) -> None:
+        """Wait for the answers under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _receive(self, frames: Frames, question: Question) -> None:
+        if isinstance(question, Release):
+            self._wanted.get(frames, set()).discard(question.version)
+            self._close_unwanted()
+            return
+        if isinstance(question, Open):
+            self._wanted.setdefault(frames, set()).add(question.version)
+        task = asyncio.create_task(self._answer(frames, question))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lose(self, frames: Frames) -> None:
+        self._wanted.pop(frames, None)
+        self._close_unwanted()
+
+    def _close_unwanted(self) -> None:
+        wanted = set().union(*self._wanted.values())
+        for version in self._served.keys() - wanted:
+            logger.info("bundle %s is wanted no more", version)
+            del self._served[version]  # what is being computed with it is finished
+
+    async def _answer(self, frames: Frames, question: Open | Encode | Search) -> None:
+        reply: Reply
+        try:
+            reply = await self._compute(question)
+        except Exception as error:
+            reply = pack_error(question.number, error)
+            if not isinstance(error, LsvcrError):
+                logger.warning("%s failed", type(question).__name__, exc_info=error)
+        with contextlib.suppress(EngineLostError):  # who asked has gone
+            frames.send(reply)
+
+    async def _compute(self, question: Open | Encode | Search) -> Opened | Encoded | Found:
+        number, version = question.number, question.version
+        if isinstance(question, Open):
+            opened = (await self._open(version)).opened
+            sizes = {kind: (size.rows, size.max_count) for kind, size in opened.sizes.items()}
+            return Opened(number, sizes, opened.describe())
+        if version not in self._served:
+            raise EngineLostError(f"bundle {version!r} is not open in this engine")
+        served = await self._served[version]
+        if isinstance(question, Encode):
+            users = (await served.batcher.submit(question, question.until_s)).answer
+            found = pack_candidates(number, users.candidates)
+            return Encoded(number, pack_encoding(users.encoding), found)
+        candidates = await served.opened.search(question.kind, question.query_BD, question.counts)
+        return pack_candidates(number, candidates)
+
+    async def _open(self, version: str) -> "_ServedBundle":
+        """Open a version once for all who want it; one that was refused is tried again."""
+        task = self._served.get(version)
+        if task is None:
+            task = asyncio.create_task(self._open_new(version))
+            self._served[version] = task
+        try:
+            return await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self._served.get(version) is task:
+                del self._served[version]
+            raise
+
+    async def _open_new(self, version: str) -> "_ServedBundle":
+        opened = await self._engine.open(version)
+        batcher: Batcher[Encode, EncodedUsers] = Batcher(
+            partial(encode_together, opened),
+            max_queue=MAX_QUEUE,
+            max_batch=FRAMES_TOGETHER,
+            in_flight=opened.in_flight,
+        )
+        return _ServedBundle(opened, batcher)
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedBundle:
+    opened: OpenBundle
+    batcher: Batcher[Encode, EncodedUsers]
+
+
+async def encode_together(
+    opened: OpenBundle, questions: Sequence[Encode]
+) -> list[EncodedUsers | Exception]:
+    """Encode the users of several questions as one batch; each gets what it would get alone."""
+    histories = [unpack_history(question.history) for question in questions]
+    encoded = await opened.encode(
+        join_histories(histories),
+        with_comments=any(question.with_comments for question in questions),
+        counts=[count for question in questions for count in question.counts],
+        until_s=max(question.until_s for question in questions),
+    )
+    answers: list[EncodedUsers | Exception] = []
+    start = 0
+    for question, history in zip(questions, histories, strict=True):
+        users, states = history.comment_last_BJ.shape
+        rows = slice(start, start + users)
+        start += users
+        encoding = Encoding(
+            encoded.encoding.video_preference_BD[rows],
+            encoded.encoding.video_share_BI[rows, : history.video_BI.shape[1]],
+            encoded.encoding.comment_state_BJD[rows, : states if question.with_comments else 0],
+        )
+        answers.append(EncodedUsers(encoding, encoded.candidates[rows]))
+    return answers
+
+
+def join_histories(histories: Sequence[HistoryBatch]) -> HistoryBatch:
+    """Stack batches, padded to the longest history among them."""
+    if len(histories) == 1:
+        return histories[0]
+    slots = max(max(one.video_BI.shape[1], one.comment_BJK.shape[1]) for one in histories)
+    padded = [one.padded(rows=len(one.video_BI), slots=slots) for one in histories]
+    columns = zip(*(one.arrays().values() for one in padded), strict=True)
+    return HistoryBatch(*(np.concatenate(column) for column in columns))

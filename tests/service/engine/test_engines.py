@@ -1,0 +1,210 @@
+"""What every engine must do, here or in a process of its own, and what happens when it dies."""
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_questions import answer_all, ask_comments, ask_videos, history, open_ranker
+from tiny_bundle_builder import TINY_VERSIONS, sign
+
+from lsvcr.errors import BundleError
+from service.engine.engine import Engine, InlineEngine
+from service.engine.engine_client import RemoteEngine
+from service.engine.engine_messages import Encode, pack_history
+from service.engine.engine_server import encode_together
+from service.engine.model_pool import ModelPool
+from service.engine.queries import Answer, FeedQuery, Query, SimilarQuery
+from service.engine.ranker import Ranker
+from service.engine_process import EngineProcess
+from service.errors import EngineLostError
+from service.settings import Settings
+
+NewEngine = Callable[[], Engine]
+FIRST, SECOND = TINY_VERSIONS
+SOON_S = 60.0
+USER = history(["v1", "v2"], ["c5"])
+QUERIES: list[Query] = [
+    ask_videos(USER),
+    ask_videos(history(["v9"]), 45),
+    ask_videos(None),
+    FeedQuery(ask_videos(history(["v3"], ["c9", "c77"])), 3),
+    ask_comments(USER, video_id="v3"),
+    ask_comments(USER, 30),
+    SimilarQuery("v7", 5, float("inf")),
+    SimilarQuery("gone", 5, float("inf")),
+]
+
+
+@contextmanager
+def engine_process(registry: Path) -> Iterator[EngineProcess]:
+    with EngineProcess(Settings(registry=registry, device="cpu", log_level="error")) as process:
+        yield process
+
+
+def connect(process: EngineProcess) -> RemoteEngine:
+    assert process.settings.engine_socket is not None
+    return RemoteEngine(process.settings.registry, process.settings.engine_socket)
+
+
+@pytest.fixture(params=["inline", "process"])
+def new_engine(
+    request: pytest.FixtureRequest, tiny_registry: Path
+) -> Iterator[Callable[[], Engine]]:
+    if request.param == "inline":
+        yield lambda: InlineEngine(tiny_registry, device="cpu", max_batch=16)
+        return
+    with engine_process(tiny_registry) as process:
+        yield lambda: connect(process)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON_S):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+def without_timings(answers: Sequence[object]) -> list[object]:
+    return [
+        replace(answer, timings_ms={}, batch_size=0) if isinstance(answer, Answer) else type(answer)
+        for answer in answers
+    ]
+
+
+def test_answers_are_those_of_one_ranker_alone(new_engine: NewEngine, tiny_registry: Path) -> None:
+    expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
+
+    async def main() -> None:
+        engine = new_engine()
+        ranker = Ranker(await engine.open(FIRST))
+        assert without_timings(await ranker.answer(QUERIES)) == expected
+        together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
+        assert without_timings([answer for [answer] in together]) == expected
+        assert ranker.opened.describe()["device"] == "cpu"
+        assert engine.problem() is None
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_versions_stand_side_by_side_and_bad_ones_are_refused(
+    new_engine: NewEngine, tiny_registry: Path
+) -> None:
+    async def main() -> None:
+        engine = new_engine()
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        old = pool.current()
+        await pool.activate(SECOND)
+        first, second = await asyncio.gather(
+            old.recommend_videos(ask_videos(USER)),
+            pool.current().recommend_videos(ask_videos(USER)),
+        )
+        assert (first.model_version, second.model_version) == (FIRST, SECOND)
+        assert first.items != second.items
+
+        path = tiny_registry / FIRST / "golden" / "video_preference_BD.npy"
+        del old
+        gc.collect()
+        np.save(path, -np.load(path))
+        sign(tiny_registry / FIRST)
+        with pytest.raises(BundleError, match="golden video_preference"):
+            await pool.activate(FIRST)
+        assert pool.readiness() == []
+        await pool.close()
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: Path) -> None:
+    ranker = open_ranker(tiny_registry / FIRST)
+    arrays = list(ranker.bundle.golden.history.arrays().values())
+
+    def ask(rows: slice, slots: int, with_comments: bool, counts: list[int]) -> Encode:
+        part = type(ranker.bundle.golden.history)(*(array[rows, :slots] for array in arrays))
+        return Encode(1, FIRST, float("inf"), with_comments, counts, pack_history(part))
+
+    slots = arrays[0].shape[1]
+    questions = [ask(slice(0, 2), slots, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
+
+    async def main() -> None:
+        together = await encode_together(ranker.opened, questions)
+        alone = [(await encode_together(ranker.opened, [question]))[0] for question in questions]
+        for one, other in zip(together, alone, strict=True):
+            for array, expected in zip(
+                (one.encoding.video_preference_BD, one.encoding.comment_state_BJD),
+                (other.encoding.video_preference_BD, other.encoding.comment_state_BJD),
+                strict=True,
+            ):
+                np.testing.assert_allclose(array, expected, atol=1e-6)
+            for found, wanted in zip(one.candidates, other.candidates, strict=True):
+                assert found.row_N.tolist() == wanted.row_N.tolist()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
+    tiny_registry: Path,
+) -> None:
+    async def main(process: EngineProcess) -> None:
+        engine = connect(process)
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        assert (await pool.current().recommend_videos(ask_videos(USER))).source == "model"
+        killed = process.pid
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: pool.readiness() != [])
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.degraded) == ("popular", ("encoder",))
+        with pytest.raises(EngineLostError):
+            await pool.current().similar_videos("v1", 3)
+        await until(lambda: pool.readiness() == [])
+        assert process.pid != killed
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.degraded) == ("model", ())
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry) as process:
+        asyncio.run(main(process))
+
+
+def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path) -> None:
+    async def main(process: EngineProcess) -> None:
+        engine = connect(process)
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        os.kill(process.pid, signal.SIGSTOP)  # it takes questions, and answers none
+        asked = [
+            asyncio.create_task(pool.current().recommend_videos(ask_videos(USER))) for _ in "abc"
+        ]
+        await asyncio.sleep(0)
+        os.kill(process.pid, signal.SIGKILL)
+        for answer in await asyncio.gather(*asked):
+            assert answer.degraded == ("encoder",)
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry) as process:
+        asyncio.run(main(process))
+
+
+def test_the_engine_ends_with_whoever_started_it(tiny_registry: Path) -> None:
+    with engine_process(tiny_registry) as process:
+        pid = process.pid
+        socket = process.settings.engine_socket
+        assert socket is not None
+        end_s = time.monotonic() + SOON_S
+        while not socket.exists() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert socket.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
