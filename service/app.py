@@ -159,7 +159,11 @@ async def _open_models(
     engine = _choose_engine(settings)
     stack.push_async_callback(engine.close)
     pool = ModelPool(
-        settings.registry, engine, max_queue=settings.max_queue, max_batch=settings.max_batch
+        settings.registry,
+        engine,
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
+        only=settings.model_version,
     )
     stack.push_async_callback(pool.close)
     follower = PopularityFollower(store, pool)

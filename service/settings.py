@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
+from lsvcr.bundle import VERSION_PATTERN
 from lsvcr.errors import LsvcrError
 
 PREFIX = "LSVCR_"
@@ -35,6 +36,11 @@ class Settings(BaseSettings):
     )
 
     registry: Path = Field(description="Folder of bundles, as `python -m export` fills it.")
+    model_version: str | None = Field(
+        default=None,
+        pattern=VERSION_PATTERN,
+        description="Serve this version, whatever is current: for a deployment per version.",
+    )
     redis: str = Field(
         default=EMBEDDED,
         description="URL of Redis or Valkey (redis://, rediss://, unix://), or `embedded`.",

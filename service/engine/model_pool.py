@@ -46,13 +46,23 @@ class ModelPool:
         engine: Where encoders and indexes of that registry run.
         max_queue: Queries that may wait for the model.
         max_batch: Queries computed together, at most.
+        only: The version to answer with, whatever is current: for a deployment per version.
     """
 
-    def __init__(self, registry: Path, engine: Engine, *, max_queue: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        registry: Path,
+        engine: Engine,
+        *,
+        max_queue: int,
+        max_batch: int,
+        only: str | None = None,
+    ) -> None:
         self._registry = registry
         self._engine = engine
         self._max_queue = max_queue
         self._max_batch = max_batch
+        self._only = only
         self._current: Recommender | None = None
         self._beside: dict[str, Recommender] = {}
         self._failure: str | None = "no bundle has been loaded yet"
@@ -126,7 +136,8 @@ class ModelPool:
 
         Raises:
             UnknownModelError: If the registry doesn't have it.
-            BundleError: If it fails its checks. The old one goes on serving.
+            BundleError: If it fails its checks, or another version alone is to be served. The old
+                one goes on serving.
         """
         async with self._changing:
             await self._activate(version)
@@ -139,7 +150,7 @@ class ModelPool:
             BundleError: As `activate`.
         """
         async with self._changing:
-            current = await asyncio.to_thread(read_current, self._registry)
+            current = await asyncio.to_thread(self._read_current)
             if current is None or current.previous is None:
                 raise UnknownModelError("no version was current before this one")
             await self._activate(current.previous)
@@ -157,7 +168,7 @@ class ModelPool:
         """
         async with self._changing:
             try:
-                current = await asyncio.to_thread(read_current, self._registry)
+                current = await asyncio.to_thread(self._read_current)
                 if current is None:
                     raise NotReadyError("the registry has no current version")
                 if self._current is None or self._current.version != current.version:
@@ -171,7 +182,7 @@ class ModelPool:
 
     def listing(self) -> list[dict[str, object]]:
         """Describe the registry's versions, oldest first; reads their manifests."""
-        current = read_current(self._registry)
+        current = self._read_current()
         entries: list[dict[str, object]] = []
         for version in list_versions(self._registry):
             entry: dict[str, object] = {
@@ -195,6 +206,11 @@ class ModelPool:
         problem = self._engine.problem()
         return [] if problem is None else [problem]
 
+    def _read_current(self) -> Current | None:
+        if self._only is not None:
+            return Current(version=self._only, previous=None, activated_at="")
+        return read_current(self._registry)
+
     def _loaded(self) -> list[Recommender]:
         current = [] if self._current is None else [self._current]
         return [*current, *(one for one in self._beside.values() if one is not self._current)]
@@ -212,6 +228,8 @@ class ModelPool:
         return await self._load(version)
 
     async def _activate(self, version: str) -> None:
+        if self._only is not None:
+            raise BundleError(f"this deployment answers with {self._only} alone")
         recommender = await self._find_or_load(version)
         await asyncio.to_thread(write_current, self._registry, version)
         self._swap(recommender)

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import pytest
 from experiment_apps import FIRST, SECOND
 from running_service import running, wait_for
 
-from lsvcr.registry import write_current
 from service.embedded_store import EmbeddedStore
 from service.experiments.assignment import assign
 from service.experiments.definition import Experiment
@@ -66,17 +64,14 @@ def free_port() -> int:
 def deployments(
     tiny_master: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, int]]:
-    """Ports by arm; each deployment has a registry of its own, and both one store."""
+    """Ports by arm; the deployments share registry and store, and serve one version each."""
     folder = tmp_path_factory.mktemp("deployments")
     with EmbeddedStore(folder / "store") as embedded, contextlib.ExitStack() as stack:
         ports = {}
         for arm, version in VERSIONS.items():
-            registry = folder / arm
-            registry.mkdir()
-            shutil.copytree(tiny_master / version, registry / version)
-            write_current(registry, version)
-            trusting = ("--trust-arm-header", "true", "--deadline-ms", "30000")
-            service = stack.enter_context(running(registry, embedded.url, *trusting))
+            options = ["--model-version", version, "--trust-arm-header", "true"]
+            options += ["--deadline-ms", "30000"]
+            service = stack.enter_context(running(tiny_master, embedded.url, *options))
             ports[arm] = service.port
         put = ask(ports["control"], "/admin/experiments/gateway", DEFINITION, "PUT")
         assert put.status == 200

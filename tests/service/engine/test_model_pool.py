@@ -36,9 +36,9 @@ async def load(folder: Path) -> Recommender:
     return await Recommender.load(engine, folder.name, max_queue=9, max_batch=4)
 
 
-def new_pool(registry: Path, device: str = "cpu") -> ModelPool:
+def new_pool(registry: Path, device: str = "cpu", only: str | None = None) -> ModelPool:
     engine = InlineEngine(registry, device=device, max_batch=8)  # type: ignore[arg-type]
-    return ModelPool(registry, engine, max_queue=1000, max_batch=8)
+    return ModelPool(registry, engine, max_queue=1000, max_batch=8, only=only)
 
 
 def test_activation_and_rollback_change_who_answers_and_the_registry(tiny_registry: Path) -> None:
@@ -101,6 +101,21 @@ def test_versions_that_are_kept_answer_beside_the_current_one(tiny_registry: Pat
         await pool.close()
         with pytest.raises(UnknownModelError):
             pool.get(SECOND)
+
+    asyncio.run(main())
+
+
+def test_a_deployment_of_one_version_serves_it_whatever_is_current(tiny_registry: Path) -> None:
+    async def main() -> None:
+        pool = new_pool(tiny_registry, only=SECOND)
+        await pool.open()
+        assert pool.current().version == SECOND
+        assert [entry["current"] for entry in pool.listing()] == [False, True]
+        with pytest.raises(BundleError, match="alone"):
+            await pool.activate(FIRST)
+        assert await pool.refresh() == SECOND
+        assert read_current(tiny_registry).version == FIRST  # type: ignore[union-attr]
+        await pool.close()
 
     asyncio.run(main())
 
