@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 from demo.demo_data import load_demo_data
-from demo.errors import DemoError
 from demo.examples import send_histories, show_examples
-from demo.service_client import ServiceClient, need_free_port, running_service
+from demo.service_process import need_free_port, running_service
 from demo.steps import INTERRUPTED, do_step, steps_of
 from lsvcr.errors import LsvcrError
+from lsvcr_client import Client, ClientError
+from lsvcr_client.requests import CheckReady
 
 FOLDER = Path(".demo")
 
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the service outlives us
     try:
         run_demo(args.port, once=args.once)
-    except LsvcrError as error:
+    except (LsvcrError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -50,15 +51,17 @@ def run_demo(port: int, *, once: bool) -> None:
             _stay_up(client)
 
 
-def _stay_up(client: ServiceClient) -> None:
-    print(f"\nServing on {client.url} until Ctrl-C; its interface: {client.url}/docs", flush=True)
+def _stay_up(client: Client) -> None:
+    print(
+        f"\nServing until Ctrl-C. Open {client.url} to play with it, {client.url}/docs to read on"
+    )
+    sys.stdout.flush()
     try:
-        while client.is_ready():
+        while True:
+            client.send(CheckReady())
             time.sleep(2)
     except KeyboardInterrupt:
         print("\nstopping", flush=True)
-    else:
-        raise DemoError("the service answers no more")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-Event = dict[str, Any]
-"""One entry of `POST /events`."""
+from lsvcr_client.answers import HistoryComment, HistoryVideo
+from lsvcr_client.requests import Event
 
 MIN_SHOWN_VIDEOS = 20
 MIN_SHOWN_COMMENTS = 10
@@ -32,7 +31,7 @@ class DemoData:
     def choose_user(self) -> str:
         """The first user with enough of a history on both sides to look at."""
         for user_id, events in sorted(self.events.items()):
-            comments = sum("comment_id" in event for event in events)
+            comments = sum(event.comment_id is not None for event in events)
             if comments >= MIN_SHOWN_COMMENTS and len(events) - comments >= MIN_SHOWN_VIDEOS:
                 return user_id
         return min(self.events)
@@ -49,19 +48,19 @@ class DemoData:
         counts = dict.fromkeys((v for v in sorted(self.title) if self.category[v] == category), 0)
         for events in self.events.values():
             for event in events:
-                if event.get("video_id") in counts:
-                    counts[event["video_id"]] += 1
+                if event.video_id in counts:
+                    counts[event.video_id] += 1
         return sorted(counts, key=lambda video_id: -counts[video_id])[:count]
 
     def comments_under(self, video_id: str) -> list[str]:
         """The ids of a video's comments."""
         return [comment for comment, video in self.comment_video.items() if video == video_id]
 
-    def video_of(self, event: Event) -> str:
+    def video_of(self, event: Event | HistoryVideo | HistoryComment) -> str:
         """The video of an event, or the one its comment stands under."""
-        if "video_id" in event:
-            return str(event["video_id"])
-        return self.comment_video[event["comment_id"]]
+        if comment_id := getattr(event, "comment_id", None):
+            return self.comment_video[comment_id]
+        return str(event.video_id)
 
 
 def load_demo_data(folder: Path) -> DemoData:
@@ -73,9 +72,9 @@ def load_demo_data(folder: Path) -> DemoData:
         rows = pl.read_parquet(folder / f"{table}.parquet")
         columns = ("user_id", item, "timestamp", "type")
         for number, row in enumerate(rows.select(columns).iter_rows(named=True)):
-            events.setdefault(row["user_id"], []).append({"event_id": f"{table}-{number}", **row})
+            events.setdefault(row["user_id"], []).append(Event(event_id=f"{table}-{number}", **row))
     for user_events in events.values():
-        user_events.sort(key=lambda event: event["timestamp"])
+        user_events.sort(key=lambda event: event.timestamp)
     return DemoData(
         title=dict(videos.select("video_id", "title").iter_rows()),
         category=dict(videos.select("video_id", "category").iter_rows()),

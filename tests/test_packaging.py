@@ -14,7 +14,7 @@ import shtab
 from lsvcr import __version__
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("lsvcr", "service", "training", "export", "analysis")
+PACKAGES = ("lsvcr", "lsvcr_client", "training", "export", "service", "analysis")
 
 
 @pytest.fixture(scope="session")

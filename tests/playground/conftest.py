@@ -11,6 +11,7 @@ from selenium.webdriver.chrome.service import Service
 from tiny_bundle_builder import PRIOR, PROFILE, TINY_VERSIONS, write_tiny_bundle
 
 from lsvcr.registry import write_current
+from lsvcr_client import Client
 
 SWITCHES = (
     "--headless=new",
@@ -35,6 +36,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_current(folder / "registry", TINY_VERSIONS[0])
     with running_service(folder / "registry", folder) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def service(url: str) -> Iterator[Client]:
+    """For what a test wants to know of the service itself."""
+    with Client(url, timeout_ms=30_000) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import time
 from pathlib import Path
-from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -14,13 +12,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from tiny_bundle_builder import TINY_VERSIONS
 
+from lsvcr_client import Client, new_event
+from lsvcr_client.requests import (
+    DescribeVideos,
+    ListModels,
+    ReadHistory,
+    RecentUsers,
+    RecommendComments,
+    RecommendVideos,
+    SendEvents,
+)
+from lsvcr_client.wishes import History
+
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()
-
-
-def fetch(url: str, path: str, body: object = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(url + path, data)) as answer:
-        return json.load(answer)
 
 
 def find(page: Chrome, selector: str) -> WebElement:
@@ -60,17 +64,12 @@ def show_user(page: Chrome, user: str) -> None:
 
 
 @pytest.fixture
-def stored_user(url: str, request: pytest.FixtureRequest) -> str:
+def stored_user(service: Client, request: pytest.FixtureRequest) -> str:
     """A user with a small stored history."""
     user = f"user-{request.node.name}"
-    items = [{"type": "video_watch", "video_id": f"v{number}"} for number in (3, 7, 12)]
-    items += [{"type": "comment_like", "comment_id": f"c{number}"} for number in (5, 9)]
-    now_ms = time.time_ns() // 1_000_000
-    events = [
-        {"event_id": f"e{number}", "user_id": user, "timestamp": now_ms - 1000 + number, **item}
-        for number, item in enumerate(items)
-    ]
-    assert fetch(url, "/events", {"events": events})["accepted"] == len(events)
+    events = [new_event(user, "video_watch", video_id=f"v{number}") for number in (3, 7, 12)]
+    events += [new_event(user, "comment_like", comment_id=f"c{number}") for number in (5, 9)]
+    assert service.send(SendEvents(events)).accepted == len(events)
     return user
 
 
@@ -91,40 +90,40 @@ def test_clicking_builds_an_anonymous_history_and_moves_the_videos(page: Chrome)
     assert other_videos(page, liked) == popular
 
 
-def test_a_stored_users_clicks_are_events(page: Chrome, url: str, stored_user: str) -> None:
+def test_a_stored_users_clicks_are_events(page: Chrome, service: Client, stored_user: str) -> None:
     show_user(page, stored_user)
     before = shown_videos(page)
-    wanted = fetch(url, "/recommend/videos", {"user_id": stored_user, "k": 10})
-    assert before == [item["video_id"] for item in wanted["items"]]
+    wanted = service.send(RecommendVideos(user_id=stored_user, k=10))
+    assert before == [item.video_id for item in wanted.items]
     assert "because of" in find(page, "#view-recommend").text
     press(page, f"Like: title of {before[4]}")
     other_videos(page, before)
-    videos = fetch(url, f"/users/{stored_user}/history")["videos"]
-    assert (videos[-1]["video_id"], videos[-1]["type"]) == (before[4], "video_like")
-    assert stored_user in fetch(url, "/users")["user_ids"]
+    newest = service.send(ReadHistory(stored_user)).videos[-1]
+    assert (newest.video_id, newest.type) == (before[4], "video_like")
+    assert stored_user in service.send(RecentUsers()).user_ids
 
 
 def test_an_open_video_shows_its_comments_in_both_orders(
-    page: Chrome, url: str, stored_user: str
+    page: Chrome, service: Client, stored_user: str
 ) -> None:
     show_user(page, stored_user)
     video = shown_videos(page)[0]
     press(page, f"Comments under: title of {video}")
     wait_for(page, "return document.querySelectorAll('#own > li').length")
-    body = {"user_id": stored_user, "video_id": video, "k": 50}
-    own = fetch(url, "/recommend/comments", body)["items"]
-    popular = fetch(url, "/recommend/comments", {"history": {}, **body, "user_id": None})["items"]
+    own = service.send(RecommendComments(user_id=stored_user, video_id=video, k=50)).items
+    nobody = RecommendComments(history=History(), video_id=video, k=50)
+    popular = service.send(nobody).items
     for name, items in (("own", own), ("popular", popular)):
         texts = [entry.text for entry in page.find_elements(By.CSS_SELECTOR, f"#{name} > li")]
-        assert [item["text"] in text for item, text in zip(items, texts, strict=True)]
-    press(page, f"Like: {own[-1]['text']}")
+        assert [item.text in text for item, text in zip(items, texts, strict=True)]
+    press(page, f"Like: {own[-1].text}")
     wait_for(
         page,
         "return document.querySelector('#history li.comment').textContent.includes(arguments[0])",
-        own[-1]["text"],
+        own[-1].text,
     )
-    comments = fetch(url, f"/users/{stored_user}/history")["comments"]
-    assert comments[-1]["comment_id"] == own[-1]["comment_id"]
+    comments = service.send(ReadHistory(stored_user)).comments
+    assert comments[-1].comment_id == own[-1].comment_id
 
 
 def test_everything_can_be_done_with_the_keyboard(page: Chrome, stored_user: str) -> None:
@@ -153,7 +152,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Chrome, stored_user: str
     wait_for(page, "return document.activeElement.id === 'comments-title'")
 
 
-def test_filters_and_diversity_narrow_the_answer(page: Chrome, url: str) -> None:
+def test_filters_and_diversity_narrow_the_answer(page: Chrome, service: Client) -> None:
     before = shown_videos(page)
     press(page, "k1: allowed")
     only = other_videos(page, before)
@@ -166,8 +165,7 @@ def test_filters_and_diversity_narrow_the_answer(page: Chrome, url: str) -> None
     field = find(page, "[name=max_per_category]")
     field.send_keys("1", Keys.TAB)
     capped = other_videos(page, before)
-    query = "&".join(f"id={video}" for video in capped)
-    categories = [video["category"] for video in fetch(url, f"/videos?{query}")["videos"]]
+    categories = [video.category for video in service.send(DescribeVideos(capped)).videos]
     named = [category for category in categories if category is not None]
     assert len(set(named)) == len(named)
 
@@ -212,13 +210,13 @@ def test_texts_can_be_read_in_light_and_dark(
     assert found["nameless"] == []
 
 
-def test_models_are_activated_and_rolled_back(page: Chrome, url: str) -> None:
+def test_models_are_activated_and_rolled_back(page: Chrome, service: Client) -> None:
     find(page, 'nav [href="#admin"]').click()
     wait_for(page, "return document.querySelectorAll('#models tr').length === 2")
     press(page, f"Activate {TINY_VERSIONS[1]}")
     says = "return document.querySelector('#health').textContent === arguments[0]"
     wait_for(page, says, TINY_VERSIONS[1])
-    assert fetch(url, "/admin/models")["current"] == TINY_VERSIONS[1]
+    assert service.send(ListModels()).current == TINY_VERSIONS[1]
     find(page, "#rollback").click()
     wait_for(page, says, TINY_VERSIONS[0])
 

@@ -1,65 +1,24 @@
-"""Starts `python -m service` and talks to it over HTTP, with the standard library alone."""
+"""Starts `python -m service`, and stops it."""
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import httpx2
 
 from demo.errors import DemoError
+from lsvcr_client import Client, ClientError, Retries
+from lsvcr_client.requests import CheckReady
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 HOST = "127.0.0.1"
-
-
-class ServiceClient:
-    """A service's answers as Python objects."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def get(self, path: str) -> Any:
-        """Ask for something; raises DemoError for any answer but a good one."""
-        return self._send("GET", path, None)
-
-    def post(self, path: str, body: object) -> Any:
-        """Send JSON; raises DemoError for any answer but a good one."""
-        return self._send("POST", path, body)
-
-    def delete(self, path: str) -> None:
-        """Delete something; raises DemoError for any answer but a good one."""
-        self._send("DELETE", path, None)
-
-    def is_ready(self) -> bool:
-        """Whether the service answers with a model."""
-        try:
-            self.get("/health/ready")
-        except DemoError:
-            return False
-        return True
-
-    def _send(self, method: str, path: str, body: object) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        # Without the environment's proxies: the service is on this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=30) as response:
-                content = response.read()
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode(errors="replace")
-            raise DemoError(f"{method} {path} answered {error.code}: {detail}") from error
-        except OSError as error:
-            raise DemoError(f"{method} {path} got no answer: {error}") from error
-        return json.loads(content) if content else None
+TIMEOUT_MS = 30_000
+ASK_ONCE = Retries(attempts=1)
 
 
 def need_free_port(port: int) -> None:
@@ -73,7 +32,7 @@ def need_free_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, port: int) -> Iterator[ServiceClient]:
+def running_service(folder: Path, port: int) -> Iterator[Client]:
     """Serve `folder`/registry until the end of the `with`, then stop service and store.
 
     Raises:
@@ -88,22 +47,24 @@ def running_service(folder: Path, port: int) -> Iterator[ServiceClient]:
             [sys.executable, "-m", "service", *arguments], stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        client = ServiceClient(f"http://{HOST}:{port}")
-        _await_ready(client, process, log_path)
-        yield client
+        # Without the environment's proxies: the service is on this machine.
+        with httpx2.Client(trust_env=False) as http:
+            url = f"http://{HOST}:{port}"
+            _await_ready(Client(url, http=http, retries=ASK_ONCE), process, log_path)
+            yield Client(url, timeout_ms=TIMEOUT_MS, http=http)
         if process.poll() is not None:
             raise DemoError(f"the service ended by itself; its log is {log_path}")
     finally:
         _stop(process)
 
 
-def _await_ready(client: ServiceClient, process: subprocess.Popen[bytes], log_path: Path) -> None:
+def _await_ready(client: Client, process: subprocess.Popen[bytes], log_path: Path) -> None:
     started_s = time.monotonic()
     while True:
         try:
-            client.get("/health/ready")
+            client.send(CheckReady())
             break
-        except DemoError as error:
+        except ClientError as error:
             if process.poll() is not None:
                 tail = log_path.read_text(errors="replace").strip().splitlines()[-5:]
                 raise DemoError("\n  ".join(["the service did not start:", *tail])) from error
