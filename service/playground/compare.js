@@ -28,7 +28,7 @@ export async function enter() {
   const groups = [
     ["", [["now:", "as it is answered now"]]],
     ["Arms", running.filter(({ name }) => name !== EXPERIMENT).flatMap(({ name, arms }) =>
-      arms.filter(({ shadow }) => !shadow).map((arm) => [`arm:${arm.name}`, `${arm.name} of ${name}`]))],
+      arms.filter(({ shadow }) => !shadow).map((arm) => [`arm:${name}/${arm.name}`, `${arm.name} of ${name}`]))],
     ["Model versions", experiments ? versions.map(({ version, current }) =>
       [`version:${version}`, `${version}${current ? ", current" : ""}`]) : []],
   ];
@@ -38,9 +38,12 @@ export async function enter() {
     ? ""
     : "There is nothing to force here: that needs a key of the role admin, and a service with experiments. " +
       "An answer stays until it is asked again, so you can still ask, activate another version under Admin, and ask the other side.";
-  byId("compare-who").textContent =
-    `For ${isAnonymous() ? "the anonymous viewer" : who().user_id} of the first view, with its filters.`;
+  tellWho();
 }
+
+const tellWho = () =>
+  (byId("compare-who").textContent =
+    `For ${isAnonymous() ? "the anonymous viewer" : who().user_id} of the first view, with its filters.`);
 
 function offer(select, groups) {
   const before = select.value;
@@ -53,6 +56,7 @@ function offer(select, groups) {
 }
 
 async function compare() {
+  tellWho();
   const chosen = Object.fromEntries(SIDES.map((side) => [side, byId(`${side}-choice`).value]));
   await loadVersions(chosen);
   const wanted = SIDES.filter((side) => byId(`${side}-ask`).checked);
@@ -65,11 +69,15 @@ async function compare() {
   tellDifference(left, right);
 }
 
+/** Forced answers are exposures of a unit of their own, so that no user's arm is blurred. */
 function askFor(side, choice) {
-  const [kind, name] = [choice.slice(0, choice.indexOf(":")), choice.slice(choice.indexOf(":") + 1)];
-  const arm = kind === "version" ? `${EXPERIMENT}-${side}` : name;
   const body = { ...who(), ...wishes(), explain: true };
-  return call("POST", "/recommend/videos", body, kind === "now" ? {} : { "X-Arm": arm });
+  if (choice === "now:") return call("POST", "/recommend/videos", body);
+  const [experiment, arm] = choice.startsWith("arm:")
+    ? choice.slice("arm:".length).split("/")
+    : [EXPERIMENT, `${EXPERIMENT}-${side}`];
+  const headers = { "X-Experiment": experiment, "X-Arm": arm };
+  return call("POST", "/recommend/videos", { ...body, unit_id: EXPERIMENT }, headers);
 }
 
 /** Have the service load the chosen versions beside the current one. */
@@ -103,7 +111,7 @@ function show(side, other) {
   const { version, arm, experiment } = answer.model;
   byId(`${side}-note`).textContent =
     `${answer.source === "model" ? "model" : "popular list of"} ${version}` +
-    `${arm ? `, arm ${arm} of ${experiment}` : ""} · ${answer.timings_ms.total.toFixed(1)} ms`;
+    `${arm && experiment !== EXPERIMENT ? `, arm ${arm} of ${experiment}` : ""} · ${answer.timings_ms.total.toFixed(1)} ms`;
   byId(`${side}-curl`).replaceChildren(curlButton(answer, `the ${side} answer`));
   const ranks = other ? ranksOf(other.items, "video_id") : null;
   const most = largest(answer.items);
