@@ -40,54 +40,63 @@ def main(arguments: list[str] | None = None) -> int:
 def run_all(args: argparse.Namespace) -> None:
     """`run`: every step that isn't finished."""
     # torch and transformers take seconds to import, which --help and `data` must not wait for
+    from training import processes
     from training.steps import align_step, embed_step, evaluate_step, fit_step, start_run
 
-    run, prepared = start_run(**_start(args))
-    align_step(run, prepared)
-    embed_step(run, prepared)
-    fit_step(run, prepared)
-    evaluate_step(run, prepared)
-    run_report(argparse.Namespace(run_folders=[run.path], out=None))
+    with processes.joined():
+        run, prepared = start_run(**_start(args))
+        align_step(run, prepared)
+        embed_step(run, prepared)
+        fit_step(run, prepared)
+        evaluate_step(run, prepared)
+        if processes.is_first():
+            run_report(argparse.Namespace(run_folders=[run.path], out=None))
 
 
 def run_embed(args: argparse.Namespace) -> None:
     """`embed`: begin a run with its first step, or go on behind `align`."""
+    from training import processes
     from training.steps import align_step, embed_step, start_run
 
-    run, prepared = start_run(**_start(args))
-    align_step(run, prepared)
-    embed_step(run, prepared)
-    print(f"text vectors in {run.text_vectors}")
+    with processes.joined():
+        run, prepared = start_run(**_start(args))
+        align_step(run, prepared)
+        embed_step(run, prepared)
+        if processes.is_first():
+            print(f"text vectors in {run.text_vectors}")
 
 
 def run_align(args: argparse.Namespace) -> None:
-    """`align`: begin a run with stage 1, in each of the processes of `accelerate launch`."""
-    from training.align import processes
+    """`align`: begin a run with stage 1."""
+    from training import processes
     from training.steps import align_step, start_run
 
     start = _start(args)
     if not start["config"].align.epochs:
         raise DataError("align.epochs = 0, so there is nothing to align: add --set align.epochs=1")
-    with processes(start["config"]).main_process_first():
-        run, prepared = start_run(**start)
-    align_step(run, prepared)
+    with processes.joined():
+        align_step(*start_run(**start))
 
 
 def run_fit(args: argparse.Namespace) -> None:
     """`fit` alone."""
+    from training import processes
     from training.steps import fit_step, load_prepared
 
-    run = RunFolder.open(args.run_folder)
-    fit_step(run, load_prepared(run))
+    with processes.joined():
+        run = RunFolder.open(args.run_folder)
+        fit_step(run, load_prepared(run))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """`evaluate` alone."""
+    from training import processes
     from training.steps import evaluate_step, load_prepared
 
-    run = RunFolder.open(args.run_folder)
-    run.need("fit")
-    evaluate_step(run, load_prepared(run))
+    with processes.joined():
+        run = RunFolder.open(args.run_folder)
+        run.need("fit")
+        evaluate_step(run, load_prepared(run))
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -3,15 +3,13 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from lsvcr.errors import DataError
+from training import processes
 from training.alignment_batches import AlignmentBatch
 from training.alignment_losses import Memory, alignment_losses, total_loss
 from training.alignment_model import AlignmentModel
@@ -50,18 +48,17 @@ def align(
 ) -> None:
     """Train until all epochs are done; goes on where an interrupted call stopped.
 
-    On several GPUs, start it by `accelerate launch`: each reads its part of every batch, and all
-    share their negatives, so that their number changes nothing but the speed. Writes `LAST` now
-    and then and after the last step, then `ALIGNED` and `ALIGNED_LANGUAGE_MODEL`: called again,
-    it repeats no step.
+    Each of several `processes` reads its part of every batch, and all share their negatives, so
+    that their number changes nothing but the speed. Writes `LAST` now and then and after the last
+    step, then `ALIGNED` and `ALIGNED_LANGUAGE_MODEL`: called again, it repeats no step.
 
     Raises:
         DataError: If there is nothing to learn from, or prompts cannot fit.
         NotFiniteError: With the step, the batch's users and the checkpoint that stands.
     """
-    accelerator = _accelerator(config)
+    device = pick_device(config.fit.device)
     torch.manual_seed(config.fit.seed)
-    causal = load_model(accelerator.device)
+    causal = load_model(device)
     samples = AlignmentSamples(
         prepared,
         AlignmentTexts.of(prepared, config.align, causal.tokenizer),
@@ -71,7 +68,7 @@ def align(
         seed=config.fit.seed,
     )
     model = AlignmentModel(PreferenceLLM(causal.transformer, config.align), config)
-    _Training(accelerator, model.to(accelerator.device), samples, config, folder).run(progress)
+    _Training(model.to(device), samples, config, folder, device).run(progress)
 
 
 class _Training:
@@ -79,41 +76,37 @@ class _Training:
 
     def __init__(
         self,
-        accelerator: Accelerator,
         model: AlignmentModel,
         samples: AlignmentSamples,
         config: RunConfig,
         folder: Path,
+        device: torch.device,
     ) -> None:
-        self.accelerator, self.model, self.samples = accelerator, model, samples
+        self.model, self.samples, self.device = model, samples, device
         self.config, self.seed, self.folder = config.align, config.fit.seed, folder
         self.temperature = config.model.temperature
-        self.memory = Memory(config.align.memory, config.model.width, accelerator.device)
+        self.memory = Memory(config.align.memory, config.model.width, device)
         self.trained = model.trained_weights()
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=config.align.learning_rate, weight_decay=0.0, fused=True
         )
-        if samples.batch_size % accelerator.num_processes:
-            raise DataError(
-                f"align.batch_samples: a batch of {samples.batch_size:,} samples cannot be shared "
-                f"equally by {accelerator.num_processes} processes"
-            )
+        processes.check_shares("align.batch_samples", samples.batch_size)
         self.steps_per_epoch = max(1, samples.batch_count // config.align.accumulate)
         self.steps = self.steps_per_epoch * config.align.epochs
 
     def run(self, progress: Progress) -> None:
         done = self._resume()
-        parallel_model = self.accelerator.prepare_model(self.model)
-        parallel_model.train()
+        processes.take_from_first([weight.data for weight in self.trained.values()])
+        self.model.train()
         for step, batches in enumerate(self._steps(done), start=done + 1):
-            losses, tokens = self._step(parallel_model, step, batches)
+            losses, tokens = self._step(step, batches)
             progress(step=step, steps=self.steps, losses=losses, tokens=tokens)
             if step % self.config.checkpoint_steps == 0 or step == self.steps:
                 self._save(step)
-        if self.accelerator.is_main_process:
+        if processes.is_first():
             write_checkpoint(self.folder / ALIGNED_LANGUAGE_MODEL, self._text_weights(), {})
             write_checkpoint(self.folder / ALIGNED, self.model.encoder_weights(), {})
-        self.accelerator.wait_for_everyone()
+        processes.wait_for_all()
 
     def _steps(self, done: int) -> Iterator[list[AlignmentBatch]]:
         """This process's part of the batches of each step that is left."""
@@ -122,53 +115,49 @@ class _Training:
             batches = self.samples.batches(
                 epoch,
                 start=first * self.config.accumulate,
-                part=self.accelerator.process_index,
-                parts=self.accelerator.num_processes,
+                part=processes.rank(),
+                parts=processes.count(),
             )
             for _ in range(first, self.steps_per_epoch):
                 # an epoch of fewer batches than a step has ends early
                 together = itertools.islice(batches, self.config.accumulate)
-                yield [batch.to(self.accelerator.device) for batch in together]
+                yield [batch.to(self.device) for batch in together]
 
-    def _step(
-        self, parallel_model: Any, step: int, batches: list[AlignmentBatch]
-    ) -> tuple[dict[str, float], int]:
+    def _step(self, step: int, batches: list[AlignmentBatch]) -> tuple[dict[str, float], int]:
         """Learn from a step's batches.
 
         Returns:
             Mean losses and the length of the gradient, `gradient`; the tokens read. Both are
             those of all processes.
         """
-        share, me = self.accelerator.num_processes, self.accelerator.process_index
-        torch.manual_seed(self.seed + step * share + me)  # dropout
+        torch.manual_seed(self.seed + step + (processes.rank() << 32))  # dropout
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.config)
-        sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches, start=1):
-            is_last = number == len(batches)
-            with nullcontext() if is_last else self.accelerator.no_sync(parallel_model):
-                preferences = parallel_model(batch)
-                keys = self.memory.extend(preferences, batch.target_number_B)
-                losses = alignment_losses(
-                    preferences, batch.target_number_B, keys, self.temperature
-                )
-                losses["total"] = total_loss(losses, self.config)
-                self.accelerator.backward(losses["total"] / len(batches))
+        share = 1 / (len(batches) * processes.count())
+        means: dict[str, Tensor] = {}
+        for batch in batches:
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+            ):
+                preferences = self.model(batch)
+            keys = self.memory.extend(preferences, batch.target_number_B)
+            losses = alignment_losses(preferences, batch.target_number_B, keys, self.temperature)
+            losses["total"] = total_loss(losses, self.config)
+            (losses["total"] * share).backward()
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
-        sums["gradient"] = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
-        tokens = torch.tensor(float(sum(batch.tokens for batch in batches)))
-        mean_L = self.accelerator.reduce(
-            torch.stack([*sums.values(), tokens.to(self.accelerator.device)]), "mean"
-        )
+                means[name] = means.get(name, 0.0) + loss.detach() * share
+        tokens = torch.tensor(float(sum(batch.tokens for batch in batches))).to(self.device)
+        gradients = [weight.grad for weight in self.trained.values() if weight.grad is not None]
+        processes.add_up([*gradients, *means.values(), tokens])
+        means["gradient"] = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         # the one place where the CPU waits for the GPU
-        *values, mean_tokens = mean_L.tolist()
-        means = dict(zip(sums, values, strict=True))
-        if bad := [name for name, value in means.items() if not math.isfinite(value)]:
+        *values, all_tokens = torch.stack([*means.values(), tokens]).tolist()
+        named = dict(zip(means, values, strict=True))
+        if bad := [name for name, value in named.items() if not math.isfinite(value)]:
             raise self._not_finite(step, batches, bad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return means, round(mean_tokens * share)
+        return named, round(all_tokens)
 
     def _not_finite(
         self, step: int, batches: list[AlignmentBatch], bad: list[str]
@@ -190,7 +179,7 @@ class _Training:
         }
 
     def _save(self, step: int) -> None:
-        if not self.accelerator.is_main_process:
+        if not processes.is_first():
             return
         state = {f"model.{name}": value for name, value in self.trained.items()}
         for name, weight in self.trained.items():
@@ -213,7 +202,7 @@ class _Training:
                 weight.copy_(parts["model"][name])
         for key_name, value in parts["optimizer"].items():
             key, _, name = key_name.partition(".")
-            self.optimizer.state[self.trained[name]][key] = value.to(self.accelerator.device)
+            self.optimizer.state[self.trained[name]][key] = value.to(self.device)
         self.memory.load(parts["memory"])
         return int(notes["step"])
 
@@ -224,13 +213,3 @@ def learning_rate(step: int, steps: int, config: AlignConfig) -> float:
     if step <= warmup:
         return config.learning_rate * step / warmup
     return config.learning_rate * (steps + 1 - step) / (steps + 1 - warmup)
-
-
-def processes(config: RunConfig) -> PartialState:
-    """The processes that `accelerate launch` started, or this one alone."""
-    return PartialState(cpu=pick_device(config.fit.device).type == "cpu")
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    is_cpu = processes(config).device.type == "cpu"
-    return Accelerator(cpu=is_cpu, mixed_precision="no" if is_cpu else "bf16")

@@ -146,7 +146,7 @@ def _gather(vector_3BD: Tensor, target_number_B: Tensor) -> tuple[Tensor, Tensor
 class _GatherWithGradient(torch.autograd.Function):
     """Concatenate all processes' vectors; each gets back the gradients that all have for its own.
 
-    DDP averages over processes afterwards, as the losses are means, too.
+    All processes' gradients of the weights are added up afterwards.
     """
 
     @staticmethod

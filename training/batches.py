@@ -1,7 +1,7 @@
 """Windows of history with the targets to predict from them, as tensors on one device.
 
-Shape suffixes: R rows of the whole training set, B rows of a batch, T targets a row, P own
-comments, U users; others as in `lsvcr.history`.
+Shape suffixes: R rows of the whole training set, B rows of a batch, S batches, G processes, T
+targets a row, P own comments, U users; others as in `lsvcr.history`.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsvcr.history import NEVER, HistoryBatch
+from training import processes
 from training.encoder import HistoryTensors
 from training.split import Prepared
 
@@ -99,32 +100,33 @@ class TrainingRows:
         missing = -len(self) % batch_rows
         return torch.cat([order_R, order_R.new_full((missing,), len(self))]).view(-1, batch_rows)
 
-    def select(self, row_B: Tensor) -> "TrainingRows":
-        """The batch of the given rows."""
+    def select(self, row_B: Tensor | slice) -> "TrainingRows":
+        """The batch of the given rows, or a part of it."""
         chosen = {
             field.name: getattr(self, field.name)[row_B]
             for field in fields(self)
             if field.name != "history"
         }
-        return TrainingRows(history=_select(self.history, row_B), **chosen)
+        return TrainingRows(history=select(self.history, row_B), **chosen)
 
 
 @dataclass(frozen=True)
 class TargetSlots:
-    """How many targets of each kind a batch must have room for."""
+    """How many targets of each kind a process's part of a batch must have room for."""
 
     videos: int
     comments: int
 
     @classmethod
     def of(cls, rows: TrainingRows, batches: Iterable[Tensor]) -> Self:
-        """Room for the fullest of some batches."""
+        """Room for the fullest part of some batches."""
         video_R, comment_R = (
             (target_RT > 0).sum(1) for target_RT in (rows.video_target_RT, rows.comment_target_RT)
         )
         most_2 = torch.zeros(2, dtype=torch.long, device=video_R.device)
         for row_SB in batches:
-            counts = [count_R[row_SB].sum(-1).max() for count_R in (video_R, comment_R)]
+            row_SGB = row_SB.view(len(row_SB), processes.count(), -1)
+            counts = [count_R[row_SGB].sum(-1).max() for count_R in (video_R, comment_R)]
             most_2 = most_2.maximum(torch.stack(counts))
         return cls(*most_2.tolist())
 
@@ -259,7 +261,8 @@ def _keyed(user_T: NDArray[np.integer], cut_T: NDArray[np.integer]) -> NDArray[n
     return user_T.astype(np.int64) * (NEVER + 1) + cut_T
 
 
-def _select(history: HistoryTensors, row_B: Tensor) -> HistoryTensors:
+def select(history: HistoryTensors, row_B: Tensor | slice) -> HistoryTensors:
+    """Some rows of a history."""
     return HistoryTensors(
         **{field.name: getattr(history, field.name)[row_B] for field in fields(history)}
     )

@@ -3,6 +3,8 @@
 Shape suffixes: S samples (one per user), V video rows, N candidates.
 """
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from lsvcr.metrics import (
     sample_metrics_of_ranks,
     sample_metrics_of_scores,
 )
+from training import processes
 from training.chance import expected_metrics
 from training.checkpoint import load_recommender
 from training.compare import COMPARED, bootstrap_interval, write_users
@@ -73,17 +76,15 @@ class Evaluation:
         """Metrics of every user, in the order of the samples."""
         metrics: UserMetrics = {}
         if len(self.samples.videos.user_T):
-            sampled, full = self._rank_videos(scorer)
+            sampled, full = self._rank_videos(scorer).T
             metrics["video"] = {
                 self.name("sampled"): sample_metrics_of_ranks(sampled),
                 self.name("full"): sample_metrics_of_ranks(full),
             }
         if len(self.samples.comments.user_T):
-            chunks = [scorer.comments(part) for part in _chunks(len(self.samples.comments.user_T))]
+            score_SN = _by_chunks(scorer.comments, len(self.samples.comments.user_T))
             is_candidate_SN = self.samples.candidate_SN > 0
-            thread = sample_metrics_of_scores(
-                np.concatenate(chunks), self.samples.is_own_SN, is_candidate_SN
-            )
+            thread = sample_metrics_of_scores(score_SN, self.samples.is_own_SN, is_candidate_SN)
             metrics["comment"] = {self.name("thread"): thread}
         return metrics
 
@@ -97,9 +98,7 @@ class Evaluation:
             full_S = np.full(users, np.count_nonzero(samples.prepared.is_core_V))
             if self.config.evaluate.exclude_seen:
                 is_core_1V = samples.prepared.is_core_V[None, :]
-                full_S -= np.concatenate(
-                    [(self._seen(part) & is_core_1V).sum(1) for part in _chunks(users)]
-                )
+                full_S -= _by_chunks(lambda part: (self._seen(part) & is_core_1V).sum(1), users)
             metrics["video"] = {
                 self.name("sampled"): expected_metrics(one_S, sampled_S),
                 self.name("full"): expected_metrics(one_S, full_S),
@@ -119,10 +118,11 @@ class Evaluation:
         wanted = [kind for kind in kinds if task in ("joint", kind) and kind in metrics]
         return float(np.mean([metrics[kind][kinds[kind]]["ndcg@5"] for kind in wanted]))
 
-    def _rank_videos(self, scorer: Scorer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        sampled, full = [], []
+    def _rank_videos(self, scorer: Scorer) -> NDArray[np.int64]:
+        """Each target's rank among its sample and among all; (S, 2)."""
         is_core_1V = self.samples.prepared.is_core_V[None, :]
-        for part in _chunks(len(self.samples.videos.user_T)):
+
+        def rank(part: slice) -> NDArray[np.int64]:
             score_SV = scorer.videos(part)
             target_S = self.samples.videos.video_T[part]
             candidate_SN = np.concatenate(
@@ -130,12 +130,13 @@ class Evaluation:
             )
             candidate_score_SN = np.take_along_axis(score_SV, candidate_SN, axis=1)
             first_S = np.zeros(len(target_S), np.int64)
-            sampled.append(rank_single(candidate_score_SN, first_S, candidate_SN > 0))
+            sampled_S = rank_single(candidate_score_SN, first_S, candidate_SN > 0)
             is_candidate_SV = is_core_1V
             if self.config.evaluate.exclude_seen:
                 is_candidate_SV = is_core_1V & ~self._seen(part)
-            full.append(rank_single(score_SV, target_S, is_candidate_SV))
-        return np.concatenate(sampled), np.concatenate(full)
+            return np.stack([sampled_S, rank_single(score_SV, target_S, is_candidate_SV)], 1)
+
+        return _by_chunks(rank, len(self.samples.videos.user_T))
 
     def _seen(self, part: slice) -> NDArray[np.bool_]:
         """Videos in each sample's whole history; the target itself never counts as seen."""
@@ -170,8 +171,9 @@ def evaluate_run(
     }
     if prepared.cold is not None:
         users["random"] = test.random_order()
-    write_users(folder, test.samples, users)
-    write_examples(folder, test.samples, model)
+    if processes.is_first():
+        write_users(folder, test.samples, users)
+        write_examples(folder, test.samples, model)
     means = {name: _means(metrics) for name, metrics in users.items()}
     if prepared.cold is not None:
         for name, metrics in _evaluate_cold(prepared.cold, text, config, recommender).items():
@@ -229,5 +231,9 @@ def _with_intervals(users: UserMetrics) -> Metrics:
     return means
 
 
-def _chunks(samples: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, samples, CHUNK)]
+def _by_chunks(measure: Callable[[slice], NDArray[Any]], samples: int) -> NDArray[Any]:
+    """Measure all samples, a chunk at a time; each process measures its part, and all get all."""
+    own = processes.own_part(samples)
+    bounds = [*range(own.start, own.stop, CHUNK), own.stop]
+    chunks = [measure(slice(*bound)) for bound in itertools.pairwise(bounds)]
+    return np.concatenate(processes.gather(chunks))

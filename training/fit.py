@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lsvcr.errors import DataError
+from training import processes
 from training.batches import TargetSlots, build_rows
 from training.checkpoint import (
     BEST,
@@ -65,12 +66,14 @@ def fit(
     """Train until validation stops improving; goes on where an interrupted call stopped.
 
     Writes `checkpoints/best.safetensors`, `checkpoints/last.safetensors` (with the optimiser's
-    state, one epoch old at most) and one line per epoch to `log.jsonl`.
+    state, one epoch old at most) and one line per epoch to `log.jsonl`. The number of
+    `processes` changes nothing but the speed, also from one call to the next.
 
     Raises:
         DataError: If the loss is not finite, with the step, the batch's users and the checkpoint
-            that stands.
+            that stands; or if there are no targets, or processes cannot share a batch.
     """
+    processes.check_shares("fit.batch_rows", config.fit.batch_rows)
     device = pick_device(config.fit.device)
     recommender = new_recommender(config, text)
     if config.fit.start_from:
@@ -80,6 +83,7 @@ def fit(
     epochs_done, best, best_epoch = _resume(folder, recommender, optimizer)
     if recommender.prior is not None and not epochs_done:
         fit_prior(recommender.prior, prepared, config.model.prior_half_lives_days, device)
+    processes.take_from_first([parameter.data for parameter in recommender.parameters()])
 
     rows = build_rows(
         prepared,
@@ -128,6 +132,9 @@ def fit(
         score = evaluation.selection_score(metrics, config.fit.task)
         if score > best:
             best, best_epoch = score, epoch
+        if not processes.is_first():
+            continue
+        if best_epoch == epoch:
             write_checkpoint(folder / BEST, recommender.state_dict(), {"epoch": epoch})
         _save_last(folder, recommender, optimizer, epoch, best, best_epoch)
         _log(

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from training import processes
+
 LINE_EVERY_S = 10
 
 Report = Callable[[float, str], None]
@@ -22,7 +24,10 @@ Report = Callable[[float, str], None]
 
 @contextmanager
 def show_progress(title: str) -> Iterator[Report]:
-    """Show progress on the standard error stream while the block runs."""
+    """Show the first process's progress on the standard error stream while the block runs."""
+    if not processes.is_first():
+        yield lambda share, note: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _print_lines(title, console)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.batches import Targets, to_tensors
+from training.draws import CommentSlices
 from training.encoder import HistoryTensors, Recommender, States, now, unit
-from training.losses import CommentSlices
 from training.samples import Samples
 from training.score_parts import ScoreParts
 from training.split import Prepared, TextTables

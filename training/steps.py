@@ -1,6 +1,6 @@
 """The steps of a run: align, embed texts, fit, evaluate. Each is skipped where it is finished.
 
-What only `align` needs is imported there: peft and accelerate take seconds to import.
+What only `align` needs is imported there: peft takes seconds to import.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lsvcr.errors import DataError
+from training import processes
 from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
 from training.comment_features import comment_features
 from training.config import RunConfig, TextConfig
@@ -22,7 +23,7 @@ from training.evaluate import evaluate_run
 from training.fit import fit, pick_device
 from training.language_model import LanguageModel, load_language_model, model_fingerprint
 from training.progress import show_progress
-from training.run_folder import RunFolder, Source
+from training.run_folder import RunFolder, Source, Step
 from training.split import Prepared, TextTables, prepare
 from training.tested_before import checkpoint_hash, earlier_tests
 from training.text_embedding import embed_texts, vectors_folder
@@ -54,8 +55,9 @@ def start_run(
     """
     dataset = load_dataset(data, skip_bad_rows=skip_bad_rows)
     source = Source(str(data.resolve()), fingerprint(dataset), skip_bad_rows)
-    run = RunFolder.make(path, config, source, text_vectors.resolve())
-    if len(dataset.skipped):
+    with processes.first_goes_ahead():
+        run = RunFolder.make(path, config, source, text_vectors.resolve())
+    if len(dataset.skipped) and processes.is_first():
         dataset.skipped.write_csv(path / "skipped_rows.csv")
         print(f"left out {len(dataset.skipped):,} bad rows, listed in {path / 'skipped_rows.csv'}")
     return run, _prepare(dataset, config)
@@ -69,7 +71,8 @@ def load_prepared(run: RunFolder) -> Prepared:
     """
     dataset = load_dataset(Path(run.source.folder), skip_bad_rows=run.source.skip_bad_rows)
     source = Source(run.source.folder, fingerprint(dataset), run.source.skip_bad_rows)
-    RunFolder.make(run.path, run.config, source, run.text_vectors)
+    with processes.first_goes_ahead():
+        RunFolder.make(run.path, run.config, source, run.text_vectors)
     return _prepare(dataset, run.config)
 
 
@@ -88,10 +91,9 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
     """Stage 1, where the settings ask for it: tune the language model and the encoder together."""
     if not run.config.align.epochs:
         return
-    from training.align import LAST, align, processes
+    from training.align import LAST, align
     from training.preference_llm import load_causal_model
 
-    processes_ = processes(run.config)
     name = run.config.text.language_model
     settings = run.config.model_dump(mode="json")
     inputs = {
@@ -100,10 +102,7 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
         "seed": run.config.fit.seed,
         **{section: settings[section] for section in ("text", "model", "align")},
     }
-    with processes_.main_process_first():
-        is_open = run.begin("align", inputs)
-    if not is_open:
-        print("align: finished before")
+    if not _begin(run, "align", inputs):
         (run.path / LAST).unlink(missing_ok=True)
         return
     started_s, read_tokens = time.monotonic(), 0
@@ -112,14 +111,13 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
         def show(*, step: int, steps: int, losses: dict[str, float], tokens: int) -> None:
             nonlocal read_tokens
             read_tokens += tokens
-            if not processes_.is_main_process:
-                return
             rate = read_tokens / (time.monotonic() - started_s)
             report(
                 step / steps,
                 f"step {step} of {steps}, loss {losses['total']:.3f}, {rate:,.0f} tokens/s",
             )
-            run.log("align", number=step, losses=losses, tokens=tokens)
+            if processes.is_first():
+                run.log("align", number=step, losses=losses, tokens=tokens)
 
         align(
             prepared,
@@ -128,9 +126,8 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
             load_model=lambda device: load_causal_model(name, device),
             progress=show,
         )
-    if processes_.is_main_process:
-        run.finish("align")
-        (run.path / LAST).unlink(missing_ok=True)  # after it: a crash in between loses nothing
+    _finish(run, "align")
+    (run.path / LAST).unlink(missing_ok=True)  # after it: a crash in between loses nothing
 
 
 def embed_step(run: RunFolder, prepared: Prepared) -> None:
@@ -143,7 +140,7 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
     embedded = 0
 
     def load_model() -> LanguageModel:
-        print(f"loading the language model {run.config.text.language_model}", flush=True)
+        _tell(f"loading the language model {run.config.text.language_model}")
         device = pick_device(run.config.fit.device)
         if is_aligned:
             from training.aligned_text import load_aligned_language_model
@@ -168,12 +165,12 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
             progress=show,
             fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
         )
-    if embedded:
+    if embedded and processes.is_first():
         run.log("embed", texts=embedded, seconds=round(time.monotonic() - started_s, 2))
-    else:
-        print("embed: every text has its vector")
+    if not embedded:
+        _tell("embed: every text has its vector")
     if empty := vectors.count_empty(titles + comments):
-        print(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
+        _tell(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
 
 
 def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None) -> None:
@@ -195,8 +192,7 @@ def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None)
         inputs["align"] = run.need("align")
         start = {"start_from": config.fit.start_from or str(run.path / ALIGNED)}
         config = config.model_copy(update={"fit": config.fit.model_copy(update=start)})
-    if not run.begin("fit", inputs):
-        print("fit: finished before")
+    if not _begin(run, "fit", inputs):
         return
     epochs = run.config.fit.epochs
     with show_progress("fit") as report, hint_at_memory("fit", run.config):
@@ -206,7 +202,7 @@ def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None)
             report((epoch - 1 + step / steps) / epochs, note)
 
         fit(prepared, text.tables, config, run.path, progress=show)
-    run.finish("fit")
+    _finish(run, "fit")
 
 
 def evaluate_step(
@@ -214,23 +210,24 @@ def evaluate_step(
 ) -> dict[str, Any]:
     """Measure the best checkpoint and the baselines; returns the content of `metrics.json`."""
     inputs = {"fit": run.need("fit"), "evaluate": run.config.evaluate.model_dump(mode="json")}
-    if not run.begin("evaluate", inputs):
-        print("evaluate: finished before")
+    if not _begin(run, "evaluate", inputs):
         return run.read_metrics()
     for folder in earlier_tests(run):
-        print(f"note: {folder} tested another checkpoint of this configuration before")
+        _tell(f"note: {folder} tested another checkpoint of this configuration before")
     started_s = time.monotonic()
     tables = text.tables if text else load_text(run, prepared)
     metrics = evaluate_run(prepared, tables, run.config, run.path)
-    run.write_metrics(metrics)
-    run.finish("evaluate")
-    run.log(
-        "evaluate",
-        seconds=round(time.monotonic() - started_s, 2),
-        config_hash=run.config.short_hash,
-        checkpoint=checkpoint_hash(run),
-        data=run.source.fingerprint,
-    )
+    if processes.is_first():
+        run.write_metrics(metrics)
+    _finish(run, "evaluate")
+    if processes.is_first():
+        run.log(
+            "evaluate",
+            seconds=round(time.monotonic() - started_s, 2),
+            config_hash=run.config.short_hash,
+            checkpoint=checkpoint_hash(run),
+            data=run.source.fingerprint,
+        )
     return metrics
 
 
@@ -254,6 +251,29 @@ def hint_at_memory(step: str, config: RunConfig) -> Iterator[None]:
         raise DataError(
             f"{step}: the GPU's memory is used up. In another run, lower {present}{recompute}"
         ) from error
+
+
+def _begin(run: RunFolder, step: Step, inputs: dict[str, Any]) -> bool:
+    """Note what a step is made from; return whether it still has to be done, or say it is not."""
+    with processes.first_goes_ahead():
+        is_open = run.begin(step, inputs)
+    if not is_open:
+        _tell(f"{step}: finished before")
+    return is_open
+
+
+def _finish(run: RunFolder, step: Step) -> None:
+    """Note, once all processes are through, that a step is done; all then know it."""
+    processes.wait_for_all()
+    with processes.first_goes_ahead():
+        if processes.is_first():
+            run.finish(step)
+
+
+def _tell(message: str) -> None:
+    """Print a line once."""
+    if processes.is_first():
+        print(message, flush=True)
 
 
 def _prepare(dataset: Dataset, config: RunConfig) -> Prepared:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lsvcr.catalogue import item_hashes
 from lsvcr.errors import DataError
+from training import processes
 from training.config import TextConfig
 from training.language_model import LanguageModel, model_fingerprint
 from training.text_vectors import (
@@ -64,6 +65,8 @@ def embed_texts(
 ) -> TextVectors:
     """Embed what `store` doesn't hold yet, and load the vectors of all.
 
+    Each of several `processes` embeds its part and writes files of its own.
+
     Args:
         texts: May repeat and be empty.
         config: Which model, how many tokens and components.
@@ -84,15 +87,19 @@ def embed_texts(
         sample = _distinct(fit_on)
         sample = {number: sample[number] for number in sorted(sample)[:SAMPLE_TEXTS]}
         _fit_basis(folder, sample, load_model, config, progress, fit_basis)
-    vectors = _load_all(folder, notes)
+    with processes.first_goes_ahead():
+        vectors = _load_all(folder, notes)
     wanted = _distinct(texts)
     hash_N = np.fromiter(wanted, np.uint64, len(wanted))
     missing = {number: wanted[number] for number in hash_N[vectors.find(hash_N) < 0].tolist()}
+    processes.wait_for_all()  # or a file that one has written already is missing for another
     if missing:
         for hash_N, vector_NH in _embed_shards(missing, load_model(), config, progress):
             codes = {"hash_N": hash_N, "code_NE": vectors.basis.encode(vector_NH)}
             write_shard(folder, "codes", codes, {"basis": vectors.fingerprint})
-    pack(folder)
+    processes.wait_for_all()
+    with processes.first_goes_ahead():
+        pack(folder)
     return TextVectors.load(folder) if missing else vectors
 
 
@@ -112,8 +119,12 @@ def _fit_basis(
     missing = {number: text for number, text in sample.items() if number not in known}
     for hash_N, vector_NH in _embed_shards(missing, load_model(), config, progress):
         write_shard(folder, "sample", {"hash_N": hash_N, "vector_NH": vector_NH}, notes)
-    raw = [vector_NH for _, vector_NH in _sample_shards(folder, notes)]
-    write_tensors(folder / BASIS_FILE, vars(fit_basis(np.concatenate(raw), config.width)), notes)
+    processes.wait_for_all()
+    if processes.is_first():
+        raw = [vector_NH for _, vector_NH in _sample_shards(folder, notes)]
+        basis = fit_basis(np.concatenate(raw), config.width)
+        write_tensors(folder / BASIS_FILE, vars(basis), notes)
+    processes.wait_for_all()
 
 
 def _load_all(folder: Path, notes: Notes) -> TextVectors:
@@ -138,18 +149,28 @@ def _load_all(folder: Path, notes: Notes) -> TextVectors:
 def _embed_shards(
     texts: Texts, model: LanguageModel, config: TextConfig, progress: EmbeddingProgress
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
-    """Embed texts, the longest first, and yield hashes and vectors of one file's worth a time."""
+    """Embed this process's part of the texts, the longest first.
+
+    Yields:
+        Hashes and vectors of one file's worth a time.
+    """
     most = BYTES_PER_TOKEN * config.max_tokens
     work = {number: min(len(text.encode()), most) for number, text in texts.items()}
     numbers = sorted(texts, key=lambda number: (-work[number], number))
-    total_work, done_work, done_texts = sum(work.values()), 0, 0
+    numbers = numbers[processes.rank() :: processes.count()]
+    total_work, done_work, done_texts = sum(work[number] for number in numbers), 0, 0
     for shard in _split(numbers, work):
 
         def report(rows: Sequence[int], shard: list[int] = shard) -> None:
             nonlocal done_work, done_texts
             done_work += sum(work[shard[row]] for row in rows)
             done_texts += len(rows)
-            progress(texts=done_texts, total=len(texts), share=done_work / total_work)
+            share_of_texts = done_texts / len(numbers)  # the others will be about as far
+            progress(
+                texts=round(share_of_texts * len(texts)),
+                total=len(texts),
+                share=done_work / total_work,
+            )
 
         vector_NH = model.encode(
             [texts[number] for number in shard],

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from training import processes
 from training.batches import TrainingRows
 from training.encoder import Recommender
 from training.losses import Objective
@@ -15,7 +16,8 @@ class TrainStep:
 
     The step consists of hundreds of small kernels: launched one by one, they keep the CPU busy
     and the GPU waiting (docs/decisions/0005-one-graph-per-step.md). All shapes are fixed, so a
-    GPU records them once and replays them.
+    GPU records them once and replays them. Of several processes, each learns from its part of a
+    batch; one message adds up gradients and losses, so that all make the same step.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class TrainStep:
 
     def begin(self, seed: int) -> None:
         """Seed all that is random, and forget the losses so far."""
-        torch.manual_seed(seed)  # dropout
+        torch.manual_seed(seed + (processes.rank() << 32))  # dropout
         self.generator.manual_seed(seed)
         for total in (self.steps, self.first_bad_step, *self.loss_sums.values()):
             total.zero_()
@@ -66,15 +68,17 @@ class TrainStep:
         total = self.objective.total(losses)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        losses = {name: loss.detach().clone() for name, loss in {**losses, "total": total}.items()}
+        gradients = [p.grad for p in self.recommender.parameters() if p.grad is not None]
+        processes.add_up([*gradients, *losses.values()])
         self.optimizer.step()
-        with torch.no_grad():
-            self.steps += 1
-            is_first = ~total.isfinite() & (self.first_bad_step == 0)
-            self.first_bad_step += is_first * self.steps
-            for name, loss in {**losses, "total": total}.items():
-                if name not in self.loss_sums:
-                    self.loss_sums[name] = torch.zeros((), device=self.device)
-                self.loss_sums[name] += loss.detach()
+        self.steps += 1
+        is_first = ~losses["total"].isfinite() & (self.first_bad_step == 0)
+        self.first_bad_step += is_first * self.steps
+        for name, loss in losses.items():
+            if name not in self.loss_sums:
+                self.loss_sums[name] = torch.zeros((), device=self.device)
+            self.loss_sums[name] += loss
 
     def _record(self) -> torch.cuda.CUDAGraph:
         """Record a step on the empty batch; weights and optimiser are afterwards as before."""
@@ -89,7 +93,8 @@ class TrainStep:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        # NCCL's own thread may look after earlier messages meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step()
         with torch.no_grad():
             for parameter, before in zip(self.recommender.parameters(), parameters, strict=True):

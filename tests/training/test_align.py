@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from tiny_causal_model import save_tiny_causal_model, tiny_causal_model, tiny_tokenizer
 from together import run_together
 from worlds import config, prepared_world, random_dataset
 
 from lsvcr.errors import DataError
+from training import processes
 from training.__main__ import main
 from training.align import LAST, align, learning_rate
 from training.aligned_text import load_aligned_language_model
@@ -560,8 +560,7 @@ def test_an_interrupted_run_comes_to_the_same_weights(tmp_path):
 def align_and_note(folder, *settings):
     """In each of several processes: align, and note what one was told of every step."""
     _, entries = run_align(folder, *settings, model=folder.parent / "model")
-    number = dist.get_rank() if dist.is_initialized() else 0
-    (folder / f"told-{number}.json").write_text(json.dumps(entries))
+    (folder / f"told-{processes.rank()}.json").write_text(json.dumps(entries))
 
 
 def told(folder, number=0):
@@ -631,7 +630,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
 
 
 def align_odd_batches(folder):
-    with pytest.raises(DataError, match=r"a batch of 7 samples cannot be shared equally by 2"):
+    with pytest.raises(DataError, match=r"a batch of 7 cannot be shared equally by 2"):
         run_align(folder, "align.batch_samples=7", model=folder.parent / "model")
 
 

@@ -2,12 +2,13 @@ import math
 
 import pytest
 import torch
-from worlds import config, prepared_world, random_recommender, rows_of
+from worlds import CPU, config, prepared_world, random_recommender, rows_of
 
 from training.batches import TargetSlots
 from training.config import PRESETS, ModelConfig
+from training.draws import CommentSlices
 from training.encoder import Attention, Recommender, Side
-from training.losses import CommentSlices, Objective
+from training.losses import Objective
 from training.score_parts import ScoreParts
 
 PAPER = PRESETS["paper"].model
@@ -84,12 +85,15 @@ def test_negatives_stand_under_the_video_and_are_never_own_comments():
     run = config("fit.comment_negatives=50")
     prepared = prepared_world(2, run)
     rows = rows_of(prepared, run, "prefix")
-    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"), TargetSlots(0, 0))
+    draws = Objective(prepared, run.fit, ScoreParts(), CPU, TargetSlots(0, 0)).draws
     is_target = rows.comment_target_RT > 0
     video_Q, own_QP = rows.comment_target_RT[is_target], rows.own_comment_RTP[is_target]
-    negative_QN = objective.draw_negatives(video_Q, own_QP, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    candidate_BTN = draws.comments(rows.comment_target_RT, rows.own_comment_RTP, generator)
+    own_Q1, negative_QN = candidate_BTN[is_target].split([1, 50], 1)
+    assert (own_Q1 == own_QP).any(1).all()
     comment_video_C = torch.from_numpy(prepared.catalogue.comment_video_C.copy())
-    own_share_Q = (own_QP > 0).sum(1) / objective.slices.count_V[video_Q]
+    own_share_Q = (own_QP > 0).sum(1) / draws.slices.count_V[video_Q]
     is_elsewhere_QN = comment_video_C[negative_QN] != video_Q[:, None]
     assert (negative_QN > 0).all()
     # Only draws that hit an own comment are replaced by one from anywhere.
@@ -101,7 +105,7 @@ def test_the_contrast_of_ids_and_texts_equals_its_definition():
     run = config("fit.id_text_pool=2")
     prepared = prepared_world(2, run)
     recommender = random_recommender(prepared, run).float()
-    objective = Objective(prepared, run.fit, ScoreParts(), torch.device("cpu"), TargetSlots(0, 0))
+    objective = Objective(prepared, run.fit, ScoreParts(), CPU, TargetSlots(0, 0))
     # One row, two different videos, no comments: the pool is both positions of the video side.
     history = prepared.timelines.latest_windows(2)
     from training.batches import to_tensors
@@ -114,9 +118,13 @@ def test_the_contrast_of_ids_and_texts_equals_its_definition():
     )
     one = type(tensors)(**{name: array[row : row + 1] for name, array in vars(tensors).items()})
     one.comment_video_BJ.zero_()
-    popular_BI = objective.slices.most_popular(one.video_BI)
+    popular_BI = objective.draws.slices.most_popular(one.video_BI)
+    pools = [
+        objective.draws.pool(*side, torch.Generator())
+        for side in ((one.video_BI, popular_BI), (one.comment_video_BJ, one.comment_BJK))
+    ]
     with torch.no_grad():
-        actual = objective.id_text_loss(recommender, one, popular_BI, torch.Generator())
+        actual = objective.id_text_loss(recommender, *pools)
         items = recommender.items
         video, popular = one.video_BI[0, 1:], popular_BI[0, 1:]
         x = torch.nn.functional.normalize(items.id(video), dim=-1)

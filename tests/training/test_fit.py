@@ -2,7 +2,8 @@ import json
 
 import pytest
 import torch
-from worlds import config, prepared_world, random_text
+from together import run_together
+from worlds import config, prepared_world, random_text, rows_of
 
 from lsvcr.errors import DataError
 from training.checkpoint import load_recommender, read_checkpoint, write_checkpoint
@@ -48,6 +49,59 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
         for name in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+MANY_STEPS = (
+    "fit.batch_rows=4", "fit.epochs=8", "model.dropout=0", "model.prior_half_lives_days=[]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("negatives", ["all", "6"])
+def test_two_processes_come_to_what_one_does_and_go_on_where_two_or_one_stopped(
+    tmp_path, negatives
+):
+    settings = (*MANY_STEPS, f"fit.video_negatives={negatives}")
+    run, prepared, _ = run_fit(tmp_path / "one", *settings)
+    rows = rows_of(prepared, run, "prefix")
+    assert len(rows.batches(4, 0)) * 8 > 50
+    run_together(2, run_fit, tmp_path / "two", *settings)
+    run_fit(tmp_path / "parts", *settings, "fit.epochs=2")
+    run_together(2, run_fit, tmp_path / "parts", *settings, "fit.epochs=4")
+    run_fit(tmp_path / "parts", *settings)
+    expected = log(tmp_path / "one")
+    for folder in (tmp_path / "two", tmp_path / "parts"):
+        entries = log(folder)
+        assert [entry["epoch"] for entry in entries] == list(range(1, 9))
+        for entry, one in zip(entries, expected, strict=True):
+            assert entry["losses"] == pytest.approx(one["losses"], abs=1e-4)
+            for task, ranking in (("video", "sampled"), ("video", "full"), ("comment", "thread")):
+                assert entry["validation"][task][ranking] == pytest.approx(
+                    one["validation"][task][ranking], abs=0.02
+                )
+                users = entry["validation"][task][ranking]["users"]
+                assert users == one["validation"][task][ranking]["users"], "nobody counts twice"
+        weights = trained_weights(folder)
+        for name, weight in trained_weights(tmp_path / "one").items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=1e-2)
+
+
+def trained_weights(folder):
+    """All but what a softmax cancels, whose gradient is rounding alone."""
+    weights, _ = read_checkpoint(folder / "checkpoints" / "last.safetensors")
+    return {
+        name: weight
+        for name, weight in weights.items()
+        if name.startswith("model.") and not name.endswith(("key.bias", "pool_score.bias"))
+    }
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(tmp_path):
+    run_together(2, fit_odd_batches, tmp_path / "run")
+
+
+def fit_odd_batches(folder):
+    with pytest.raises(DataError, match=r"fit.batch_rows: a batch of 7 cannot be shared equally"):
+        run_fit(folder, "fit.batch_rows=7")
 
 
 @pytest.mark.parametrize("task", ["video", "comment"])

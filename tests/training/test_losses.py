@@ -6,15 +6,16 @@ from worlds import CPU, config, prepared_world, random_recommender, random_text,
 
 from lsvcr.errors import DataError
 from training.batches import TargetSlots
+from training.draws import filled
 from training.fit import build_optimizer, fit, train_epoch
-from training.losses import HIDDEN, Objective, _filled
+from training.losses import HIDDEN, Objective
 from training.score_parts import ScoreParts
 from training.train_step import TrainStep
 
 
 def test_targets_fill_the_slots_from_the_front():
     is_target_BT = torch.tensor([[False, True, False], [True, False, True]])
-    slot_Q, weight_Q = _filled(is_target_BT, 5)
+    slot_Q, weight_Q = filled(is_target_BT, 5)
     assert slot_Q[:3].tolist() == [1, 3, 5]
     assert weight_Q.tolist() == [True, True, True, False, False]
 
@@ -33,7 +34,7 @@ def test_spare_slots_and_the_empty_row_change_no_loss():
     ):
         objective = Objective(prepared, run.fit, ScoreParts(), CPU, slots)
         # Negatives are drawn for each slot: only the videos' loss is free of chance.
-        objective.slices = FirstComment(objective.slices)
+        objective.draws.slices = FirstComment(objective.draws.slices)
         generator = torch.Generator().manual_seed(1)
         results.append(objective(recommender, rows.select(row_B), generator)["video"].item())
     assert results[0] == pytest.approx(results[1], rel=1e-9)
@@ -69,13 +70,15 @@ def test_drawn_negatives_estimate_the_loss_over_all_videos():
     is_target = rows.video_target_RT > 0
     target_Q, event_Q = rows.video_target_RT[is_target], rows.video_event_RT[is_target]
     preference_QD = torch.randn(len(target_Q), run.model.width)
-    weight_Q = torch.ones(len(target_Q), dtype=torch.bool)
-    losses = []
-    for settings in (run.fit, run.fit.model_copy(update={"video_negatives": "all"})):
-        objective = Objective(prepared, settings, ScoreParts(), CPU, TargetSlots(1, 1))
-        generator = torch.Generator().manual_seed(1)
-        arguments = (preference_QD, target_Q, event_Q, weight_Q, generator)
-        losses.append(objective.video_loss(recommender, *arguments).item())
+    objective = Objective(prepared, run.fit, ScoreParts(), CPU, TargetSlots(1, 1))
+    drawn_S = objective.draws.negatives(rows.video_target_RT, torch.Generator().manual_seed(1))
+    assert len(drawn_S) == 4096
+    losses = [
+        objective.video_losses(recommender, preference_QD, target_Q, event_Q, negative_S)
+        .mean()
+        .item()
+        for negative_S in (drawn_S, None)
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
@@ -86,14 +89,11 @@ def test_a_negative_is_corrected_by_the_log_of_its_expected_count():
     objective = Objective(prepared, run.fit, ScoreParts(), CPU, TargetSlots(1, 1))
     preference_1D = torch.randn(1, run.model.width)
     target = 1
+    negative_S = objective.draws.negatives(
+        objective.core_N[None, target, None], torch.Generator().manual_seed(0)
+    )
     logit_1N, label_1 = objective.sampled_logits(
-        recommender,
-        preference_1D,
-        torch.tensor([target]),
-        torch.zeros(1),
-        torch.ones(1),
-        6,
-        torch.Generator().manual_seed(0),
+        recommender, preference_1D, torch.tensor([target]), torch.zeros(1), negative_S
     )
     assert label_1.tolist() == [0]
     # With one target, the in-batch half of the draws are the target itself: hidden.

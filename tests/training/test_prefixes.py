@@ -7,7 +7,7 @@ import torch
 from worlds import config, prepared_world, random_recommender, rows_of
 
 from lsvcr.history import NEVER
-from training.losses import CommentSlices
+from training.draws import CommentSlices
 
 LONG = "model.max_history=40"  # no history is longer, so every window begins at the first event
 ENCODERS = [("pre", "previous"), ("post", "input"), ("pre", "input"), ("post", "previous")]
