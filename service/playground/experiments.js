@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { attempt, button, byId, make } from "./dom.js";
-import { drawReport } from "./report.js";
+import { drawReport, table } from "./report.js";
 
 const FROM_SERVICE = ["created_at", "changed_at", "in_effect"]; // told with a definition, not part of it
 
@@ -36,7 +36,7 @@ export async function showExperiments() {
 }
 
 function card(experiment) {
-  const { name, status, coverage, arms, control, primary_metric: metric } = experiment;
+  const { name, status, coverage, arms, control, guardrails, primary_metric: metric } = experiment;
   const path = `/admin/experiments/${encodeURIComponent(name)}`;
   const change = (action) => attempt(async () => {
     await action();
@@ -58,7 +58,13 @@ function card(experiment) {
       make("h4", {}, name),
       make("span", { className: status === "running" ? "badge up" : "badge same" }, status),
     ),
-    metric ? make("p", { className: "note" }, `decided by ${metric}, ${percent(coverage)} of the users take part`) : null,
+    make(
+      "p",
+      { className: "note" },
+      `decided by ${metric}, ${percent(coverage)} of the users take part`,
+      guardrails ? `, stops by itself beyond ${inWords({ ...guardrails, answers: null })}` : "",
+      experiment.in_effect ? "" : " · not in effect on this replica",
+    ),
     shares(arms, control),
     make(
       "div",
@@ -67,11 +73,34 @@ function card(experiment) {
       status === "running"
         ? button("Stop", () => change(() => call("POST", `${path}/stop`)), { ...labelled("Stop"), className: "small danger" })
         : button("Start", () => put({ status: "running" }), labelled("Start")),
-      button("Report", () => attempt(async () => drawReport(report, await call("GET", `${path}/report`))), labelled("Report of")),
+      button("Report", () => attempt(() => showReport(report, path)), labelled("Report of")),
+      button("Changes", () => attempt(() => showChanges(report, path)), labelled("Changes of")),
       status === "running" ? null : button("Delete", () => change(() => call("DELETE", path)), { ...labelled("Delete"), className: "small danger" }),
     ),
     report,
   );
+}
+
+async function showReport(box, path) {
+  box.replaceChildren(make("p", { className: "note" }, "Reading the logs, some seconds …"));
+  try {
+    drawReport(box, await call("GET", `${path}/report`));
+  } catch (error) {
+    box.replaceChildren();
+    throw error;
+  }
+}
+
+/** Who changed what, the newest first. */
+async function showChanges(box, path) {
+  const { entries } = await call("GET", `${path}/audit`);
+  const rows = entries.map(({ at, who, action, why }) => [
+    new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }),
+    action,
+    who,
+    why ?? "",
+  ]);
+  box.replaceChildren(table(["When", "What", "Who", "Why"], rows));
 }
 
 function rampControls(name, coverage, put) {
@@ -87,17 +116,28 @@ function shares(arms, control) {
   const bar = make("div", { className: "bar tall", "aria-hidden": "true" });
   const words = arms.map((arm, number) => {
     const piece = make("span", { className: `arm-${number % 4}` });
-    piece.style.width = percent(arm.weight);
+    piece.style.width = `${100 * arm.weight}%`;
     bar.append(piece);
     const details = [
       arm.model_version ?? "current model",
       arm.name === control && "control",
       arm.shadow && "shadow",
-      Object.keys(arm.overrides ?? {}).length && `overrides ${JSON.stringify(arm.overrides)}`,
+      inWords(arm.overrides),
     ];
     return make("li", { className: `key key-arm-${number % 4}` }, `${arm.name} ${percent(arm.weight)}: ${details.filter(Boolean).join(", ")}`);
   });
   return make("div", { className: "shares" }, bar, make("ul", {}, ...words));
+}
+
+/** Settings that are set, such as `diversity lambda 0.6, popularity weight 2`. */
+function inWords(settings) {
+  if (settings === null || settings === undefined) return "";
+  if (typeof settings !== "object") return String(settings);
+  return Object.entries(settings)
+    .map(([name, value]) => [name.replaceAll("_", " "), inWords(value)])
+    .filter(([, value]) => value)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(", ");
 }
 
 const percent = (part) => `${Number((100 * part).toFixed(2))} %`;

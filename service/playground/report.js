@@ -11,8 +11,8 @@ const HEADINGS = {
   too_early: "Too early",
   do_not_trust: "Do not trust this experiment",
 };
-const WIDTH = 760;
-const LABELS = 250;
+const WIDTH = 860;
+const LABELS = 330;
 const ROW = 26;
 const TALL = 200;
 
@@ -51,8 +51,10 @@ function intervals({ outcomes, control }) {
   if (!rows.length) return [];
   const ends = rows.flatMap(({ lift }) => lift.always_valid);
   const [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)];
-  const x = (lift) => LABELS + ((lift - low) / (high - low || 1)) * (WIDTH - LABELS - 20);
-  const shapes = [line(x(0), 4, x(0), ROW * rows.length + 4, "zero")];
+  const x = (lift) => LABELS + ((lift - low) / (high - low || 1)) * (WIDTH - LABELS - 40);
+  const bottom = ROW * rows.length + 4;
+  const shapes = [line(x(0), 4, x(0), bottom, "zero")];
+  for (const end of new Set([low, 0, high])) shapes.push(text(x(end), bottom + 14, signed(end), "middle"));
   rows.forEach(({ title, arm, lift }, number) => {
     const y = ROW * number + ROW / 2 + 4;
     const colour = `arm-${armNumber(outcomes, arm)}`;
@@ -67,7 +69,7 @@ function intervals({ outcomes, control }) {
     [title, arm, signed(lift.value), `${signed(lift.always_valid[0])} to ${signed(lift.always_valid[1])}`, p.toPrecision(2)]);
   return [
     make("h5", {}, `Lift against ${control}`),
-    picture(ROW * rows.length + 8, shapes, `Lift of each metric against ${control}; the table below has the figures`),
+    picture(bottom + 22, shapes, `Lift of each metric against ${control}; the table below has the figures`),
     make("details", {}, make("summary", {}, "Figures"), table(["Metric", "Arm", "Lift", "Always-valid interval", "p"], words)),
   ];
 }
@@ -115,9 +117,9 @@ function guardrails({ guardrails: rows, guardrail_states: states }) {
 
 const armNumber = (outcomes, arm) => 1 + ([...new Set(outcomes.map((one) => one.arm))].indexOf(arm) % 3);
 
-const signed = (lift) => `${lift > 0 ? "+" : ""}${(100 * lift).toFixed(1)} %`;
+const signed = (lift) => (lift === 0 ? "0" : `${lift > 0 ? "+" : ""}${(100 * lift).toFixed(1)} %`);
 
-function table(heads, rows) {
+export function table(heads, rows) {
   return make(
     "div",
     { className: "scroll" },
@@ -138,8 +140,8 @@ function picture(height, shapes, label) {
 
 const line = (x1, y1, x2, y2, name) => shape("line", { x1, y1, x2, y2, class: name });
 
-function text(x, y, words) {
-  const element = shape("text", { x, y });
+function text(x, y, words, anchor = "start") {
+  const element = shape("text", { x, y, "text-anchor": anchor });
   element.textContent = words;
   return element;
 }

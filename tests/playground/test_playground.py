@@ -10,12 +10,16 @@ from browser_page import open_page, wait_for
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
 from tiny_bundle_builder import TINY_VERSIONS
 
 from lsvcr_client import Client, new_event
 from lsvcr_client.requests import (
+    ActivateModel,
     DescribeVideos,
+    ListExperiments,
     ListModels,
+    ReadExperiment,
     ReadHistory,
     RecentUsers,
     RecommendComments,
@@ -190,24 +194,24 @@ def test_each_request_is_there_as_curl(page: Chrome) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["recommend", "compare", "admin"])
-def test_texts_can_be_read_in_light_and_dark(
-    page: Chrome, url: str, scheme: str, view: str
-) -> None:
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
+def test_texts_can_be_read_in_light_and_dark(page: Chrome, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     try:
-        open_page(page, f"{url}/#{view}")
-        found = page.execute_script(f"{CONTRAST}; return inspect()")
+        for view, settled in (
+            ("recommend", "#videos > li"),
+            ("compare", "#left-choice > option"),
+            ("admin", "#models tr"),
+        ):
+            find(page, f'nav [href="#{view}"]').click()
+            wait_for(page, "return document.querySelector(arguments[0])", settled)
+            found = page.execute_script(f"{CONTRAST}; return inspect()")
+            assert found["darkPage"] == (scheme == "dark")
+            assert found["checked"] > 20
+            assert found["faint"] == []
+            assert found["nameless"] == []
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert found["darkPage"] == (scheme == "dark")
-    assert found["checked"] > 20
-    assert found["faint"] == []
-    assert found["nameless"] == []
 
 
 def test_models_are_activated_and_rolled_back(page: Chrome, service: Client) -> None:
@@ -219,6 +223,68 @@ def test_models_are_activated_and_rolled_back(page: Chrome, service: Client) -> 
     assert service.send(ListModels()).current == TINY_VERSIONS[1]
     find(page, "#rollback").click()
     wait_for(page, says, TINY_VERSIONS[0])
+
+
+def test_an_experiment_is_created_started_ramped_reported_and_stopped(
+    page: Chrome, service: Client
+) -> None:
+    find(page, 'nav [href="#admin"]').click()
+    wait_for(page, "return !document.querySelector('#experiment-box').hidden")
+    find(page, "#experiment-box > summary").click()
+    find(page, "[name=name]").send_keys("by-hand")
+    find(page, "#arm-rows li:last-child [name=version]").send_keys(TINY_VERSIONS[1])
+    find(page, "#experiment-form .primary").click()
+    has_state = "return document.querySelector('.experiment .badge')?.textContent === arguments[0]"
+    wait_for(page, has_state, "draft")
+    assert TINY_VERSIONS[1] in find(page, ".shares").text
+    press(page, "Start by-hand")
+    wait_for(page, has_state, "running")
+    arms = {service.send(RecommendVideos(user_id=f"u{n}")).model.arm for n in range(40)}
+    assert arms == {"control", "treatment"}
+
+    find(page, '[aria-label="Coverage of by-hand"]').send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    press(page, "Ramp by-hand")
+    wait_for(page, "return document.querySelector('.experiment output').textContent === '1 %'")
+    assert service.send(ReadExperiment("by-hand")).coverage == 0.01
+    press(page, "Report of by-hand")
+    wait_for(page, "return document.querySelector('.verdict')")
+    assert "treatment: Too early" in find(page, ".report").text
+    press(page, "Stop by-hand")
+    wait_for(page, has_state, "stopped")
+    press(page, "Changes of by-hand")
+    wait_for(page, "return document.querySelectorAll('.report tbody tr').length === 4")
+    press(page, "Delete by-hand")
+    wait_for(page, "return document.querySelectorAll('.experiment').length === 0")
+    assert service.send(ListExperiments()).experiments == []
+
+
+def test_two_versions_stand_side_by_side(page: Chrome, service: Client, stored_user: str) -> None:
+    show_user(page, stored_user)
+    expected = {}
+    for version in TINY_VERSIONS[::-1]:
+        service.send(ActivateModel(version))
+        answer = service.send(RecommendVideos(user_id=stored_user, k=10))
+        expected[version] = [item.video_id for item in answer.items]
+    find(page, 'nav [href="#compare"]').click()
+    wait_for(page, "return document.querySelectorAll('#left-choice option').length === 3")
+    for side, version in zip(("left", "right"), TINY_VERSIONS, strict=True):
+        Select(find(page, f"#{side}-choice")).select_by_value(f"version:{version}")
+    find(page, "#compare-form .primary").click()
+    wait_for(page, "return document.querySelector('#compare-note').textContent")
+    for side, version in zip(("left", "right"), TINY_VERSIONS, strict=True):
+        cards = page.find_elements(By.CSS_SELECTOR, f"#{side}-items > li")
+        other = next(ids for name, ids in expected.items() if name != version)
+        assert [card.get_dom_attribute("data-id") for card in cards] == expected[version]
+        for card in cards:
+            is_alone = card.get_dom_attribute("data-id") not in other
+            assert ("differs" in str(card.get_dom_attribute("class"))) == is_alone
+            assert ("only here" in card.text) == is_alone
+    both = set.intersection(*map(set, expected.values()))
+    assert find(page, "#compare-note").text.startswith(f"{len(both)} of 10 in both")
+    assert 0 < len(both) < 10
+    find(page, "#release").click()
+    wait_for(page, "return document.querySelector('#release').hidden")
+    assert service.send(ListExperiments()).experiments == []
 
 
 def test_a_name_never_becomes_markup(page: Chrome, url: str) -> None:
