@@ -12,7 +12,7 @@ const HEADINGS = {
   do_not_trust: "Do not trust this experiment",
 };
 const WIDTH = 860;
-const LABELS = 330;
+const LABELS = 360;
 const ROW = 26;
 const TALL = 200;
 
@@ -46,12 +46,14 @@ export function drawReport(box, report) {
 }
 
 /** Each metric's lift with both its intervals. */
-function intervals({ outcomes, control }) {
+function intervals({ outcomes, control, arms }) {
   const rows = outcomes.filter(({ lift }) => lift);
   if (!rows.length) return [];
   const ends = rows.flatMap(({ lift }) => lift.always_valid);
-  const [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)];
-  const x = (lift) => LABELS + ((lift - low) / (high - low || 1)) * (WIDTH - LABELS - 40);
+  const most = sensible(ends, rows.map(({ lift }) => lift.value));
+  const [low, high] = [Math.max(-most, Math.min(0, ...ends)), Math.min(most, Math.max(0, ...ends))];
+  const inside = (lift) => Math.min(high, Math.max(low, lift));
+  const x = (lift) => LABELS + ((inside(lift) - low) / (high - low || 1)) * (WIDTH - LABELS - 40);
   const bottom = ROW * rows.length + 4;
   const shapes = [line(x(0), 4, x(0), bottom, "zero")];
   for (const end of new Set([low, 0, high])) shapes.push(text(x(end), bottom + 14, signed(end), "middle"));
@@ -59,7 +61,7 @@ function intervals({ outcomes, control }) {
     const y = ROW * number + ROW / 2 + 4;
     const colour = `arm-${armNumber(outcomes, arm)}`;
     shapes.push(
-      text(4, y + 4, `${title} · ${arm}`),
+      text(4, y + 4, arms.length > 2 ? `${title} · ${arm}` : title),
       line(x(lift.always_valid[0]), y, x(lift.always_valid[1]), y, colour),
       line(x(lift.fixed_horizon[0]), y, x(lift.fixed_horizon[1]), y, `${colour} thick`),
       shape("circle", { cx: x(lift.value), cy: y, r: 4, class: colour }),
@@ -80,9 +82,7 @@ function curve({ looks, primary_metric: metric, outcomes }) {
   const times = looks.map(({ until_ms: time }) => time);
   const [first, last] = [Math.min(...times), Math.max(...times)];
   if (looks.length < 2 || first === last) return [];
-  // The first intervals are so wide that all else would be a line: they are cut off.
-  const bounds = looks.flatMap(({ lift }) => lift.always_valid.map(Math.abs)).sort((a, b) => a - b);
-  const most = Math.max(2 * bounds[Math.floor(bounds.length / 2)], ...looks.map(({ lift }) => Math.abs(lift.value)));
+  const most = sensible(looks.flatMap(({ lift }) => lift.always_valid), looks.map(({ lift }) => lift.value));
   const x = (time) => 60 + ((time - first) / (last - first)) * (WIDTH - 80);
   const y = (lift) => TALL / 2 - Math.max(-1, Math.min(1, lift / most)) * (TALL / 2 - 14);
   const shapes = [line(60, y(0), WIDTH - 20, y(0), "zero")];
@@ -101,6 +101,13 @@ function curve({ looks, primary_metric: metric, outcomes }) {
     make("h5", {}, `${metric} as it was known over time`),
     picture(TALL, shapes, `Lift of ${metric} over time with its always-valid band`),
   ];
+}
+
+/** A scale's end: intervals of a few units are so wide that all else would be a point; they are cut off. */
+function sensible(ends, values) {
+  const sizes = (numbers) => numbers.map(Math.abs).sort((a, b) => a - b);
+  const median = sizes(ends)[Math.floor(ends.length / 2)];
+  return Math.min(Math.max(2 * median, sizes(values).at(-1)), 5 * median);
 }
 
 function guardrails({ guardrails: rows, guardrail_states: states }) {
