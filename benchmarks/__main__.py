@@ -5,13 +5,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-NOT_RUN = {"__main__", "invented_bundle", "results_file", "service_process", "simulate_ab"}
+NOT_RUN = {"__main__", "invented_bundle", "results_file", "service_process"}
 
 
 def main() -> int:
     """Dispatch to the module's own `main`."""
     names = sorted(
-        module.name
+        module.name.replace("_", "-")
         for module in pkgutil.iter_modules([str(Path(__file__).parent)])
         if module.name not in NOT_RUN and not module.ispkg
     )
@@ -20,7 +20,7 @@ def main() -> int:
         return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
     name = sys.argv.pop(1)
     sys.argv[0] = f"python -m benchmarks {name}"
-    import_module(f"benchmarks.{name}").main()
+    import_module(f"benchmarks.{name.replace('-', '_')}").main()
     return 0
 
 
