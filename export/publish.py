@@ -8,17 +8,20 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lsvcr.errors import BundleError
-from lsvcr.registry import list_versions, read_current
+from lsvcr.registry import CURRENT, list_versions, read_current
 
 LOCK = ".publish.lock"
 PARTIAL = ".partial"
 MIN_KEPT = 3
+STALE_S = 60
+"""Writing `current.json` takes milliseconds."""
 
 
 def new_version(created_at: datetime, data_fingerprint: str) -> str:
@@ -47,6 +50,8 @@ def publishing(registry: Path) -> Iterator[None]:
             raise BundleError(f"registry {registry}: another export is publishing") from error
         for stale in registry.glob(f".*{PARTIAL}"):
             shutil.rmtree(stale)
+        for stale in registry.glob(f".{CURRENT}.*"):
+            _remove_if_old(stale)
         yield
 
 
@@ -94,6 +99,13 @@ def remove_old(registry: Path, keep: int) -> list[str]:
         os.replace(registry / version, doomed)
         shutil.rmtree(doomed)
     return removed
+
+
+def _remove_if_old(path: Path) -> None:
+    """Remove what somebody died over; what is young may be a service's that is activating now."""
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > STALE_S:
+            path.unlink()
 
 
 def _sync_tree(folder: Path) -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_a_killed_publish_is_invisible_and_cleaned_up_by_the_next(tmp_path: Path
     publish(tmp_path, "v3")
     assert list_versions(tmp_path) == ["v1", "v3"]
     assert not (tmp_path / ".v2.partial").exists()
+
+
+def test_what_an_activation_died_over_is_cleaned_up_once_it_is_old(tmp_path: Path) -> None:
+    for name, age_s in ((".current.json.old", 3600), (".current.json.new", 0)):
+        (tmp_path / name).touch()
+        at_s = time.time() - age_s
+        os.utime(tmp_path / name, (at_s, at_s))
+    publish(tmp_path, "v1")
+    assert not (tmp_path / ".current.json.old").exists()
+    assert (tmp_path / ".current.json.new").exists()
 
 
 def test_only_one_process_publishes_at_a_time(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""An open-loop load: requests at fixed times, whatever becomes of those before.
+
+It asks as a balancer would: in turn those replicas that said they are ready, and another one once
+if a connection breaks. Latency counts from the time a request was due. Events that are not
+accepted are sent again, with the same id, as the interface says.
+"""
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import httpx2
+
+from faults.replica import ADMIN_KEY, Replica
+
+USERS = 300
+DEADLINE_MS = 1000
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of one request.
+
+    Attributes:
+        due_s: `time.monotonic()` when it should have been sent.
+        status: 0 where no replica answered.
+        is_retried: Whether a connection broke and another replica was asked.
+    """
+
+    due_s: float
+    seconds: float
+    status: int
+    problem: str
+    is_degraded: bool
+    is_retried: bool
+
+
+@dataclass
+class Record:
+    """All that was seen."""
+
+    asked: list[Answered] = field(default_factory=list)
+    written: list[Answered] = field(default_factory=list)
+    sent: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    readiness: list[tuple[float, int, int, tuple[str, ...]]] = field(default_factory=list)
+
+
+class Load:
+    """Runs in a thread of its own, between `start` and `stop`.
+
+    Args:
+        replicas: All that there may ever be; they may come and go.
+        asks_per_s, events_per_s: Recommendations and single events.
+        tag: Begins all event ids.
+    """
+
+    def __init__(
+        self, replicas: Sequence[Replica], *, asks_per_s: float, events_per_s: float, tag: str
+    ) -> None:
+        self._replicas = list(replicas)
+        self._asks_per_s = asks_per_s
+        self._events_per_s = events_per_s
+        self._tag = tag
+        self._ready = set(range(len(replicas)))
+        self._turn = itertools.count()
+        self._is_ending = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self.record = Record()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def also_ask(self, replica: Replica) -> None:
+        """Take one more replica into the turn, once it is ready."""
+        self._replicas.append(replica)
+
+    def stop(self) -> Record:
+        """Send nothing new, wait for what is under way, and tell what was seen."""
+        self._is_ending = True
+        self._thread.join(60)
+        return self.record
+
+    async def _main(self) -> None:
+        limits = httpx2.Limits(max_connections=400, max_keepalive_connections=100)
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}", "X-Deadline-Ms": str(DEADLINE_MS)}
+        async with (
+            httpx2.AsyncClient(limits=limits, headers=headers, timeout=10) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._look(client))
+            group.create_task(self._at_rate(self._asks_per_s, self._ask, client, group))
+            group.create_task(self._at_rate(self._events_per_s, self._write, client, group))
+
+    async def _at_rate(self, per_s, send, client, group) -> None:  # type: ignore[no-untyped-def]
+        began_s = time.monotonic()
+        for number in itertools.count():
+            due_s = began_s + number / per_s
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            if self._is_ending:
+                return
+            group.create_task(send(client, number, due_s))
+
+    async def _look(self, client: httpx2.AsyncClient) -> None:
+        """Health checks, as a balancer's."""
+        while not self._is_ending:
+            await asyncio.gather(*(self._look_at(client, n) for n in range(len(self._replicas))))
+            await asyncio.sleep(LOOK_S)
+
+    async def _look_at(self, client: httpx2.AsyncClient, number: int) -> None:
+        url = f"http://127.0.0.1:{self._replicas[number].port}/health/ready"
+        status, degraded = 0, ()
+        try:
+            response = await client.get(url, timeout=1)
+            status = response.status_code
+            degraded = tuple(response.json().get("degraded", ()))
+        except (httpx2.HTTPError, ValueError):
+            pass
+        (self._ready.add if status == 200 else self._ready.discard)(number)
+        self.record.readiness.append((time.monotonic(), number, status, degraded))
+
+    async def _ask(self, client: httpx2.AsyncClient, number: int, due_s: float) -> None:
+        body = {"user_id": f"user-{number % USERS}", "k": 10}
+        self.record.asked.append(await self._post(client, "/recommend/videos", body, due_s))
+
+    async def _write(self, client: httpx2.AsyncClient, number: int, due_s: float) -> None:
+        event_id = f"{self._tag}-{number}"
+        event = {
+            "event_id": event_id,
+            "user_id": f"user-{number % USERS}",
+            "type": "video_watch",
+            "video_id": f"v{number % 50 + 1}",
+            "timestamp": int(time.time() * 1000),
+        }
+        self.record.sent.add(event_id)
+        until_s = due_s + 20
+        while time.monotonic() < until_s:
+            answered = await self._post(client, "/events", {"events": [event]}, time.monotonic())
+            self.record.written.append(answered)
+            if answered.status == 200:
+                self.record.accepted.add(event_id)
+                return
+            await asyncio.sleep(0.5)
+
+    async def _post(
+        self, client: httpx2.AsyncClient, path: str, body: object, due_s: float
+    ) -> Answered:
+        content, is_retried, number = json.dumps(body), False, -1
+        for _ in range(2):
+            number = self._choose(but=number)
+            url = f"http://127.0.0.1:{self._replicas[number].port}{path}"
+            try:
+                response = await client.post(url, content=content)
+            except httpx2.HTTPError:
+                is_retried = True
+                continue
+            answer = response.json()
+            return Answered(
+                due_s,
+                time.monotonic() - due_s,
+                response.status_code,
+                str(answer.get("type", "")).rsplit(":", 1)[-1],
+                bool(answer.get("degraded")),
+                is_retried,
+            )
+        return Answered(due_s, time.monotonic() - due_s, 0, "no answer", False, True)
+
+    def _choose(self, *, but: int) -> int:
+        """The next of the ready replicas, another one than that which just failed."""
+        ready = sorted(self._ready - {but}) or [0]
+        return ready[next(self._turn) % len(ready)]

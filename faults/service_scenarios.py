@@ -1,0 +1,110 @@
+"""What can happen to the service's own processes."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from faults.world import World
+
+HOLD_S = 4.0
+DRAIN_S = 12.0
+
+
+def replica_killed(world: World) -> None:
+    """`kill -9` of one of two replicas; the other one answers until it is back."""
+    victim = world.replicas[0]
+    with world.fault():
+        victim.kill()
+        time.sleep(HOLD_S)
+        victim.start()
+
+
+def replica_stopped(world: World) -> None:
+    """SIGTERM under load: what it has begun it answers, and nobody gets an error."""
+    victim = world.replicas[0]
+    with world.fault():
+        took_s = victim.stop()
+        time.sleep(1.0)
+        victim.start()
+    world.notes.append(f"stopped in {took_s:.1f} s")
+    world.expect(took_s < DRAIN_S, f"stopping took {took_s:.1f} s")
+
+
+def rolling_restart(world: World) -> None:
+    """Each replica in turn is stopped and started, as for a new release."""
+    with world.fault():
+        for replica in world.replicas:
+            replica.stop()
+            replica.start()
+
+
+def worker_killed(world: World) -> None:
+    """A replica of two workers loses one by `kill -9`; its parent starts another."""
+    with _one_more(world, "--workers", "2") as victim:
+        workers = victim.children()
+        with world.fault():
+            os.kill(max(workers), signal.SIGKILL)
+            until_s = time.monotonic() + 20
+            while len(victim.children()) < len(workers) or max(workers) in victim.children():
+                if time.monotonic() > until_s:
+                    world.expect(False, "no new worker after 20 s")
+                    break
+                time.sleep(0.1)
+
+
+def descriptors_exhausted(world: World) -> None:
+    """All file descriptors of a replica are taken by idle connections, then freed."""
+    victim = world.replicas[0]
+    held: list[socket.socket] = []
+    used = len(list(Path(f"/proc/{victim.pid}/fd").iterdir()))
+    soft, hard = resource.prlimit(victim.pid, resource.RLIMIT_NOFILE)
+    with world.fault():
+        resource.prlimit(victim.pid, resource.RLIMIT_NOFILE, (used + 20, hard))
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                held.append(socket.create_connection(("127.0.0.1", victim.port), timeout=1))
+        time.sleep(HOLD_S)
+        for connection in held:
+            connection.close()
+        resource.prlimit(victim.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    world.notes.append(f"{len(held)} connections held")
+
+
+def log_disk_full(world: World) -> None:
+    """A replica whose log can't be written answers all the same, also what it would log."""
+    with _one_more(world, log=Path("/dev/full")) as victim:
+        with world.fault():
+            world.store.freeze()  # each failure is a line in the log
+            time.sleep(2.0)
+            world.store.thaw()
+        status, _ = victim.readiness()
+        world.expect(status == 200, f"the replica with a full log says {status}")
+
+
+@contextlib.contextmanager
+def _one_more(world: World, *arguments: str, log: Path | None = None):  # type: ignore[no-untyped-def]
+    """Let another replica take part; the running load knows it from the beginning."""
+    replica = world.extra(*arguments, log=log)
+    replica.start()
+    time.sleep(1.0)
+    try:
+        yield replica
+    finally:
+        time.sleep(1.0)
+        replica.stop()
+
+
+LOSES: set[str] = set()
+SCENARIOS: tuple[Callable[[World], None], ...] = (
+    replica_killed,
+    replica_stopped,
+    rolling_restart,
+    worker_killed,
+    descriptors_exhausted,
+    log_disk_full,
+)

@@ -1,0 +1,117 @@
+"""What every scenario begins with: a store behind a proxy, replicas, a registry, a load."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults.load import Load, Record
+from faults.replica import Replica
+from faults.store_server import StoreServer
+from faults.tcp_proxy import TcpProxy
+from lsvcr.registry import write_current
+from tests.tiny_bundle_builder import TINY_VERSIONS, write_tiny_bundle
+
+BEFORE_S, AFTER_S = 4.0, 4.0
+
+
+@dataclass
+class World:
+    """Running parts that a scenario may damage.
+
+    Attributes:
+        began_s, ended_s: `time.monotonic()` of the fault, set by `fault`.
+        notes: What a scenario found besides.
+    """
+
+    folder: Path
+    registry: Path
+    store: StoreServer
+    proxy: TcpProxy
+    replicas: list[Replica]
+    asks_per_s: float = 40.0
+    events_per_s: float = 15.0
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    running: Load | None = None
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+        self.failures: list[str] = []
+
+    @contextlib.contextmanager
+    def fault(self) -> Iterator[None]:
+        """Mark when a fault begins and ends."""
+        self.began_s = time.monotonic()
+        yield
+        self.ended_s = time.monotonic()
+
+    def expect(self, is_true: bool, otherwise: str) -> None:
+        """Note what did not hold."""
+        if not is_true:
+            self.failures.append(otherwise)
+
+    def extra(self, *arguments: str, log: Path | None = None) -> Replica:
+        """One more replica for one scenario, not started yet; a running load asks it too."""
+        replica = self.replica(*arguments, log=log)
+        if self.running is not None:
+            self.running.also_ask(replica)
+        return replica
+
+    def replica(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> Replica:
+        """A replica of this world, not started yet."""
+        return Replica(
+            self.registry,
+            f"redis://127.0.0.1:{self.proxy.port}",
+            log or self.folder / f"service-{len(self.replicas)}.log",
+            arguments=("--refresh-s", "0.5", *arguments),
+            environment=environment,
+        )
+
+    @contextlib.contextmanager
+    def load(self, tag: str) -> Iterator[Load]:
+        """Ask before, during and after what the block does."""
+        load = Load(
+            self.replicas, asks_per_s=self.asks_per_s, events_per_s=self.events_per_s, tag=tag
+        )
+        self.running = load
+        load.start()
+        try:
+            time.sleep(BEFORE_S)
+            yield load
+            time.sleep(AFTER_S)
+        finally:
+            self.running = None
+            load.stop()
+
+
+@contextlib.contextmanager
+def running_world(
+    folder: Path, *, replicas: int = 2, fsync: str = "always", arguments: tuple[str, ...] = ()
+) -> Iterator[World]:
+    """Start everything, and end it all the same."""
+    registry = folder / "registry"
+    for seed, version in enumerate(TINY_VERSIONS):
+        write_tiny_bundle(registry / version, version=version, seed=seed)
+    write_current(registry, TINY_VERSIONS[0])
+    store = StoreServer(folder / "store", fsync=fsync)
+    store.start()
+    with TcpProxy(store.port) as proxy:
+        world = World(folder, registry, store, proxy, [])
+        try:
+            for _ in range(replicas):
+                world.replicas.append(world.replica(*arguments))
+                world.replicas[-1].start()
+            yield world
+        finally:
+            for replica in world.replicas:
+                replica.stop()
+            store.stop()
+
+
+def events_found(world: World, record: Record) -> int:
+    """How many of the accepted events the log holds."""
+    return len(record.accepted & world.store.logged_event_ids())
