@@ -5,11 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test test-fast check lint types imports format clean
+
+
+.PHONY: help install demo test test-fast faults fuzz audit soak check lint types imports format clean
 
 help:
 	@echo "make demo        data, training, export, service and example answers (ARGS=--once ends there)"
 	@echo "make test        what CI runs: check and every test"
+	@echo "make faults      faults done to real processes under load, as a table (ARGS=names of some)"
+	@echo "make fuzz        thousands of bad requests and damaged bundles"
+	@echo "make soak        half an hour at a steady load (ARGS=--minutes 5 for less)"
+	@echo "make audit       dependencies with known holes, and a bill of materials in build/"
 	@echo "make check       lint, types, imports"
 	@echo "make test-fast   the tests that need neither torch nor a store"
 	@echo "make format      format and fix what ruff can"
@@ -26,6 +32,21 @@ test: check
 
 test-fast: $(INSTALLED)
 	$(BIN)/pytest tests/lsvcr tests/service/engine $(ARGS)
+
+faults: $(INSTALLED)
+	$(BIN)/python -m faults $(ARGS)
+
+fuzz: $(INSTALLED)
+	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(ARGS)
+
+soak: $(INSTALLED)
+	$(BIN)/python -m faults.soak $(ARGS)
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[audit]'
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment $(VENV) --output-file build/sbom.json
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 check: lint types imports
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from faults.world import World
 
 HOLD_S = 4.0
-DRAIN_S = 12.0
+STOP_S = 12.0
 
 
 def replica_killed(world: World) -> None:
@@ -32,7 +32,7 @@ def replica_stopped(world: World) -> None:
         time.sleep(1.0)
         victim.start()
     world.notes.append(f"stopped in {took_s:.1f} s")
-    world.expect(took_s < DRAIN_S, f"stopping took {took_s:.1f} s")
+    world.expect(took_s < STOP_S, f"stopping took {took_s:.1f} s")
 
 
 def rolling_restart(world: World) -> None:

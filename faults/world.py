@@ -67,7 +67,7 @@ class World:
             self.registry,
             f"redis://127.0.0.1:{self.proxy.port}",
             log or self.folder / f"service-{len(self.replicas)}.log",
-            arguments=("--refresh-s", "0.5", *arguments),
+            arguments=("--refresh-s", "0.5", "--drain-s", "1", *arguments),
             environment=environment,
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,9 @@ def _serve(settings: Settings) -> int:
         "access_log": False,
         "server_header": False,
         "ws": "none",
+        "proxy_headers": False,  # nothing here depends on who asks from where
         "timeout_graceful_shutdown": 10,
+        **_tls_options(settings),
     }
     if settings.workers == 1:
         server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
@@ -73,6 +76,20 @@ def _serve(settings: Settings) -> int:
             "service.__main__:worker_app", factory=True, workers=settings.workers, **options
         )
     return 0
+
+
+def _tls_options(settings: Settings) -> dict[str, Any]:
+    """With a CA for clients, only those whose certificate it signed may connect."""
+    if settings.tls_certificate is None:
+        return {}
+    options: dict[str, Any] = {
+        "ssl_certfile": str(settings.tls_certificate),
+        "ssl_keyfile": None if settings.tls_key is None else str(settings.tls_key),
+    }
+    if settings.tls_client_ca is not None:
+        options["ssl_ca_certs"] = str(settings.tls_client_ca)
+        options["ssl_cert_reqs"] = ssl.CERT_REQUIRED
+    return options
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@ from starlette.middleware import Middleware
 
 from lsvcr import __version__
 from lsvcr.errors import LsvcrError
+from service.admission import Admission
 from service.auth import Authentication, KeyRing, role_needed
 from service.body_limit import BodyLimit
+from service.draining import drain_on_sigterm
 from service.embedded_store import EmbeddedStore
 from service.engine.engine import Engine, InlineEngine
 from service.engine.engine_client import RemoteEngine
@@ -32,6 +34,7 @@ from service.metrics import Metrics
 from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.quality_metrics import QualityMetrics
+from service.rate_limit import RateLimiter
 from service.request_context import RequestContext
 from service.routes import (
     documentation,
@@ -50,6 +53,7 @@ from service.store_connection import connect_store
 from service.tracing import Tracing
 
 _EXPERIMENT_CONNECTIONS = 8
+_RATE_CONNECTIONS = 4
 
 logger = structlog.get_logger(__name__)
 
@@ -75,6 +79,12 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.reporter = StateReporter(app.state.models, app.state.store, metrics, quality)
             stack.callback(asyncio.create_task(app.state.reporter.follow()).cancel)
             await _open_experiments(app, store_url, settings, stack)
+            if settings.drain_s:
+                drain_on_sigterm(app, settings.drain_s)
+            if settings.key_rate_per_s:
+                app.state.rate_limiter = _open_rate_limiter(store_url, settings, stack)
+            if key_ring:
+                stack.callback(asyncio.create_task(_follow_keys(settings, key_ring)).cancel)
             yield
 
     app = FastAPI(
@@ -90,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.metrics = metrics
+    app.state.is_draining = False
     app.state.quality = quality
     app.state.tracing = tracing
     app.state.limits = _limits(settings)
@@ -112,7 +123,9 @@ def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list
     """From the outside in; keys are checked only where there are some."""
     context = Middleware(RequestContext, metrics=metrics, deadline_ms=settings.deadline_ms)
     authentication = [Middleware(Authentication, key_ring=key_ring)] if key_ring else []
-    return [context, *authentication, Middleware(BodyLimit, max_bytes=settings.max_body_bytes)]
+    admission = Middleware(Admission, max_under_way=settings.max_under_way)
+    body_limit = Middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    return [context, *authentication, admission, body_limit]
 
 
 def _limits(settings: Settings) -> Limits:
@@ -122,7 +135,7 @@ def _limits(settings: Settings) -> Limits:
 async def _open_store_server(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
     """Start the embedded store where it is wanted; its URL, or the one of the settings."""
     if settings.redis != EMBEDDED:
-        return settings.redis
+        return settings.store_url
     embedded = EmbeddedStore(settings.store_folder)
     await asyncio.to_thread(embedded.start)
     stack.push_async_callback(asyncio.to_thread, embedded.stop)
@@ -218,6 +231,36 @@ def _choose_engine(settings: Settings) -> Engine:
     if settings.engine_socket is not None:
         return RemoteEngine(settings.registry, settings.engine_socket)
     return InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
+
+
+def _open_rate_limiter(
+    url: str, settings: Settings, stack: contextlib.AsyncExitStack
+) -> RateLimiter:
+    timeout_s = settings.store_timeout_ms / 1000
+    redis = connect_store(url, timeout_s=timeout_s, max_connections=_RATE_CONNECTIONS)
+    stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    return RateLimiter(
+        redis,
+        rate_per_s=settings.key_rate_per_s,
+        burst=settings.key_burst,
+        timeout_s=timeout_s,
+    )
+
+
+async def _follow_keys(settings: Settings, key_ring: KeyRing) -> None:
+    """Take over what changes in the files of keys; while one can't be read, what was known.
+
+    Only what two looks in a row agree on: a file that is being written may be empty for a moment.
+    """
+    seen = None
+    while True:
+        await asyncio.sleep(settings.keys_refresh_s)
+        try:
+            before, seen = seen, await asyncio.to_thread(lambda: settings.keys)
+            if seen == before:
+                key_ring.replace(seen)
+        except LsvcrError as error:
+            logger.error("the keys stay as they were", reason=str(error))
 
 
 async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> None:

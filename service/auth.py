@@ -64,6 +64,10 @@ class KeyRing:
     """
 
     def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Mapping[str, Sequence[str]]) -> None:
+        """Know these keys from now on, and no others."""
         self._digests = [(_digest(key), role) for role, of_role in keys.items() for key in of_role]
 
     def __bool__(self) -> bool:
@@ -78,6 +82,8 @@ class KeyRing:
 
 class Authentication:
     """ASGI middleware that lets a request pass only with a key of the role its path needs.
+
+    Sets `caller` in the request's state.
 
     Raises:
         UnauthenticatedError: Without a key, or with one that isn't known.

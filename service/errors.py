@@ -16,6 +16,7 @@ LsvcrError
     ├── InvalidRequestError      a field, a header or the JSON is wrong
     ├── BodyTooLargeError        the body has too many bytes
     ├── UnauthenticatedError     no key, or none that we know
+    ├── RateLimitedError         the key asks too often
     └── ForbiddenError           a key of another role
 """
 
@@ -96,3 +97,7 @@ class UnauthenticatedError(RequestError):
 
 class ForbiddenError(RequestError):
     """The key is known, but its role may not do this."""
+
+
+class RateLimitedError(RequestError):
+    """The key asks more often than it may."""

@@ -21,6 +21,7 @@ from service.errors import (
     InvalidRequestError,
     NotReadyError,
     OverloadedError,
+    RateLimitedError,
     UnauthenticatedError,
     UnknownExperimentError,
     UnknownModelError,
@@ -62,6 +63,7 @@ _KINDS: dict[type[Exception], _Kind] = {
     UnauthenticatedError: _Kind(
         401, "unauthenticated", "A valid key is needed", {"WWW-Authenticate": "Bearer"}
     ),
+    RateLimitedError: _Kind(429, "rate-limited", "This key asks too often", _BUSY),
     ForbiddenError: _Kind(403, "forbidden", "This key may not do that"),
 }
 _UNEXPECTED = _Kind(500, "internal", "Something went wrong on our side")

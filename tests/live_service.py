@@ -35,7 +35,7 @@ def _wait_for_url(process: "subprocess.Popen[bytes]", log_path: Path) -> str:
     end_s = time.monotonic() + 30
     while time.monotonic() < end_s and process.poll() is None:
         for word in log_path.read_text().split():
-            if word.startswith("http://"):
+            if word.startswith(("http://", "https://")):
                 return word
         time.sleep(0.05)
     raise AssertionError(log_path.read_text())

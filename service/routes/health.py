@@ -26,7 +26,8 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """200 only with a bundle loaded, checked and warm, on the wanted device; else the reasons."""
     models: ModelPool = request.app.state.models
-    if reasons := models.readiness():
+    stopping = ["the service is stopping"] if request.app.state.is_draining else []
+    if reasons := [*stopping, *models.readiness()]:
         problem, headers = describe_problem(
             NotReadyError("; ".join(reasons)), request.state.request_id
         )

@@ -1,5 +1,6 @@
 """Keys and roles: who may do what."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,36 @@ def test_a_key_may_have_several_roles_and_a_prefix_has_none() -> None:
     assert ring.roles_of("b") == {"recommend"}
     assert ring.roles_of("") == ring.roles_of("aa") == set()
     assert not KeyRing({"admin": []})
+
+
+def test_keys_of_files_change_without_a_restart(
+    tiny_master: Path, store_url: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "recommend"
+    keys.write_text("old-key\n")
+    settings = make_settings(
+        tiny_master, store_url, recommend_keys_file=keys, keys_refresh_s=0.02, admin_keys="adm"
+    )
+    with serve(settings) as client:
+
+        def wait_for(key: str, status: int) -> None:
+            until_s = time.monotonic() + 10
+            while time.monotonic() < until_s:
+                response = client.get("/videos/v1/similar", headers=with_key(key))
+                if response.status_code == status:
+                    return
+            pytest.fail(f"{key}: {response.status_code}")
+
+        wait_for("old-key", 200)
+        keys.write_text("old-key\nnew-key\n")  # both, until every caller has the new one
+        wait_for("new-key", 200)
+        keys.write_text("new-key\n")
+        wait_for("old-key", 401)
+        keys.write_bytes(b"\xff\xfe")  # what can't be read changes nothing
+        wait_for("new-key", 200)
+        keys.write_text("")  # no key left is nobody let in, not everybody
+        wait_for("new-key", 401)
+        wait_for("adm", 200)
 
 
 def test_keys_are_not_told_by_settings(tiny_master: Path, store_url: str) -> None:

@@ -96,3 +96,18 @@ def test_the_command_says_what_is_wrong_and_returns_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "the embedded store can't start" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_stores_password_may_stand_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/w:rd\n")
+    settings = Settings(
+        registry=tmp_path,
+        redis="rediss://store:6380/2",
+        redis_user="lsvcr",
+        redis_password_file=secret,
+    )
+    assert settings.store_url == "rediss://lsvcr:p%40ss%2Fw%3Ard@store:6380/2"
+    assert "p@ss" not in repr(settings)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        _ = settings.model_copy(update={"redis_password_file": tmp_path / "none"}).store_url
