@@ -5,8 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-
-
 .PHONY: help install demo test test-fast faults fuzz audit soak check lint types imports format clean
 
 help:
