@@ -6,11 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.publish import MIN_KEPT
 from lsvcr.bundle import load_manifest
 from lsvcr.errors import LsvcrError
 from lsvcr.registry import list_versions, read_current
+
+if TYPE_CHECKING:
+    from export.candidate_index import IndexOptions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
             verify(args.bundle)
         elif args.command == "list":
             print_versions(args.registry)
+        elif args.command == "add":
+            add(args)
         elif args.run is None or args.registry is None:
             parser.error("--run and --registry are needed")
         else:
@@ -43,6 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", type=Path, help="the run's folder")
     parser.add_argument("--registry", type=Path, help="where bundles are published")
+    _add_publishing_options(parser)
+    commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
+    check = commands.add_parser("verify", help="check a bundle's files and answers")
+    check.add_argument("bundle", type=Path, help="the bundle's folder")
+    versions = commands.add_parser("list", help="list a registry's versions")
+    # SUPPRESS: a subcommand's default would replace what was given before it.
+    versions.add_argument("--registry", type=Path, required=True, default=argparse.SUPPRESS)
+    newer = commands.add_parser("add", help="add items that came after the training")
+    newer.add_argument(
+        "--items",
+        type=Path,
+        required=True,
+        help="folder with the tables videos and comments, or one of these files; what is known "
+        "already is left out",
+    )
+    newer.add_argument("--run", type=Path, required=True, help="whose model the bundle has")
+    newer.add_argument("--registry", type=Path, required=True, help="its current bundle grows")
+    _add_publishing_options(newer)
+    return parser
+
+
+def _add_publishing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="dataset folder, if it isn't where it was")
     parser.add_argument("--activate", action="store_true", help="make it the current version")
     parser.add_argument(
@@ -64,13 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many inverted lists (default 4·√candidates)",
     )
-    commands = parser.add_subparsers(dest="command", title="other commands", metavar="COMMAND")
-    check = commands.add_parser("verify", help="check a bundle's files and answers")
-    check.add_argument("bundle", type=Path, help="the bundle's folder")
-    versions = commands.add_parser("list", help="list a registry's versions")
-    # SUPPRESS: a subcommand's default would replace what was given before it.
-    versions.add_argument("--registry", type=Path, required=True, default=argparse.SUPPRESS)
-    return parser
 
 
 def export(args: argparse.Namespace) -> None:
@@ -78,23 +99,46 @@ def export(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which --help and `list` must not wait for
     import torch
 
-    from export.candidate_index import IndexOptions
     from export.pipeline import export_run
     from export.trained_run import open_run
 
-    chosen = {"flat_below": args.flat_below, "nlist": args.nlist}
-    options = IndexOptions(**{name: value for name, value in chosen.items() if value is not None})
     torch.set_num_threads(1)  # histories are small: threads would mostly wait for one another
     with show_step("run"):
         run = open_run(args.run, args.data)
     export_run(
         run,
         args.registry,
-        options=options,
+        options=_index_options(args),
         activate=args.activate,
         keep=args.keep,
         step=show_step,
     )
+
+
+def add(args: argparse.Namespace) -> None:
+    """Publish the current bundle with newer items in it."""
+    import torch
+
+    from export.pipeline import export_added
+
+    torch.set_num_threads(1)
+    export_added(
+        args.run,
+        args.data,
+        args.items,
+        args.registry,
+        options=_index_options(args),
+        activate=args.activate,
+        keep=args.keep,
+        step=show_step,
+    )
+
+
+def _index_options(args: argparse.Namespace) -> "IndexOptions":
+    from export.candidate_index import IndexOptions
+
+    chosen = {"flat_below": args.flat_below, "nlist": args.nlist}
+    return IndexOptions(**{name: value for name, value in chosen.items() if value is not None})
 
 
 def verify(bundle: Path) -> None:

@@ -17,6 +17,7 @@ from training.config import RunConfig
 from training.encoder import Recommender
 from training.popularity_prior import PriorSeed, seed_prior
 from training.run_folder import RunFolder
+from training.split import Prepared, TextTables
 from training.steps import load_prepared, load_text
 
 
@@ -59,17 +60,28 @@ def open_run(path: Path, data: Path | None = None) -> TrainedRun:
     Raises:
         DataError: If a step isn't finished, or the data isn't what the run learned from.
     """
+    run = open_folder(path, data)
+    prepared = load_prepared(run)
+    return read_trained(run, prepared, load_text(run, prepared))
+
+
+def open_folder(path: Path, data: Path | None) -> RunFolder:
+    """Open the folder of a finished run; arguments and errors as of `open_run`."""
     run = RunFolder.open(path)
     if data is not None:
         run = replace(run, source=replace(run.source, folder=str(data.resolve())))
     run.need("fit")
+    return run
+
+
+def read_trained(run: RunFolder, prepared: Prepared, text: TextTables) -> TrainedRun:
+    """Read what training wrote, to the data and the text tables at hand."""
     metrics = run.read_metrics()
-    prepared = load_prepared(run)
     return TrainedRun(
         config=run.config,
         catalogue=prepared.catalogue,
         timelines=prepared.timelines,
-        recommender=load_recommender(path, run.config, load_text(run, prepared)),
+        recommender=load_recommender(run.path, run.config, text),
         training_events_V=prepared.training_events_V,
         prior_seed=seed_prior(prepared, run.config.model.prior_half_lives_days),
         comment_events=len(prepared.comment_targets("train")),

@@ -7,7 +7,8 @@ What somebody writes and likes to read shows in topic and in manner. Raw text ve
 differ in a few common directions, so each component is divided by a power of its spread.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -37,26 +38,66 @@ _PRESENCE = (
 )
 
 
-def comment_features(prepared: Prepared, comment_CE: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Features of every comment; row 0 is zero.
+@dataclass(frozen=True)
+class FeatureScales:
+    """Spreads and means that features are standardised by, fitted once for a model.
 
-    Spreads and means are those of comments that are not held out.
-
-    Returns:
-        float32 of shape (C, F).
+    Attributes:
+        text_divisor_E: Whitening and the length of the whole in one.
+        style_mean_S, style_divisor_S: Likewise of the style numbers.
+        least_F, most_F: The range of the fitted comments' features and half as much on either
+            side. Others are held to it: what was always the same has no spread to divide by.
     """
+
+    text_divisor_E: NDArray[np.float32]
+    style_mean_S: NDArray[np.float64]
+    style_divisor_S: NDArray[np.float64]
+    least_F: NDArray[np.float64]
+    most_F: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, comment_CE: NDArray[np.float32], style_CS: NDArray[np.float64]) -> Self:
+        """Fit on comments that are not held out."""
+        divisor_E = np.maximum(comment_CE.std(0), 1e-6) ** WHITENING
+        length = np.sqrt(((comment_CE / divisor_E) ** 2).sum(1).mean())
+        style_length = STYLE_SCALE / np.sqrt(style_CS.shape[1])
+        numbers = comment_CE.shape[1] + style_CS.shape[1]
+        unbound = cls(
+            text_divisor_E=divisor_E * max(float(length), 1e-6),
+            style_mean_S=style_CS.mean(0),
+            style_divisor_S=np.maximum(style_CS.std(0), 1e-6) / style_length,
+            least_F=np.full(numbers, -np.inf),
+            most_F=np.full(numbers, np.inf),
+        )
+        fitted_CF = unbound.apply(comment_CE, style_CS)
+        least_F, most_F = fitted_CF.min(0), fitted_CF.max(0)
+        margin_F = (most_F - least_F) / 2
+        return replace(unbound, least_F=least_F - margin_F, most_F=most_F + margin_F)
+
+    def apply(
+        self, comment_CE: NDArray[np.float32], style_CS: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Features of any comments, (C, F)."""
+        text_CE = comment_CE / self.text_divisor_E
+        style_CS = (style_CS - self.style_mean_S) / self.style_divisor_S
+        feature_CF = np.concatenate([text_CE, style_CS], axis=1)
+        return np.clip(feature_CF, self.least_F, self.most_F).astype(np.float32)
+
+
+def fit_scales(prepared: Prepared, comment_CE: NDArray[np.float32]) -> FeatureScales:
+    """Fit on the comments that are not held out, on all where all are."""
     fitted_C = ~prepared.is_held_out_comment_C
     fitted_C[0] = False
     if not fitted_C.any():
         fitted_C[:] = True
-    spread_E = comment_CE[fitted_C].std(0)
-    text_CE = comment_CE / np.maximum(spread_E, 1e-6) ** WHITENING
-    text_CE *= 1 / max(float(np.sqrt((text_CE[fitted_C] ** 2).sum(1).mean())), 1e-6)
+    texts = [prepared.catalogue.comment_text[row] for row in np.flatnonzero(fitted_C).tolist()]
+    return FeatureScales.fit(comment_CE[fitted_C], style_numbers(texts))
+
+
+def comment_features(prepared: Prepared, comment_CE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features of every comment; row 0 is zero. float32 of shape (C, F)."""
     style_CS = style_numbers(list(prepared.catalogue.comment_text))
-    spread_S = np.maximum(style_CS[fitted_C].std(0), 1e-6)
-    style_CS = (style_CS - style_CS[fitted_C].mean(0)) / spread_S
-    style_CS *= STYLE_SCALE / np.sqrt(style_CS.shape[1])
-    feature_CF = np.concatenate([text_CE, style_CS], axis=1).astype(np.float32)
+    feature_CF = fit_scales(prepared, comment_CE).apply(comment_CE, style_CS)
     feature_CF[0] = 0
     return feature_CF
 

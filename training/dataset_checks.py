@@ -143,23 +143,42 @@ def check_tables(
     checked: dict[str, pl.DataFrame] = {}
     skipped = []
     for name, table in TABLES.items():
-        source = sources[name]
-        frame = _cast(source, table)
         known = None
         if table.reference:
             known = checked["comments" if table.reference == "comment_id" else "videos"]
-        problems = [*_bad_values(frame, table, time_unit), *_bad_keys(frame, table, known)]
-        bad = pl.concat(problems).unique("row", keep="first", maintain_order=True).sort("row")
-        bad = bad.select(pl.lit(source.file).alias("file"), pl.all())
+        frame, bad = check_table(name, sources[name], known, time_unit)
         if len(bad) and not skip_bad_rows:
-            raise DataError(_describe(bad))
+            raise DataError(describe_bad(bad))
         skipped.append(bad)
-        frame = frame.join(bad, left_on=SOURCE_ROW, right_on="row", how="anti").sort(SOURCE_ROW)
-        checked[name] = frame.select(list(table.columns))
+        checked[name] = frame
         if name in ("videos", "video_events") and not len(frame):
             left = f" after leaving out {len(bad):,}" if len(bad) else ""
-            raise DataError(f"{source.file}: no rows{left}; at least one is needed")
+            raise DataError(f"{sources[name].file}: no rows{left}; at least one is needed")
     return checked, pl.concat(skipped)
+
+
+def check_table(
+    name: str, source: SourceTable, known: pl.DataFrame | None, time_unit: TimeUnit
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Bring one table to its columns and types, and part the good rows from the bad ones.
+
+    Args:
+        name: One of `TABLES`.
+        known: Holds the ids that its rows may refer to.
+
+    Returns:
+        The good rows, and the others (`SKIPPED_SCHEMA`).
+
+    Raises:
+        DataError: If a column has an unusable type.
+    """
+    table = TABLES[name]
+    frame = _cast(source, table)
+    problems = [*_bad_values(frame, table, time_unit), *_bad_keys(frame, table, known)]
+    bad = pl.concat(problems).unique("row", keep="first", maintain_order=True).sort("row")
+    frame = frame.join(bad, left_on=SOURCE_ROW, right_on="row", how="anti").sort(SOURCE_ROW)
+    bad = bad.select(pl.lit(source.file).alias("file"), pl.all())
+    return frame.select(list(table.columns)), bad
 
 
 def _cast(source: SourceTable, table: Table) -> pl.DataFrame:
@@ -245,7 +264,7 @@ def _problems(rows: pl.DataFrame, column: str, reason: str) -> pl.DataFrame:
     )
 
 
-def _describe(bad: pl.DataFrame) -> str:
+def describe_bad(bad: pl.DataFrame) -> str:
     """Say what is wrong with the first bad row, and how many more there are."""
     file, row, column, value, reason = bad.row(0)
     found = "" if value is None else f" (found {value!r})"

@@ -5,7 +5,7 @@ What only `align` needs is imported there: peft takes seconds to import.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,12 @@ from training.progress import show_progress
 from training.run_folder import RunFolder, Source, Step
 from training.split import Prepared, TextTables, prepare
 from training.tested_before import checkpoint_hash, earlier_tests
-from training.text_embedding import embed_texts, vectors_folder
+from training.text_embedding import (
+    EmbeddingProgress,
+    embed_more_texts,
+    embed_texts,
+    vectors_folder,
+)
 from training.text_vectors import TextBasis, TextVectors
 
 MEMORY_SETTINGS = {
@@ -136,13 +141,42 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
     if is_aligned:
         run.need("align")
     titles, comments = prepared.texts()
+    with _embedding(run) as (load_model, show):
+        vectors = embed_texts(
+            titles + comments,
+            config=_text_config(run),
+            load_model=load_model,
+            store=_text_store(run),
+            fit_on=prepared.fit_texts(),
+            progress=show,
+            fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
+        )
+    if empty := vectors.count_empty(titles + comments):
+        _tell(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
+
+
+def embed_by_known_basis(run: RunFolder, texts: Sequence[str]) -> TextVectors:
+    """Embed further texts as a run's were; raises DataError where that can't be done alike."""
+    with _embedding(run) as (load_model, show):
+        return embed_more_texts(
+            texts,
+            config=_text_config(run),
+            load_model=load_model,
+            store=_text_store(run),
+            progress=show,
+        )
+
+
+@contextmanager
+def _embedding(run: RunFolder) -> Iterator[tuple[Callable[[], LanguageModel], EmbeddingProgress]]:
+    """How to load a run's language model, and whom to tell of the progress; notes the result."""
     started_s = time.monotonic()
     embedded = 0
 
     def load_model() -> LanguageModel:
         _tell(f"loading the language model {run.config.text.language_model}")
         device = pick_device(run.config.fit.device)
-        if is_aligned:
+        if run.config.align.epochs:
             from training.aligned_text import load_aligned_language_model
 
             return load_aligned_language_model(run.path, run.config, device)
@@ -156,21 +190,11 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
             rate = texts / (time.monotonic() - started_s)
             report(share, f"{texts:,} of {total:,} texts, {rate:,.0f} texts/s")
 
-        vectors = embed_texts(
-            titles + comments,
-            config=_text_config(run),
-            load_model=load_model,
-            store=_text_store(run),
-            fit_on=prepared.fit_texts(),
-            progress=show,
-            fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
-        )
+        yield load_model, show
     if embedded and processes.is_first():
         run.log("embed", texts=embedded, seconds=round(time.monotonic() - started_s, 2))
     if not embedded:
         _tell("embed: every text has its vector")
-    if empty := vectors.count_empty(titles + comments):
-        _tell(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
 
 
 def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None) -> None:

@@ -87,9 +87,40 @@ def embed_texts(
         sample = _distinct(fit_on)
         sample = {number: sample[number] for number in sorted(sample)[:SAMPLE_TEXTS]}
         _fit_basis(folder, sample, load_model, config, progress, fit_basis)
+    return _embed_missing(folder, _distinct(texts), config, load_model, progress)
+
+
+def embed_more_texts(
+    texts: Sequence[str],
+    *,
+    config: TextConfig,
+    load_model: Callable[[], LanguageModel],
+    store: Path,
+    progress: EmbeddingProgress = lambda *, texts, total, share: None,
+) -> TextVectors:
+    """As `embed_texts`, onto the components that `store` has: none are fitted.
+
+    Raises:
+        DataError: If it has none, or those of another language model; then nothing is changed.
+    """
+    folder = vectors_folder(store, config)
+    if not _is_current(folder / BASIS_FILE, _notes(config)):
+        raise DataError(
+            f"{folder}: these text vectors are missing or come from another language model than "
+            f"the {config.language_model} that is installed"
+        )
+    return _embed_missing(folder, _distinct(texts), config, load_model, progress)
+
+
+def _embed_missing(
+    folder: Path,
+    wanted: Texts,
+    config: TextConfig,
+    load_model: Callable[[], LanguageModel],
+    progress: EmbeddingProgress,
+) -> TextVectors:
     with processes.first_goes_ahead():
-        vectors = _load_all(folder, notes)
-    wanted = _distinct(texts)
+        vectors = _load_all(folder, _notes(config))
     hash_N = np.fromiter(wanted, np.uint64, len(wanted))
     missing = {number: wanted[number] for number in hash_N[vectors.find(hash_N) < 0].tolist()}
     processes.wait_for_all()  # or a file that one has written already is missing for another

@@ -9,7 +9,7 @@ from worlds import START_MS, config, dataset, prepared_world, random_recommender
 
 from lsvcr.popularity import HOUR_MS
 from training import popularity_prior
-from training.comment_features import profiles_before, style_numbers
+from training.comment_features import FeatureScales, profiles_before, style_numbers
 from training.popularity_prior import PriorModel, fit_prior, prior_table
 from training.score_parts import ScoreParts
 from training.split import prepare
@@ -185,3 +185,16 @@ def test_style_tells_shouting_from_whispering():
     loud, soft = style_numbers(["WHAT A GOAL!!!", "nice one, i think..."])
     assert loud.shape == (25,)
     assert (loud != soft).sum() > 10
+
+
+def test_features_of_later_comments_stay_near_those_that_were_fitted() -> None:
+    texts = ["so good", "so bad!", "well"]
+    vector_CE = np.array([[1, 0], [-1, 0], [0.5, 0]], np.float32)
+    scales = FeatureScales.fit(vector_CE, style_numbers(texts))
+    fitted_CF = scales.apply(vector_CE, style_numbers(texts))
+    odd_CE = np.array([[9, 9]], np.float32)  # the second component was always 0
+    odd_CF = scales.apply(odd_CE, style_numbers(["(WHY??? 7 https://x…)\n" * 40]))
+    least_F, most_F = fitted_CF.min(0), fitted_CF.max(0)
+    margin_F = (most_F - least_F) / 2 + 1e-6
+    assert (odd_CF <= most_F + margin_F).all() and (odd_CF >= least_F - margin_F).all()
+    assert odd_CF[0, 0] > most_F[0] and odd_CF[0, 1] == 0

@@ -1,0 +1,166 @@
+"""Items that came after a run was trained: checked like a dataset folder, described by text alone.
+
+Shape suffixes: N new videos, M new comments, E text width, F features.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lsvcr.catalogue import NO_TIME, Catalogue, IdIndex, item_hashes
+from lsvcr.errors import DataError
+from training.comment_features import fit_scales, style_numbers
+from training.dataset_checks import TABLES, SourceTable, check_table, describe_bad
+from training.run_folder import RunFolder
+from training.split import Prepared, TextTables
+from training.steps import embed_by_known_basis
+from training.table_files import find_table, read_table
+
+ITEM_TABLES = ("videos", "comments")
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items that a catalogue doesn't have.
+
+    Attributes:
+        videos, comments: Columns of a dataset folder's tables. Comments stand under videos of the
+            catalogue or under new ones.
+    """
+
+    videos: pl.DataFrame
+    comments: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.videos) + len(self.comments)
+
+    def after(self, earlier: "NewItems") -> "NewItems":
+        """Both, the earlier ones first."""
+        return NewItems(
+            pl.concat([earlier.videos, self.videos]), pl.concat([earlier.comments, self.comments])
+        )
+
+
+@dataclass(frozen=True)
+class NewText:
+    """What is known of new items beside their ids, in their order.
+
+    Attributes:
+        category_N: int32 codes of the run's catalogue, 0 where it doesn't have the category.
+    """
+
+    title_NE: NDArray[np.float32]
+    comment_ME: NDArray[np.float32]
+    feature_MF: NDArray[np.float32]
+    category_N: NDArray[np.int32]
+
+
+def load_new_items(path: Path, catalogue: Catalogue) -> NewItems:
+    """Read `videos` and `comments` and leave out what the catalogue has already.
+
+    Args:
+        path: A folder with either table or both, or one table's file, named as in a folder.
+        catalogue: What is known so far. A known item stays as it is, whatever the file says of it.
+
+    Raises:
+        DataError: Naming file, row, column and value of the first thing wrong.
+    """
+    sources = _find_sources(path)
+    videos = _checked("videos", sources, None)
+    videos = _unknown(videos, "video_id", catalogue.video_index)
+    known = pl.DataFrame({"video_id": [*catalogue.video_id][1:] + videos["video_id"].to_list()})
+    comments = _checked("comments", sources, known)
+    comments = _unknown(comments, "comment_id", catalogue.comment_index)
+    comments = comments.sort(pl.col("likes").fill_null(0), descending=True, maintain_order=True)
+    return NewItems(videos, comments)
+
+
+def items_beyond(catalogue: Catalogue, known: Catalogue) -> NewItems:
+    """What one catalogue has and another doesn't, in its order."""
+    is_new_V = known.video_index.rows(item_hashes(list(catalogue.video_id))) == 0
+    is_new_C = known.comment_index.rows(item_hashes(list(catalogue.comment_id))) == 0
+    video_N = np.flatnonzero(is_new_V)[1:].tolist()  # the padding row is nobody's
+    comment_M = np.flatnonzero(is_new_C)[1:].tolist()
+    published = (int(catalogue.published_V[row]) for row in video_N)
+    videos = {
+        "video_id": [catalogue.video_id[row] for row in video_N],
+        "title": [catalogue.video_title[row] for row in video_N],
+        "category": [catalogue.categories[catalogue.category_V[row]] or None for row in video_N],
+        "author_id": [catalogue.authors[catalogue.author_V[row]] or None for row in video_N],
+        "published_at": [None if time == NO_TIME else time for time in published],
+    }
+    comments = {
+        "comment_id": [catalogue.comment_id[row] for row in comment_M],
+        "video_id": [catalogue.video_id[catalogue.comment_video_C[row]] for row in comment_M],
+        "text": [catalogue.comment_text[row] for row in comment_M],
+    }
+    return NewItems(_frame("videos", videos), _frame("comments", comments))
+
+
+def describe_new_items(
+    run: RunFolder, prepared: Prepared, text: TextTables, items: NewItems
+) -> NewText:
+    """Embed new texts as the run's were, by the same language model and onto the same components.
+
+    Args:
+        text: Of the run: comments are standardised by what they are spread like.
+
+    Raises:
+        DataError: If the language model is missing, or isn't the one of the run's vectors.
+    """
+    titles = items.videos["title"].to_list()
+    texts = items.comments["text"].to_list()
+    vectors = embed_by_known_basis(run, titles + texts)
+    comment_ME = vectors.lookup(texts)
+    scales = fit_scales(prepared, text.comment_CE)
+    code = {name: code for code, name in enumerate(prepared.catalogue.categories) if code}
+    return NewText(
+        title_NE=vectors.lookup(titles),
+        comment_ME=comment_ME,
+        feature_MF=scales.apply(comment_ME, style_numbers(texts)),
+        category_N=np.array([code.get(name, 0) for name in items.videos["category"]], np.int32),
+    )
+
+
+def _find_sources(path: Path) -> dict[str, Path]:
+    if path.is_dir():
+        found = {name: find_table(path, name) for name in ITEM_TABLES}
+        sources = {name: file for name, file in found.items() if file is not None}
+    else:
+        sources = {path.name.split(".")[0]: path}
+    if not sources or set(sources) - {*ITEM_TABLES}:
+        raise DataError(f"{path}: is neither a table named videos or comments nor a folder of them")
+    return sources
+
+
+def _checked(name: str, sources: dict[str, Path], known: pl.DataFrame | None) -> pl.DataFrame:
+    columns = TABLES[name].columns
+    if name not in sources:
+        return _frame(name, {})
+    required = [column for column, rule in columns.items() if rule.required]
+    optional = [column for column, rule in columns.items() if not rule.required]
+    rows = read_table(sources[name], required, optional)
+    frame, bad = check_table(name, SourceTable(str(sources[name]), rows), known, "ms")
+    if len(bad):
+        raise DataError(describe_bad(bad))
+    return frame
+
+
+def _unknown(frame: pl.DataFrame, key: str, index: IdIndex) -> pl.DataFrame:
+    """The rows whose item an index doesn't know."""
+    row_N = index.rows(item_hashes(frame[key].to_list()))
+    return frame.filter(pl.Series(row_N == 0, dtype=pl.Boolean))
+
+
+def _frame(name: str, content: dict[str, list[object]]) -> pl.DataFrame:
+    """A table with all its columns; those not given are empty."""
+    rows = len(next(iter(content.values()), []))
+    return pl.DataFrame(
+        {
+            column: pl.Series(column, content.get(column, [None] * rows), dtype=rule.dtype)
+            for column, rule in TABLES[name].columns.items()
+        }
+    )
