@@ -5,7 +5,17 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-NOT_RUN = {"__main__", "invented_bundle", "results_file", "service_process"}
+NOT_RUN = {
+    "__main__",
+    "invented_bundle",
+    "invented_users",
+    "large_bundle",
+    "load_generator",
+    "plots",
+    "results_file",
+    "service_process",
+    "timing",
+}
 
 
 def main() -> int:

@@ -14,13 +14,8 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from benchmarks.invented_bundle import (
-    add_size_arguments,
-    build_timelines,
-    invent_events,
-    invent_run,
-    registry_of,
-)
+from benchmarks.invented_bundle import add_size_arguments, invent_run, registry_of
+from benchmarks.invented_users import build_timelines, invent_events
 from benchmarks.results_file import spread, write_results
 from lsvcr.bundle import load_bundle
 from lsvcr.history import HistoryBatch

@@ -1,44 +1,28 @@
-"""Bundles of any size with random weights: speed doesn't depend on what a model has learned.
+"""Bundles with random weights: speed doesn't depend on what a model has learned.
 
-Shape suffixes: U users, N video events, M comment events, V videos.
+Shape suffixes: V videos, C comments, E text features, H half-lives.
 """
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.invented_users import DAY_MS, NOW_MS, build_timelines, invent_events
 from export.candidate_index import IndexOptions
 from export.pipeline import export_run
 from export.trained_run import TrainedRun
 from lsvcr.catalogue import Catalogue, build_catalogue
-from lsvcr.history import Timelines
 from lsvcr.popularity import HOUR_MS
 from training.config import PRESETS
 from training.encoder import Recommender
 from training.popularity_prior import PriorSeed
 
-DAY_MS = 86_400_000
-NOW_MS = 20_600 * DAY_MS
 TEXT_WIDTH = 64
 COMMENTS_PER_VIDEO = 3
 USERS = 2_000
-
-
-@dataclass(frozen=True)
-class Events:
-    """What invented users did: median 14 events a side, mean 22, a third of them 50 or more."""
-
-    video_user_N: NDArray[np.int64]
-    video_N: NDArray[np.int64]
-    video_time_N: NDArray[np.int64]
-    comment_user_M: NDArray[np.int64]
-    comment_M: NDArray[np.int64]
-    comment_time_M: NDArray[np.int64]
 
 
 def invent_catalogue(videos: int) -> Catalogue:
@@ -55,42 +39,6 @@ def invent_catalogue(videos: int) -> Catalogue:
         comment_texts=[f"What somebody wrote as comment number {n}" for n in range(comments)],
         comment_video_ids=[f"video-{n}" for n in random.integers(0, videos, comments)],
         likes=(random.pareto(1.0, comments) * 3).astype(int).tolist(),
-    )
-
-
-def invent_events(catalogue: Catalogue, users: int, seed: int = 2) -> Events:
-    """Draw events of both sides; who watches much also comments much."""
-    random = np.random.default_rng(seed)
-    activity_U = random.lognormal(2.6, 1.6, users)
-    video_U, comment_U = (
-        np.clip(activity_U * random.lognormal(0, 0.3, users), 1, 60).astype(np.int64)
-        for _ in range(2)
-    )
-    video_user_N, comment_user_M = (
-        np.repeat(np.arange(users), count_U) for count_U in (video_U, comment_U)
-    )
-    return Events(
-        video_user_N,
-        random.integers(1, catalogue.video_count, len(video_user_N)),
-        NOW_MS - random.integers(DAY_MS, 60 * DAY_MS, len(video_user_N)),
-        comment_user_M,
-        random.integers(1, catalogue.comment_count, len(comment_user_M)),
-        NOW_MS - random.integers(DAY_MS, 60 * DAY_MS, len(comment_user_M)),
-    )
-
-
-def build_timelines(catalogue: Catalogue, events: Events, users: int, keep: int) -> Timelines:
-    """Both sides of all users, as the encoder's inputs are made from them."""
-    return Timelines.build(
-        users=users,
-        video_user_N=events.video_user_N,
-        video_N=events.video_N,
-        video_time_N=events.video_time_N,
-        comment_user_C=events.comment_user_M,
-        comment_C=events.comment_M,
-        comment_video_C=catalogue.comment_video_C[events.comment_M],
-        comment_time_C=events.comment_time_M,
-        comments_per_event=keep,
     )
 
 

@@ -1,16 +1,28 @@
 """How every benchmark tells what it found: medians with their spread, and where it was measured."""
 
+import contextlib
 import json
 import os
 import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("fastapi", "faiss-cpu", "numpy", "onnxruntime", "pydantic", "redis", "uvicorn")
+LIBRARIES = (
+    "fastapi",
+    "faiss-cpu",
+    "faiss-gpu-cuvs",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "pydantic",
+    "redis",
+    "uvicorn",
+)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
@@ -25,10 +37,12 @@ def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
 def surroundings() -> dict[str, Any]:
     """The machine, the versions and the revision that are measured."""
     return {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "device": processor(),
+        "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: version for name in LIBRARIES if (version := installed(name))},
         "commit": commit(),
     }
 
@@ -39,6 +53,21 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def gpus() -> list[str]:
+    """What the driver calls them; none where there is no driver."""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip().splitlines()
+    return []
+
+
+def installed(library: str) -> str | None:
+    """A library's version; None where it isn't there."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(library)
+    return None
 
 
 def commit() -> str:

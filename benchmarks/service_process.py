@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.invented_bundle import invent_events
+from benchmarks.invented_users import invent_events, invent_full_events
 from lsvcr.bundle import load_bundle
 
 USERS = 2_000
-START_S = 60
+START_S = 180
 BARE_APP = """
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -58,7 +58,7 @@ def running_service(
     port = free_port()
     command = [sys.executable, "-m", "service", "--registry", str(registry)]
     command += ["--store-folder", str(store), "--port", str(port), "--workers", str(workers)]
-    with _running([*command, "--device", "cpu", "--log-level", "warning", *arguments], port):
+    with _running([*command, "--log-level", "warning", *arguments], port):
         yield port
 
 
@@ -73,11 +73,15 @@ def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
         yield port
 
 
-def fill_store(port: int, registry: Path) -> None:
-    """Send every invented user's events, in batches, as a client would."""
+def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
+    """Send every invented user's events, in batches, as a client would.
+
+    Args:
+        full: Everybody has more events than the encoder reads; else as many as real users.
+    """
     current = json.loads((registry / "current.json").read_text())["version"]
-    catalogue = load_bundle(registry / current).catalogue
-    events = invent_events(catalogue, USERS)
+    catalogue = load_bundle(registry / current, verify_checksums=False).catalogue
+    events = (invent_full_events if full else invent_events)(catalogue, USERS)
     lines: list[dict[str, object]] = []
     for user, video, time_ms in zip(
         events.video_user_N, events.video_N, events.video_time_N, strict=True
@@ -93,12 +97,49 @@ def fill_store(port: int, registry: Path) -> None:
         line["event_id"] = f"event-{number}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     for start in range(0, len(lines), 500):
-        body = json.dumps({"events": lines[start : start + 500]})
-        connection.request("POST", "/events", body)
+        _send(connection, json.dumps({"events": lines[start : start + 500]}))
+
+
+def _send(connection: http.client.HTTPConnection, body: str) -> None:
+    """Send events until they are accepted: a busy machine may refuse, and again is safe."""
+    for _ in range(20):
+        connection.request("POST", "/events", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         content = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"the service refused events: {content!r}")
+        if answer.status == 200:
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"the service refused events: {content!r}")
+
+
+def memory_of(port: int) -> dict[str, int]:
+    """Bytes of all processes of the service that listens on a port.
+
+    Shared pages count once each (PSS), as several processes map the same files.
+    """
+    total = {"pss_bytes": 0, "anonymous_bytes": 0}
+    for process in _family_of(port):
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+        fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+        total["pss_bytes"] += int(fields["Pss"].split()[0]) * 1024
+        total["anonymous_bytes"] += int(fields["Pss_Anon"].split()[0]) * 1024
+    return total
+
+
+def _family_of(port: int) -> list[int]:
+    """The process that was started with a port, and all below it."""
+    parents = {}
+    family = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(folder.name)] = int(stat[1])
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"service" in command and str(port).encode() in command:
+                family.append(int(folder.name))
+    for process in family:
+        family += [child for child, parent in parents.items() if parent == process]
+    return list(dict.fromkeys(family))
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import sys
 import uvloop
 
 from service.engine.engine import InlineEngine
-from service.engine.engine_server import EngineServer
+from service.engine.engine_server import FRAMES_TOGETHER, EngineServer
 from service.log_output import configure_logging
 from service.settings import Settings, read_settings
 
@@ -26,7 +26,8 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(sys.stdin.fileno(), stopping.set)
-    engine = InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
+    together = FRAMES_TOGETHER * settings.max_batch
+    engine = InlineEngine(settings.registry, device=settings.device, max_batch=together)
     server = EngineServer(engine)
     listening = await server.listen(settings.engine_socket)
     await stopping.wait()

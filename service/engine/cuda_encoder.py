@@ -23,7 +23,7 @@ from service.engine.encoder_session import (
 )
 from service.errors import NotReadyError
 
-CUDA_BATCH_SIZES = (1, 8, 32, 128)
+CUDA_BATCH_SIZES = (1, 8, 32, 128, 256)
 
 logger = logging.getLogger(__name__)
 
