@@ -1,20 +1,24 @@
 """How many targets a second stage 2 learns from: every prefix at once against one at a time.
 
 The text vectors are random: speed does not depend on what they say. Each way is measured in turn,
-round after round, so that a busy moment of the machine meets them all.
+round after round, so that a busy moment of the machine meets them all. By `torchrun`, all processes
+train on one batch together; `benchmarks.scaling` compares their numbers.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.results_file import commit, processor
+from training import processes
 from training.batches import TargetSlots, build_rows
 from training.checkpoint import new_recommender
 from training.comment_features import comment_features
@@ -57,6 +61,10 @@ WAYS = {
 }
 
 
+STEPS = 20
+"""Between two looks at the clock."""
+
+
 class Measured:
     """One way, ready to train for some steps at a time."""
 
@@ -97,8 +105,9 @@ class Measured:
     def train(self, seconds: float) -> None:
         """Train for about so long, and note the speed."""
         targets, started_s = torch.zeros((), device=self.count_R.device), time.perf_counter()
-        while time.perf_counter() - started_s < seconds:
-            for _ in range(5):
+        # the first process's clock counts for all: each step waits for the others'
+        while processes.gather([time.perf_counter() - started_s < seconds])[0]:
+            for _ in range(STEPS):
                 row_B = self.batches_SB[self.next % len(self.batches_SB)]
                 self.next += 1
                 self.step(row_B)
@@ -118,6 +127,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
 
+    with processes.joined():
+        result = measure(args)
+        if processes.is_first():
+            show(result)
+            if args.out:
+                args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train each way in turn, round after round."""
     config = PRESETS[args.preset].override(args.assignments)
     prepared = prepare(load_dataset(args.data), config)
     text = random_text(prepared, config.text.width)
@@ -125,27 +144,31 @@ def main() -> None:
     for name in args.way or WAYS:
         started_s = time.perf_counter()
         measured[name] = Measured(WAYS[name], prepared, text, config)
-        measured[name].train(0)  # the first steps allocate
+        measured[name].train(0.01)  # the first steps allocate
         measured[name].targets_per_s.clear()
-        print(f"{name}: ready in {time.perf_counter() - started_s:.1f} s", flush=True)
+        if processes.is_first():
+            print(f"{name}: ready in {time.perf_counter() - started_s:.1f} s", flush=True)
     for _ in range(args.rounds):
         for one in measured.values():
             one.train(args.seconds)
 
     reference = measured.get(REFERENCE)
-    result = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "processes": processes.count(),
         "torch": torch.__version__,
         "commit": commit(),
         "preset": args.preset,
         "settings": args.assignments,
         "ways": {name: summary(one, reference) for name, one in measured.items()},
     }
+
+
+def show(result: dict[str, Any]) -> None:
     for name, row in result["ways"].items():
-        ratio = f"{row['of_reference']:6.1f} x" if reference else ""
+        ratio = f"{row['of_reference']:6.1f} x" if "of_reference" in row else ""
         print(f"{name:36} {row['targets_per_s']:>10,} targets/s  {ratio}")
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def random_text(prepared: Prepared, width: int) -> TextTables:
@@ -172,12 +195,6 @@ def summary(one: Measured, reference: Measured | None) -> dict[str, float]:
     if reference:
         row["of_reference"] = round(median / statistics.median(reference.targets_per_s), 2)
     return row
-
-
-def commit() -> str:
-    """The revision that is measured, marked where files were changed since."""
-    asked = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

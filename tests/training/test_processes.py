@@ -1,5 +1,6 @@
 """Whole runs in several processes, as `torchrun` starts them, and what they share."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,11 +10,12 @@ import pytest
 import torch
 from tiny_causal_model import save_tiny_causal_model
 from together import run_together
-from worlds import random_dataset
+from worlds import config, prepared_world, random_dataset, random_text
 
 from training import processes
 from training.__main__ import main
 from training.dataset_folder import write_dataset
+from training.fit import fit
 
 SETTINGS = (
     "data.min_events=1", "fit.epochs=2", "fit.batch_rows=4", "fit.device=cpu", "model.dropout=0",
@@ -76,6 +78,25 @@ def test_an_error_of_the_first_process_ends_all(start, tmp_path):
     done = run_by_torchrun("run", *start, "--out", str(tmp_path / "file"))
     assert done.returncode == 1
     assert "is neither empty nor a run folder" in done.stderr
+
+
+def fit_in_fp32(folder):
+    torch.autocast = lambda *_, **__: contextlib.nullcontext()  # rounding to bf16 hides more
+    folder.mkdir(exist_ok=True)
+    run = config("fit.batch_rows=4", "fit.epochs=8", "model.dropout=0", "fit.device=cuda")
+    prepared = prepared_world(5, run)
+    fit(prepared, random_text(prepared), run, folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_two_gpus_come_to_what_one_does_in_recorded_steps(tmp_path):
+    for count in (1, 2):
+        run_together(count, fit_in_fp32, tmp_path / str(count))
+    one, two = log(tmp_path / "1"), log(tmp_path / "2")
+    assert len(one) == 8
+    for entry, expected in zip(two, one, strict=True):
+        assert entry["losses"] == pytest.approx(expected["losses"], abs=1e-3)
 
 
 def check_what_is_shared():
