@@ -8,6 +8,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+PATIENT = (
+    "--deadline-ms",
+    "30000",
+    "--store-timeout-ms",
+    "5000",
+    "--store-write-timeout-ms",
+    "5000",
+)
+"""The test machine may be busy."""
+
 
 @contextlib.contextmanager
 def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[str]:
@@ -17,7 +27,7 @@ def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[s
     """
     log_path = folder / "log"
     command = [sys.executable, "-m", "service", "--registry", str(registry), "--port", "0"]
-    command += ["--store-folder", str(folder / "store"), "--device", "cpu", *arguments]
+    command += ["--store-folder", str(folder / "store"), "--device", "cpu", *PATIENT, *arguments]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, stderr=log)
     try:
@@ -32,7 +42,7 @@ def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[s
 
 
 def _wait_for_url(process: "subprocess.Popen[bytes]", log_path: Path) -> str:
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 60
     while time.monotonic() < end_s and process.poll() is None:
         for word in log_path.read_text().split():
             if word.startswith(("http://", "https://")):

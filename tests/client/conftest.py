@@ -15,8 +15,7 @@ def live_url(tiny_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A service of two models that a test may activate."""
     folder = tmp_path_factory.mktemp("live")
     shutil.copytree(tiny_master, folder / "registry")
-    patient = ("--deadline-ms", "30000", "--store-timeout-ms", "5000")
-    with running_service(folder / "registry", folder, *patient) as url:
+    with running_service(folder / "registry", folder) as url:
         yield url
 
 

@@ -14,6 +14,6 @@ def open_page(chromium: Chrome, url: str) -> None:
 
 def wait_for(chromium: Chrome, script: str, *arguments: object) -> object:
     """What a script returns, as soon as that is something."""
-    return WebDriverWait(chromium, 15, 0.05).until(
+    return WebDriverWait(chromium, 40, 0.05).until(
         lambda driver: driver.execute_script(script, *arguments), script
     )

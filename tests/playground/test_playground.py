@@ -7,6 +7,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from browser_page import open_page, wait_for
+from live_service import running_service
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -244,7 +245,8 @@ def test_an_experiment_is_created_started_ramped_reported_and_stopped(
 
     find(page, '[aria-label="Coverage of by-hand"]').send_keys(Keys.HOME, Keys.ARROW_RIGHT)
     press(page, "Ramp by-hand")
-    wait_for(page, "return document.querySelector('.experiment output').textContent === '1 %'")
+    tells = "return document.querySelector('.experiment .note').textContent.includes(arguments[0])"
+    wait_for(page, tells, ", 1 % of the users take part")
     assert service.send(ReadExperiment("by-hand")).coverage == 0.01
     press(page, "Report of by-hand")
     wait_for(page, "return document.querySelector('.verdict')")
@@ -285,6 +287,30 @@ def test_two_versions_stand_side_by_side(page: Chrome, service: Client, stored_u
     find(page, "#release").click()
     wait_for(page, "return document.querySelector('#release').hidden")
     assert service.send(ListExperiments()).experiments == []
+
+
+def test_a_key_is_asked_for_used_and_never_shown(
+    chromium: Chrome, tiny_master: Path, tmp_path: Path
+) -> None:
+    problem = "return document.querySelector('#problem').textContent.startsWith(arguments[0])"
+    keys = ("--admin-keys", "adm-1", "--recommend-keys", "rec-1")
+    with running_service(tiny_master, tmp_path, *keys) as locked:
+        open_page(chromium, f"{locked}/#admin")
+        wait_for(chromium, problem, "401")
+        find(chromium, "#key-box > summary").click()
+        find(chromium, "#key").send_keys("rec-1", Keys.ENTER)
+        wait_for(chromium, problem, "403: this needs a key of the role admin")
+        find(chromium, "#key-box > summary").click()
+        find(chromium, "#key").send_keys(Keys.CONTROL, "a")
+        find(chromium, "#key").send_keys("adm-1", Keys.ENTER)
+        wait_for(chromium, "return document.querySelectorAll('#models tr').length === 2")
+        assert len(shown_videos(chromium)) == 10
+        assert not find(chromium, "#problem").is_displayed()
+        page = str(chromium.execute_script("return document.documentElement.outerHTML"))
+        assert "$LSVCR_KEY" in page
+        assert "adm-1" not in page and "rec-1" not in page
+        assert chromium.execute_script("return document.cookie + localStorage.length") == "0"
+        chromium.get("about:blank")
 
 
 def test_a_name_never_becomes_markup(page: Chrome, url: str) -> None:
