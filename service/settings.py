@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     )
 
     experiments_refresh_s: float = Field(
-        default=0.4, gt=0, le=10, description="How often changed experiments are looked for."
+        default=0.2, gt=0, le=10, description="How often changed experiments are looked for."
     )
     trust_arm_header: bool = Field(
         default=False, description="Let X-Arm force an arm without an admin key: for a gateway."

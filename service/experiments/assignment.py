@@ -122,7 +122,7 @@ def _choose(
         return forced, "forced"
     if experiment.include.user_ids and unit not in experiment.include.user_ids:
         return None, "not_included"
-    if bucket_of(HOLDOUT_SEED, unit) < experiment.holdout:
+    if experiment.holdout and bucket_of(HOLDOUT_SEED, unit) < experiment.holdout:
         return None, "holdout"
     if experiment.layer is not None:
         start, end = experiment.layer_range
