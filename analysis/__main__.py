@@ -6,15 +6,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from redis import Redis
-
 from analysis.definition import Definition, Plan, load_json
-from analysis.log_export import export_log
-from analysis.page import build_page
-from analysis.power import units_needed
-from analysis.report import build_report
-from analysis.tables import load_tables
 from lsvcr.errors import LsvcrError
+
+# Each command imports what it takes: scipy alone costs the others a second and a half.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from redis import Redis
+
+    from analysis.log_export import export_log
+
     with Redis.from_url(args.redis, socket_timeout=60, protocol=2) as redis:
         done = export_log(redis, args.out, since_ms=args.since, base=args.base)
     for table, rows in done.added.items():
@@ -44,6 +43,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from analysis.page import build_page
+    from analysis.report import build_report
+    from analysis.tables import load_tables
+
     definition = load_json(args.definition, Definition)
     plan = load_json(args.plan, Plan) if args.plan else Plan()
     report = build_report(load_tables(args.exposures, definition), definition, plan)
@@ -61,6 +64,8 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _power(args: argparse.Namespace) -> None:
+    from analysis.power import units_needed
+
     for lift in args.lift:
         need = units_needed(
             lift,
