@@ -1,4 +1,4 @@
-"""`python -m analysis export|report|power`: the logs, what they say, what an experiment takes."""
+"""`python -m analysis export|report|shadow|power`: logs, what they say, what a test takes."""
 
 import argparse
 import os
@@ -63,6 +63,22 @@ def _report(args: argparse.Namespace) -> None:
         print(f"\n{verdict.text}")
 
 
+def _shadow(args: argparse.Namespace) -> None:
+    from analysis.shadow import compare_shadows
+
+    for one in compare_shadows(args.exposures, args.experiment):
+        if args.json:
+            print(one.model_dump_json())
+            continue
+        same = "" if one.overlap is None else f", {100 * one.overlap:.3g} % of the items the same"
+        print(f"{one.arm}: {one.answers:,} answers beside those shown{same}")
+        if one.same_first is not None:
+            print(f"  the first item is the same in {100 * one.same_first:.3g} %")
+        print(f"  latency {one.latency_ms:.3g} ms on average ({one.shown_latency_ms:.3g} shown)")
+        print(f"  empty {100 * one.empty:.3g} % ({100 * one.shown_empty:.3g} % shown)")
+        print(f"  degraded {100 * one.degraded:.3g} % ({100 * one.shown_degraded:.3g} % shown)")
+
+
 def _power(args: argparse.Namespace) -> None:
     from analysis.power import units_needed
 
@@ -115,6 +131,14 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="write the HTML page there")
     report.add_argument("--json", action="store_true", help="print all figures as JSON")
     report.set_defaults(run=_report)
+
+    shadow = commands.add_parser("shadow", help="compare shadow arms with what was shown")
+    shadow.add_argument(
+        "--exposures", type=Path, required=True, metavar="DIR", help="folder of exported tables"
+    )
+    shadow.add_argument("--experiment", required=True, metavar="NAME")
+    shadow.add_argument("--json", action="store_true", help="print figures as JSON, a line an arm")
+    shadow.set_defaults(run=_shadow)
 
     power = commands.add_parser("power", help="how many units and days an experiment needs")
     power.add_argument("--mean", type=_positive, required=True, help="of the metric per unit")
