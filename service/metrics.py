@@ -18,7 +18,7 @@ from service.engine.queries import Answer
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The library's own switch, an environment variable: it counts in this folder if that is set when
-it is imported. `service.__main__` sets it for its worker processes."""
+it is imported. `service.serving` sets it for its worker processes."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)

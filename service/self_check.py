@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -70,7 +71,7 @@ def run_check(arguments: Sequence[str]) -> int:
 
 def missing_packages() -> list[str]:
     """Packages without which the service's own modules can't even be imported."""
-    return [name for name in _NEEDED if not _is_there(name)]
+    return [name for name in _NEEDED if find_spec(name) is None]
 
 
 def _all_findings(arguments: Sequence[str]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ TRAINING_STACK = ("torch", "transformers", "onnx", "pandas", "polars", "training
 
 def test_the_service_loads_nothing_of_training() -> None:
     # a fresh interpreter: this one has imported them for other tests
-    code = "import sys, service.app, service.__main__; print(*sys.modules)"
+    code = "import sys, service.app, service.serving; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(TRAINING_STACK) & set(done.stdout.split())
 

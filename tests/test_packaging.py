@@ -100,6 +100,16 @@ def test_what_is_wrong_is_named_with_its_remedy(
     assert "fail  settings: --max-batch" in ran.stdout
 
 
+def test_without_its_packages_the_service_names_them_and_the_extra(
+    installed: Mapping[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-S", "-m", "service", "--registry", "x"]  # -S: no site-packages
+    ran = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "fail  fastapi is missing\n      → pip install 'lsvcr[service]'" in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("place", ["service.settings", "training.__main__", "export.__main__"])
 def test_shells_can_complete_the_commands(place: str, tmp_path: Path) -> None:
     module = __import__(place, fromlist=["build_parser"])
