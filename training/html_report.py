@@ -12,7 +12,10 @@ import numpy as np
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lsvcr.errors import DataError
 from training.compare import Difference, compare, mean_intervals, read_users
+from training.data_description import describe
+from training.dataset_folder import fingerprint, load_dataset
 from training.examples import read_examples
 from training.run_folder import RunFolder
 
@@ -79,6 +82,7 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "source": run.source,
         "description": description,
         "epochs": epochs,
+        "profile": _data_profile(run),
         "sentences": list(_sentences(run, metrics)),
         "systems": SYSTEMS,
         "tables": {title: _table(run, metrics, *ranking) for title, ranking in known.items()},
@@ -96,6 +100,19 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
             f"{s}.{key}": v for s, values in settings.items() for key, v in values.items()
         },
     }
+
+
+def _data_profile(run: RunFolder) -> dict[str, Any] | None:
+    """What the run learned from, as `data check` tells it; None where that isn't there any more."""
+    source = run.source
+    try:
+        dataset = load_dataset(Path(source.folder), skip_bad_rows=source.skip_bad_rows)
+    except DataError:
+        return None
+    if fingerprint(dataset) != source.fingerprint:
+        return None
+    facts, advice = describe(dataset)
+    return {"counts": dataset.counts(), "facts": facts, "advice": advice}
 
 
 def _table(run: RunFolder, metrics: dict[str, Any], task: str, ranking: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tests.training.tiny_language_model import save_tiny_language_model
 from tests.training.worlds import random_dataset
 from training.__main__ import main
 from training.compare import mean_intervals, read_users
-from training.dataset_folder import write_dataset
+from training.dataset_folder import load_dataset, write_dataset
 from training.examples import read_examples
 from training.html_report import bar_chart, line_chart
 
@@ -54,6 +54,22 @@ def test_further_runs_are_named_by_what_they_change(runs: list[Path], tmp_path: 
     balance.feed(page)
     assert balance.open == []
     assert "<script" not in page and "src=" not in page
+
+
+def test_the_page_tells_what_the_run_learned_from(runs: list[Path], tmp_path: Path) -> None:
+    page = (runs[0] / "report.html").read_text()
+    data = load_dataset(runs[0].parent / "data")
+    assert f"{len(data.video_events):,} video events, " in page
+    assert "users with 5 events or more" in page and "Few users have 5 events" in page
+    assert "missed: rank" in page and "found: rank" in page
+    elsewhere = runs[0].parent / "elsewhere"
+    (runs[0].parent / "data").rename(elsewhere)
+    try:
+        out = tmp_path / "later.html"
+        assert main(["report", "--run", str(runs[0]), "--out", str(out)]) == 0
+    finally:
+        elsewhere.rename(runs[0].parent / "data")
+    assert "has moved or changed since" in out.read_text()
 
 
 def test_examples_show_what_the_ranking_was(runs: list[Path]) -> None:
