@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsvcr.history import NEVER
-from training.encoder import Attention, Layer, SequenceEncoder, Side, unit
+from training.encoder import Attention, Layer, SequenceEncoder, Side, last_of, unit
 
 UNREAD = -1e9
 """Added to what attention must not read; a start state may always be read."""
@@ -136,6 +136,8 @@ def _read_other(
     may_read_BIJ: Tensor,
 ) -> Tensor:
     """As `Side.read_other`."""
+    if side.mix is None:
+        return state_TD
     unread_B1IJ = _unread(may_read_BIJ).unsqueeze(1)
     mixed_TD = _layer(side.mix, state_TD, packing, other_UD, other_packing, unread_B1IJ)
     return side.merge(torch.cat([state_TD, mixed_TD], -1))
@@ -143,9 +145,11 @@ def _read_other(
 
 def _pool(sequence: SequenceEncoder, state_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """As `SequenceEncoder.video_preferences`, of all states: preference_BD and share_BI."""
-    hidden_TP = sequence.pool_norm(sequence.pool_hidden(state_TD))
-    score_BI = packing.pad(sequence.pool_score(F.gelu(hidden_TP))).squeeze(-1)
-    share_BI = (score_BI + _unread(packing.is_slot_BS)).softmax(-1)
+    if sequence.reads_last:
+        share_BI = last_of(packing.is_slot_BS)
+    else:
+        score_BI = packing.pad(sequence.pool_scores(state_TD)[:, None]).squeeze(-1)
+        share_BI = (score_BI + _unread(packing.is_slot_BS)).softmax(-1)
     return (share_BI.unsqueeze(1) @ packing.pad(state_TD)).squeeze(1), share_BI
 
 

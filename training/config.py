@@ -56,6 +56,10 @@ class ModelConfig(_Frozen):
     encoder_kv: Literal["previous", "input"] = Field(
         "previous", description="What deeper layers attend to; the paper's code is 'input'."
     )
+    mix: bool = Field(True, description="Whether the two histories read one another's states.")
+    pool: Literal["additive", "last"] = Field(
+        "additive", description="The video preference: learned shares of all states, or the last."
+    )
     dropout: float = Field(0.3, ge=0, lt=1)
     max_history: int = Field(50, ge=1, description="L: events a side.")
     comments_per_event: int = Field(3, ge=1, description="K.")

@@ -182,8 +182,10 @@ class Side(nn.Module):
         self.input_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
-        self.mix = Layer(config)
-        self.merge = nn.Linear(2 * config.width, config.width)
+        self.mix: Layer | None = None
+        if config.mix:
+            self.mix = Layer(config)
+            self.merge = nn.Linear(2 * config.width, config.width)
 
     def encode(self, event_BID: Tensor, position_BI: Tensor | None = None) -> Tensor:
         """Causal states; slot 0 of the input is ignored and becomes the start state.
@@ -207,7 +209,9 @@ class Side(nn.Module):
         return state_BID
 
     def read_other(self, state_BID: Tensor, other_BJD: Tensor, may_read_BIJ: Tensor) -> Tensor:
-        """Mix in the other side's states as they were before mixing."""
+        """Mix in the other side's states as they were before mixing, where there is a mix layer."""
+        if self.mix is None:
+            return state_BID
         mixed_BID = self.mix(state_BID, other_BJD, may_read_BIJ)
         return self.merge(torch.cat([state_BID, mixed_BID], -1))
 
@@ -218,9 +222,11 @@ class SequenceEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.video, self.comment = Side(config), Side(config)
-        self.pool_hidden = nn.Linear(config.width, 2 * config.width)
-        self.pool_norm = nn.LayerNorm(2 * config.width)
-        self.pool_score = nn.Linear(2 * config.width, 1)
+        self.reads_last = config.pool == "last"
+        if not self.reads_last:
+            self.pool_hidden = nn.Linear(config.width, 2 * config.width)
+            self.pool_norm = nn.LayerNorm(2 * config.width)
+            self.pool_score = nn.Linear(2 * config.width, 1)
         self.read_out = Attention(config)
         self.read_out_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -250,16 +256,24 @@ class SequenceEncoder(nn.Module):
         )
 
     def video_preferences(self, states: States, cut_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Additive attention over the video states before each cut.
+        """Additive attention over the video states before each cut, or the last of them.
 
         Returns:
             preference_BTD (any scale) and share_BTI (sum 1 over I).
         """
-        hidden_BIP = self.pool_norm(self.dropout(self.pool_hidden(states.video_BID)))
-        score_BI = self.pool_score(F.gelu(hidden_BIP)).squeeze(-1)
         is_past_BTI = states.video_order_BI[:, None, :] < cut_BT[:, :, None]
-        share_BTI = _masked_softmax(score_BI[:, None, :], is_past_BTI)
+        if self.reads_last:
+            share_BTI = last_of(is_past_BTI)
+        else:
+            score_BI = self.pool_scores(states.video_BID)
+            share_BTI = _masked_softmax(score_BI[:, None, :], is_past_BTI)
         return share_BTI.to(states.video_BID.dtype) @ states.video_BID, share_BTI
+
+    def pool_scores(self, state_XD: Tensor) -> Tensor:
+        """How much each state counts in the additive attention, before softmax; (…, D) to (…)."""
+        hidden_XP = self.pool_norm(self.dropout(self.pool_hidden(state_XD)))
+        score_X: Tensor = self.pool_score(F.gelu(hidden_XP)).squeeze(-1)
+        return score_X
 
     def comment_preferences(
         self, states: States, query_BTD: Tensor, cut_BT: Tensor
@@ -388,6 +402,12 @@ def unit(x_ND: Tensor) -> Tensor:
 def now(rows: int, targets: int, device: torch.device) -> Tensor:
     """Cuts that let a target read its whole history: (rows, targets)."""
     return torch.full((rows, targets), NEVER, dtype=torch.int32, device=device)
+
+
+def last_of(is_past_XI: Tensor) -> Tensor:
+    """1 at the last true slot of each row, 0 elsewhere; the true slots are the first ones."""
+    slot_I = torch.arange(is_past_XI.shape[-1], device=is_past_XI.device)
+    return (slot_I == is_past_XI.sum(-1, keepdim=True) - 1).float()
 
 
 def _masked_softmax(score: Tensor, is_past: Tensor) -> Tensor:

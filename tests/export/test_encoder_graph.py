@@ -9,18 +9,23 @@ from onnx import TensorProto, helper
 
 from export.encoder_graph import (
     ENCODER_GRAPH,
+    ENCODER_TABLES,
     HEAD_GRAPH,
     OPSET,
     PACKED_GRAPH,
     PACKED_OPSET,
+    EncoderGraph,
     check_graph,
 )
+from export.item_vectors import build_tables
+from export.packed_encoder import PackedEncoderGraph
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import TABLES, load_bundle
 from lsvcr.catalogue import load_array
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
+from tests.export.invented_run import COMMENTS, CONFIG, VIDEOS, invent_run
 
 
 @pytest.fixture(scope="module", params=[ENCODER_GRAPH, PACKED_GRAPH])
@@ -53,6 +58,27 @@ def test_any_batch_gives_the_models_answers(
     target_BT = np.random.default_rng(users).integers(1, run.catalogue.video_count, shape)
     expected = model_answers(run, history, target_BT)
     assert graphs.answer(history, target_BT).difference(expected) < 1e-5
+
+
+@pytest.mark.parametrize("setting", ["model.pool=additive", "model.pool=last", "model.mix=false"])
+def test_the_packed_way_computes_what_the_plain_one_does(setting: str) -> None:
+    run = invent_run(videos=VIDEOS, comments=COMMENTS, users=9, config=CONFIG.override([setting]))
+    history, tables = (
+        windows(run, 9),
+        build_tables(run.recommender, run.catalogue.popular_comment()),
+    )
+    inputs = [
+        torch.from_numpy(array)
+        for array in (*history.arrays().values(), *(tables[name] for name in ENCODER_TABLES))
+    ]
+    with torch.no_grad():
+        plain, packed = (
+            graph(run.recommender.sequence)(*inputs) for graph in (EncoderGraph, PackedEncoderGraph)
+        )
+    is_slot_BJ = torch.from_numpy(history.comment_last_BJ != NEVER)
+    for one, other in ((plain[0], packed[0]), (plain[1][is_slot_BJ], packed[1][is_slot_BJ])):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert torch.allclose(plain[2], packed[2], atol=1e-5)
 
 
 @pytest.mark.parametrize(("videos", "comments"), [(0, 0), (1, 0), (0, 1), (1, 1), (12, 0), (0, 12)])

@@ -10,7 +10,14 @@ from lsvcr.history import NEVER
 from training.draws import CommentSlices
 
 LONG = "model.max_history=40"  # no history is longer, so every window begins at the first event
-ENCODERS = [("pre", "previous"), ("post", "input"), ("pre", "input"), ("post", "previous")]
+ENCODERS = [
+    ("model.norm=pre", "model.encoder_kv=previous"),
+    ("model.norm=post", "model.encoder_kv=input"),
+    ("model.norm=pre", "model.encoder_kv=input"),
+    ("model.norm=post", "model.encoder_kv=previous"),
+    ("model.pool=last",),
+    ("model.mix=false",),
+]
 
 
 def preferences(recommender, prepared, rows):
@@ -30,11 +37,10 @@ def order_of(rows, target_RT, cut_RT):
     return torch.argsort((rows.user_R[:, None] * NEVER + cut_RT)[target_RT > 0])
 
 
-@pytest.mark.parametrize(("norm", "encoder_kv"), ENCODERS)
+@pytest.mark.parametrize("settings", ENCODERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_one_pass_equals_one_prefix_at_a_time(seed, norm, encoder_kv):
-    run = config(LONG, f"model.norm={norm}", f"model.encoder_kv={encoder_kv}")
-    run = run.override(["model.encoder_layers=2"])
+def test_one_pass_equals_one_prefix_at_a_time(seed, settings):
+    run = config(LONG, "model.encoder_layers=2", *settings)
     prepared = prepared_world(seed, run)
     recommender = random_recommender(prepared, run)
     one_pass, alone = (rows_of(prepared, run, targets) for targets in ("prefix", "single"))
@@ -52,9 +58,11 @@ def test_one_pass_equals_one_prefix_at_a_time(seed, norm, encoder_kv):
         assert difference_QD.abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_no_target_depends_on_anything_at_or_after_its_cut(norm):
-    run = config(LONG, f"model.norm={norm}")
+@pytest.mark.parametrize(
+    "setting", ["model.norm=pre", "model.norm=post", "model.pool=last", "model.mix=false"]
+)
+def test_no_target_depends_on_anything_at_or_after_its_cut(setting):
+    run = config(LONG, setting)
     prepared = prepared_world(7, run)
     recommender = random_recommender(prepared, run)
     rows = rows_of(prepared, run, "prefix")
@@ -104,7 +112,11 @@ def future_gradients(recommender, prepared, rows):
         projection_D = torch.randn(preference_RTD.shape[-1], dtype=torch.float64)
         for slot in range(target_RT.shape[1]):
             gradients = torch.autograd.grad(
-                (preference_RTD[:, slot] @ projection_D).sum(), inputs, retain_graph=True
+                (preference_RTD[:, slot] @ projection_D).sum(),
+                inputs,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
             is_target_R1 = (target_RT[:, slot] > 0)[:, None]
             for gradient, order in zip(gradients, orders, strict=True):
