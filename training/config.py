@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lsvcr.errors import DataError
 
@@ -20,6 +20,15 @@ class DataConfig(_Frozen):
 
     min_events: int = Field(5, ge=1, description="Iterative k-core on users and videos.")
     sample_users: int | None = Field(None, ge=1, description="Keep this many random users.")
+    split: Literal["last", "time"] = Field(
+        "last",
+        description="'last': each user's last events are held out; 'time': what lies behind a "
+        "cut in time, the same for everybody.",
+    )
+    time_cuts: tuple[float, float] = Field(
+        (0.8, 0.9),
+        description="With split 'time': shares of all video events before validation, before test.",
+    )
     cold_videos: float = Field(
         0.0,
         ge=0,
@@ -31,6 +40,13 @@ class DataConfig(_Frozen):
         ("comment_write", "comment_like", "comment_reply"),
         description="What the comment history and the comment task consist of.",
     )
+
+    @field_validator("time_cuts")
+    @classmethod
+    def _rising(cls, cuts: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < cuts[0] < cuts[1] < 1:
+            raise ValueError("two rising numbers between 0 and 1 are needed")
+        return cuts
 
 
 class TextConfig(_Frozen):

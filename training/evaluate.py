@@ -5,6 +5,7 @@ Shape suffixes: S samples (one per user), V video rows, N candidates.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lsvcr.errors import DataError
 from lsvcr.metrics import (
     mean_metrics,
     rank_single,
@@ -25,6 +27,7 @@ from training.compare import COMPARED, bootstrap_interval, write_users
 from training.config import RunConfig
 from training.encoder import Recommender
 from training.examples import write_examples
+from training.leak_check import Control, compare_with_chance, with_random_targets
 from training.samples import draw_samples
 from training.score_parts import ScoreParts
 from training.scorers import (
@@ -38,8 +41,15 @@ from training.split import Prepared, Split, TextTables
 
 CHUNK = 512
 """Samples scored at once: a chunk's scores of all videos must fit in memory."""
-COLD_NAMES = {"sampled": "cold", "full": "cold_full", "thread": "cold"}
+COLD_NAMES = {
+    "sampled": "cold",
+    "popular": "cold_popular",
+    "full": "cold_full",
+    "thread": "cold",
+}
 """What the rankings of the split `cold` are called."""
+
+VIDEO_RANKINGS = ("sampled", "popular", "full")
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """By task, ranking and metric."""
@@ -76,10 +86,9 @@ class Evaluation:
         """Metrics of every user, in the order of the samples."""
         metrics: UserMetrics = {}
         if len(self.samples.videos.user_T):
-            sampled, full = self._rank_videos(scorer).T
             metrics["video"] = {
-                self.name("sampled"): sample_metrics_of_ranks(sampled),
-                self.name("full"): sample_metrics_of_ranks(full),
+                self.name(ranking): sample_metrics_of_ranks(rank_S)
+                for ranking, rank_S in zip(VIDEO_RANKINGS, self._rank_videos(scorer).T, strict=True)
             }
         if len(self.samples.comments.user_T):
             score_SN = _by_chunks(scorer.comments, len(self.samples.comments.user_T))
@@ -94,13 +103,16 @@ class Evaluation:
         samples = self.samples
         if users := len(samples.videos.user_T):
             one_S = np.ones(users, np.int64)
-            sampled_S = 1 + (samples.negative_SN > 0).sum(1)
+            sampled_S, popular_S = (
+                1 + (drawn_SN > 0).sum(1) for drawn_SN in (samples.negative_SN, samples.popular_SN)
+            )
             full_S = np.full(users, np.count_nonzero(samples.prepared.is_core_V))
             if self.config.evaluate.exclude_seen:
                 is_core_1V = samples.prepared.is_core_V[None, :]
                 full_S -= _by_chunks(lambda part: (self._seen(part) & is_core_1V).sum(1), users)
             metrics["video"] = {
                 self.name("sampled"): expected_metrics(one_S, sampled_S),
+                self.name("popular"): expected_metrics(one_S, popular_S),
                 self.name("full"): expected_metrics(one_S, full_S),
             }
         if len(samples.comments.user_T):
@@ -119,22 +131,22 @@ class Evaluation:
         return float(np.mean([metrics[kind][kinds[kind]]["ndcg@5"] for kind in wanted]))
 
     def _rank_videos(self, scorer: Scorer) -> NDArray[np.int64]:
-        """Each target's rank among its sample and among all; (S, 2)."""
+        """Each target's rank among uniform negatives, popular ones, and all videos; (S, 3)."""
         is_core_1V = self.samples.prepared.is_core_V[None, :]
 
         def rank(part: slice) -> NDArray[np.int64]:
             score_SV = scorer.videos(part)
             target_S = self.samples.videos.video_T[part]
-            candidate_SN = np.concatenate(
-                [target_S[:, None], self.samples.negative_SN[part]], axis=1
-            )
-            candidate_score_SN = np.take_along_axis(score_SV, candidate_SN, axis=1)
             first_S = np.zeros(len(target_S), np.int64)
-            sampled_S = rank_single(candidate_score_SN, first_S, candidate_SN > 0)
+            rank_RS = []
+            for drawn_SN in (self.samples.negative_SN[part], self.samples.popular_SN[part]):
+                candidate_SN = np.concatenate([target_S[:, None], drawn_SN], axis=1)
+                drawn_score_SN = np.take_along_axis(score_SV, candidate_SN, axis=1)
+                rank_RS.append(rank_single(drawn_score_SN, first_S, candidate_SN > 0))
             is_candidate_SV = is_core_1V
             if self.config.evaluate.exclude_seen:
                 is_candidate_SV = is_core_1V & ~self._seen(part)
-            return np.stack([sampled_S, rank_single(score_SV, target_S, is_candidate_SV)], 1)
+            return np.stack([*rank_RS, rank_single(score_SV, target_S, is_candidate_SV)], 1)
 
         return _by_chunks(rank, len(self.samples.videos.user_T))
 
@@ -161,9 +173,13 @@ def evaluate_run(
 
     Writes every user's to `users.parquet`, for paired comparison (`training.compare`), but for
     cold videos: those metrics have other users and carry their own 95 % intervals.
+
+    Raises:
+        DataError: If the model finds targets that were drawn at random: something leaks.
     """
     recommender = load_recommender(folder, config, text)
     forget_untrained_ids(recommender, prepared.is_trained_V)
+    controls = check_for_leaks(prepared, text, config, recommender)
     test = Evaluation(prepared, config, "test")
     model, baselines = _systems(test, recommender, text)
     users = {
@@ -179,7 +195,33 @@ def evaluate_run(
         for name, metrics in _evaluate_cold(prepared.cold, text, config, recommender).items():
             for task, rankings in metrics.items():
                 means[name].setdefault(task, {}).update(rankings)
-    return {**means.pop("model"), "baselines": means}
+    return {
+        **means.pop("model"),
+        "baselines": means,
+        "leak_check": [asdict(control) for control in controls],
+    }
+
+
+def check_for_leaks(
+    prepared: Prepared, text: TextTables, config: RunConfig, recommender: Recommender
+) -> list[Control]:
+    """Evaluate a model on random targets (`training.leak_check`).
+
+    Raises:
+        DataError: If it does better than chance.
+    """
+    random = with_random_targets(prepared, "test", config.evaluate.seed)
+    evaluation = Evaluation(random, config, "test")
+    model, _ = _systems(evaluation, recommender, text)
+    controls = compare_with_chance(evaluation.evaluate_users(model), evaluation.random_order())
+    for control in controls:
+        if control.is_leak:
+            raise DataError(
+                f"leak check: {control.task} targets drawn at random reach NDCG@10 "
+                f"{control.reached:.4f} where chance is {control.chance:.4f}, "
+                f"{control.errors:.1f} standard errors above it: answers reach the questions"
+            )
+    return controls
 
 
 def _evaluate_cold(

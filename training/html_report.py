@@ -21,6 +21,7 @@ from training.run_folder import RunFolder
 
 RANKINGS = {
     "Videos, one against sampled others": ("video", "sampled"),
+    "Videos, one against popular others": ("video", "popular"),
     "Videos, among all": ("video", "full"),
     "Comments, within the thread": ("comment", "thread"),
 }

@@ -96,7 +96,7 @@ def prior_table(
     """The prior at the hours of some video events; None where it is off or there are no times.
 
     Args:
-        prepared: The data; training events count, held-out ones do not.
+        prepared: The data; `Prepared.is_counted_N` count, held-out events do not.
         half_lives_days: H.
         model: The fitted prior.
         asked_N: Positions of video events. Other events get an earlier row than their own, or the
@@ -119,7 +119,7 @@ def prior_table(
         (len(hour_A), prepared.catalogue.video_count), dtype=torch.float16, device=device
     )
     with torch.no_grad():
-        for rows, log_count_KVH in _log_counts(prepared, half_lives_days, hour_A, device):
+        for rows, log_count_KVH in log_counts(prepared, half_lives_days, hour_A, device):
             logit_AV[rows] = model.to(device)(log_count_KVH).half()
     row_N = np.maximum(np.searchsorted(hour_A, hour_N, "right") - 1, 0)
     return PriorTable(torch.from_numpy(row_N).to(device), logit_AV)
@@ -193,21 +193,21 @@ def seed_prior(prepared: Prepared, half_lives_days: tuple[float, ...]) -> PriorS
     return PriorSeed(hour, np.stack(decayed_HV).astype(np.float32))
 
 
-def _log_counts(
+def log_counts(
     prepared: Prepared,
     half_lives_days: tuple[float, ...],
     hour_A: NDArray[np.int64],
     device: torch.device,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """log(1 + decayed counts) of training events at the start of some hours, in ascending order.
+    """log(1 + decayed counts) of counted events at the start of some hours, in ascending order.
 
     Yields:
         A slice of `hour_A` and its float32 tensor (K, V, H): as many hours as fit.
     """
-    is_train_N = prepared.video_held_out_N == 0
-    hour_E = prepared.timelines.video_time_N[is_train_N] // HOUR_MS
+    is_counted_N = prepared.is_counted_N
+    hour_E = prepared.timelines.video_time_N[is_counted_N] // HOUR_MS
     order_E = np.argsort(hour_E, kind="stable")
-    hour_E, video_E = hour_E[order_E], prepared.timelines.video_N[is_train_N][order_E]
+    hour_E, video_E = hour_E[order_E], prepared.timelines.video_N[is_counted_N][order_E]
     video_E = torch.from_numpy(video_E.astype(np.int64)).to(device)
     videos = prepared.catalogue.video_count
     # In float64, so that sums hardly depend on the order in which a GPU adds.
@@ -239,7 +239,7 @@ def _log_counts_of(
     hour_A, row_S = np.unique(hour_S, return_inverse=True)
     candidate_SNt = torch.from_numpy(candidate_SN).to(device)
     feature_SNH = torch.empty((*candidate_SN.shape, len(half_lives_days)), device=device)
-    for rows, log_count_KVH in _log_counts(prepared, half_lives_days, hour_A, device):
+    for rows, log_count_KVH in log_counts(prepared, half_lives_days, hour_A, device):
         is_here_S = (row_S >= rows.start) & (row_S < rows.stop)
         here = torch.from_numpy(np.flatnonzero(is_here_S)).to(device)
         row = torch.from_numpy(row_S[is_here_S] - rows.start).to(device)

@@ -33,6 +33,7 @@ from training.steps import (
 
 SHOWN = (
     ("video", "sampled", "ndcg@10"),
+    ("video", "popular", "ndcg@10"),
     ("video", "full", "ndcg@10"),
     ("video", "full", "recall@10"),
     ("comment", "thread", "ndcg@10"),

@@ -1,9 +1,9 @@
 """From a dataset to what training sees: rows, timelines, targets and who is held out.
 
-Leave-one-out in time order: of each user, the last video event is test and the one before it
-validation, and likewise of the videos commented under for the first time. Users and videos with
-few events take no part (iterative k-core), yet every video stays in the catalogue, to be
-recommended by its text. Some videos may be held out whole, to measure just that ("cold").
+Leave-one-out in time order, or a cut in time for all users alike (`training.hold_out`); of comment
+events, only the first under a video is a target. Users and videos with few events take no part
+(iterative k-core), yet every video stays in the catalogue, to be recommended by its text. Some
+videos may be held out whole, to measure just that ("cold").
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from lsvcr.errors import DataError
 from lsvcr.history import Timelines
 from training.config import RunConfig
 from training.dataset_folder import Dataset
+from training.hold_out import LATER, HoldOut, LeaveOneOut, TimeCut
 
 Split = Literal["train", "validation", "test", "cold"]
 OWN_COMMENTS = 8
@@ -55,7 +56,8 @@ class Prepared:
             by texts.
         video_user_N, comment_user_M: User number of each event.
         video_held_out_N, comment_held_out_M: int8: 0 train, 1 validation, 2 test, 3 cold, -1 no
-            target (a later event under a video that was commented before).
+            target (a later event under a video that was commented before), 4 behind a cut in
+            time, but no target.
         own_comment_MP: int32 rows of the user's comments under the event's video, 0 = none.
         has_times: Whether timestamps are times, not only an order.
         cold: The same users with their events on cold videos, too, of which each user's last is a
@@ -87,8 +89,13 @@ class Prepared:
         return np.bincount(trained_N, minlength=self.catalogue.video_count)
 
     @property
+    def is_counted_N(self) -> NDArray[np.bool_]:
+        """Video events that popularity counts from their hour on: no target asks for them."""
+        return np.isin(self.video_held_out_N, (0, LATER))
+
+    @property
     def is_held_out_comment_C(self) -> NDArray[np.bool_]:
-        """Comments that a held-out target asks for, and all under cold videos."""
+        """Comments of held-out events, all behind a cut in time, and all under cold videos."""
         is_held_out_C = self.is_cold_V[self.catalogue.comment_video_C]
         is_held_out_C[self.own_comment_MP[self.comment_held_out_M > 0]] = True
         is_held_out_C[0] = False
@@ -155,6 +162,7 @@ def prepare(dataset: Dataset, config: RunConfig) -> Prepared:
         comments=comments.with_columns(_user_numbers(comments, user_number)),
         comments_per_event=config.model.comments_per_event,
         has_times=dataset.time_unit == "ms",
+        hold_out=_way_to_hold_out(config, videos["timestamp"], dataset.time_unit == "ms"),
     )
     everything = events.prepare(is_core_V, is_cold_V)
     if not is_cold_V.any():
@@ -177,6 +185,7 @@ class _Events:
     comments: pl.DataFrame
     comments_per_event: int
     has_times: bool
+    hold_out: HoldOut
 
     def without(self, is_out_V: NDArray[np.bool_]) -> "_Events":
         """All but the events on some videos and on comments under them."""
@@ -215,15 +224,29 @@ class _Events:
             is_cold_V=is_cold_V,
             video_user_N=video_user_N,
             comment_user_M=comment_user_M,
-            video_held_out_N=_hold_out(video_user_N, np.ones(len(video_user_N), bool)),
-            comment_held_out_M=_hold_out_in_order(
-                comment_user_M, timelines.comment_first_M, is_first_M
+            video_held_out_N=self.hold_out(
+                video_user_N,
+                timelines.video_order_N,
+                timelines.video_time_N,
+                np.ones(len(video_user_N), bool),
+            ),
+            comment_held_out_M=self.hold_out(
+                comment_user_M, timelines.comment_first_M, timelines.comment_time_M, is_first_M
             ),
             own_comment_MP=_own_comments(
                 timelines, comment_user_M, comment_user_C, comment_C, self.catalogue
             ),
             has_times=self.has_times,
         )
+
+
+def _way_to_hold_out(config: RunConfig, time_N: pl.Series, has_times: bool) -> HoldOut:
+    if config.data.split == "last":
+        return LeaveOneOut()
+    if not has_times:
+        raise DataError("data.split = 'time': these timestamps are an order, no times; use 'last'")
+    cuts_ms = np.quantile(time_N.to_numpy(), config.data.time_cuts)
+    return TimeCut(*(int(cut_ms) for cut_ms in cuts_ms))
 
 
 def _draw_cold(is_core_V: NDArray[np.bool_], config: RunConfig) -> NDArray[np.bool_]:
@@ -351,31 +374,6 @@ def _is_first_on_video(timelines: Timelines, user_M: NDArray[np.int64]) -> NDArr
     is_first_M = np.empty(len(user), bool)
     is_first_M[order_M] = is_first
     return is_first_M
-
-
-def _hold_out(user_N: NDArray[np.int64], is_target_N: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Label targets sorted by user and time: the last 2 (test), the one before 1, others 0.
-
-    A user's only target stays in training: nothing would be known before it.
-    """
-    held_out_N = np.where(is_target_N, 0, -1).astype(np.int8)
-    position_T = np.flatnonzero(is_target_N)
-    user_T = user_N[position_T]
-    from_end_T = np.searchsorted(user_T, user_T, "right") - np.arange(len(user_T))
-    from_start_T = np.arange(len(user_T)) - np.searchsorted(user_T, user_T)
-    held_out_N[position_T[(from_end_T == 1) & (from_start_T >= 1)]] = 2
-    held_out_N[position_T[(from_end_T == 2) & (from_start_T >= 1)]] = 1
-    return held_out_N
-
-
-def _hold_out_in_order(
-    user_M: NDArray[np.int64], first_M: NDArray[np.int32], is_target_M: NDArray[np.bool_]
-) -> NDArray[np.int8]:
-    """As `_hold_out` for events that are sorted by their last instant, not their first."""
-    order_M = np.lexsort((first_M, user_M))
-    held_out_M = np.empty(len(user_M), np.int8)
-    held_out_M[order_M] = _hold_out(user_M[order_M], is_target_M[order_M])
-    return held_out_M
 
 
 def _own_comments(

@@ -1,7 +1,10 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from worlds import MINUTE, START_MS, config, dataset, prepared_world
 
+from lsvcr.catalogue import item_hashes
 from lsvcr.errors import DataError
 from training.samples import draw_samples
 from training.split import prepare
@@ -167,3 +170,46 @@ def test_without_cold_videos_nothing_is_held_out_whole():
 def test_too_many_cold_videos_are_refused_with_the_setting_to_change():
     with pytest.raises(DataError, match=r"data\.cold_videos = 0\.99"):
         prepare(small_world(), config("data.cold_videos=0.99"))
+
+
+def test_popular_negatives_are_drawn_by_popularity_at_the_time():
+    # Video n gets 2^n events in the hour before u asks; rarely watched ones are drawn rarely.
+    videos = [(f"v{number}", "") for number in range(6)]
+    watched = [
+        (f"w{number}-{copy}", f"v{number}", 5 + copy / 100)
+        for number in range(5)
+        for copy in range(2**number)
+    ]
+    asked = [
+        (f"u{user:03}", video, time)
+        for user in range(400)
+        for video, time in (("v5", 0), ("v5", 1), ("v5", 61), ("v0", 200))
+    ]
+    world = dataset(
+        videos=videos,
+        comments=[],
+        video_events=minutes(*watched, *asked),
+        comment_events=[],
+    )
+    run = config("evaluate.sampled_negatives=1", "data.min_events=1")
+    prepared = prepare(world, run)
+    samples = draw_samples(prepared, run, "test")
+    drawn = Counter(ids(prepared, samples.popular_SN[:, 0]))
+    weights = {f"v{number}": 2**number for number in range(1, 5)}
+    weights["v5"] = prepared.training_events_V[
+        prepared.catalogue.video_index.rows(item_hashes(["v5"]))[0]
+    ]
+    total = sum(weights.values())
+    assert drawn["v0"] == 0  # the target
+    for video, weight in weights.items():
+        share, count = weight / total, len(samples.popular_SN)
+        spread = (share * (1 - share) * count) ** 0.5
+        assert abs(drawn[video] - share * count) < 4 * spread + 1
+
+
+def test_popular_negatives_never_repeat_and_never_are_the_target():
+    run = config("evaluate.sampled_negatives=9")
+    samples = draw_samples(prepared_world(4, run), run, "test")
+    for drawn, target in zip(samples.popular_SN, samples.videos.video_T, strict=True):
+        assert len(set(drawn)) == 9
+        assert target not in drawn
