@@ -180,7 +180,10 @@ def random_text(prepared: Prepared, width: int) -> TextTables:
     )
     title_VE[0] = comment_CE[0] = 0
     return TextTables(
-        title_VE, comment_CE, comment_features(prepared, comment_CE), prepared.catalogue.category_V
+        title_VE,
+        comment_CE,
+        comment_features(prepared, [comment_CE, comment_CE]),
+        prepared.catalogue.category_V,
     )
 
 

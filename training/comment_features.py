@@ -1,12 +1,13 @@
-"""How comments are compared with one another: whitened text and style (docs/model.md).
+"""How comments are compared with one another: whitened vectors and style (docs/model.md).
 
-Shape suffixes: C comment rows, E text width, S style numbers, F = E + S features, M comment
-events (of `Prepared.timelines`).
+Shape suffixes: C comment rows, E widths of all vectors of a comment (text, trigrams), S style
+numbers, F = E + S features, M comment events (of `Prepared.timelines`).
 
 What somebody writes and likes to read shows in topic and in manner. Raw text vectors mostly
 differ in a few common directions, so each component is divided by a power of its spread.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -37,13 +38,16 @@ _PRESENCE = (
     r"\w\s*$",
 )
 
+Vectors = Sequence[NDArray[np.float32]]
+"""Of the same comments, kind by kind (of the text's meaning, of its spelling), each (C, width)."""
+
 
 @dataclass(frozen=True)
 class FeatureScales:
     """Spreads and means that features are standardised by, fitted once for a model.
 
     Attributes:
-        text_divisor_E: Whitening and the length of the whole in one.
+        text_divisor_E: Whitening in one with the typical length of each kind of vector.
         style_mean_S, style_divisor_S: Likewise of the style numbers.
         least_F, most_F: The range of the fitted comments' features and half as much on either
             side. Others are held to it: what was always the same has no spread to divide by.
@@ -56,48 +60,52 @@ class FeatureScales:
     most_F: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, comment_CE: NDArray[np.float32], style_CS: NDArray[np.float64]) -> Self:
+    def fit(cls, vectors: Vectors, style_CS: NDArray[np.float64]) -> Self:
         """Fit on comments that are not held out."""
-        divisor_E = np.maximum(comment_CE.std(0), 1e-6) ** WHITENING
-        length = np.sqrt(((comment_CE / divisor_E) ** 2).sum(1).mean())
+        divisor_E = np.concatenate([_divisor(vector_CE) for vector_CE in vectors])
         style_length = STYLE_SCALE / np.sqrt(style_CS.shape[1])
-        numbers = comment_CE.shape[1] + style_CS.shape[1]
+        numbers = len(divisor_E) + style_CS.shape[1]
         unbound = cls(
-            text_divisor_E=divisor_E * max(float(length), 1e-6),
+            text_divisor_E=divisor_E,
             style_mean_S=style_CS.mean(0),
             style_divisor_S=np.maximum(style_CS.std(0), 1e-6) / style_length,
             least_F=np.full(numbers, -np.inf),
             most_F=np.full(numbers, np.inf),
         )
-        fitted_CF = unbound.apply(comment_CE, style_CS)
+        fitted_CF = unbound.apply(vectors, style_CS)
         least_F, most_F = fitted_CF.min(0), fitted_CF.max(0)
         margin_F = (most_F - least_F) / 2
         return replace(unbound, least_F=least_F - margin_F, most_F=most_F + margin_F)
 
-    def apply(
-        self, comment_CE: NDArray[np.float32], style_CS: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    def apply(self, vectors: Vectors, style_CS: NDArray[np.float64]) -> NDArray[np.float32]:
         """Features of any comments, (C, F)."""
-        text_CE = comment_CE / self.text_divisor_E
+        text_CE = np.concatenate(vectors, axis=1) / self.text_divisor_E
         style_CS = (style_CS - self.style_mean_S) / self.style_divisor_S
         feature_CF = np.concatenate([text_CE, style_CS], axis=1)
         return np.clip(feature_CF, self.least_F, self.most_F).astype(np.float32)
 
 
-def fit_scales(prepared: Prepared, comment_CE: NDArray[np.float32]) -> FeatureScales:
+def _divisor(vector_CE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What evens out the components' spreads and makes the vectors' typical length 1."""
+    divisor_E = np.maximum(vector_CE.std(0), 1e-6) ** WHITENING
+    length = np.sqrt(((vector_CE / divisor_E) ** 2).sum(1).mean())
+    return divisor_E * max(float(length), 1e-6)
+
+
+def fit_scales(prepared: Prepared, vectors: Vectors) -> FeatureScales:
     """Fit on the comments that are not held out, on all where all are."""
     fitted_C = ~prepared.is_held_out_comment_C
     fitted_C[0] = False
     if not fitted_C.any():
         fitted_C[:] = True
     texts = [prepared.catalogue.comment_text[row] for row in np.flatnonzero(fitted_C).tolist()]
-    return FeatureScales.fit(comment_CE[fitted_C], style_numbers(texts))
+    return FeatureScales.fit([vector_CE[fitted_C] for vector_CE in vectors], style_numbers(texts))
 
 
-def comment_features(prepared: Prepared, comment_CE: NDArray[np.float32]) -> NDArray[np.float32]:
+def comment_features(prepared: Prepared, vectors: Vectors) -> NDArray[np.float32]:
     """Features of every comment; row 0 is zero. float32 of shape (C, F)."""
     style_CS = style_numbers(list(prepared.catalogue.comment_text))
-    feature_CF = fit_scales(prepared, comment_CE).apply(comment_CE, style_CS)
+    feature_CF = fit_scales(prepared, vectors).apply(vectors, style_CS)
     feature_CF[0] = 0
     return feature_CF
 

@@ -59,6 +59,9 @@ class TextConfig(_Frozen):
     max_tokens: int = Field(128, ge=1, description="Longer texts are cut.")
     width: int = Field(128, ge=1, description="E: principal components kept, in int8.")
     batch_tokens: int = Field(16_384, ge=1, description="Tokens a batch, padding included.")
+    trigrams: int = Field(
+        128, ge=0, description="Components of byte trigrams, which profiles compare; 0: none."
+    )
 
 
 class ModelConfig(_Frozen):
@@ -222,7 +225,7 @@ def parse_config(fields: dict[str, Any]) -> RunConfig:
 
 PRESETS: dict[str, RunConfig] = {
     "tiny": RunConfig(
-        text=TextConfig(width=32),
+        text=TextConfig(width=32, trigrams=32),
         model=ModelConfig(
             width=16, feedforward=32, encoder_layers=1, max_history=12, comments_per_event=2
         ),
@@ -246,7 +249,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "small": RunConfig(),
     "paper": RunConfig(
-        text=TextConfig(max_tokens=512, width=256),
+        text=TextConfig(max_tokens=512, width=256, trigrams=0),
         model=ModelConfig(
             norm="post",
             encoder_kv="input",

@@ -16,7 +16,7 @@ from training.comment_features import fit_scales, style_numbers
 from training.dataset_checks import TABLES, SourceTable, check_table, describe_bad
 from training.run_folder import RunFolder
 from training.split import Prepared, TextTables
-from training.steps import embed_by_known_basis
+from training.steps import embed_by_known_basis, embed_spelling
 from training.table_files import find_table, read_table
 
 ITEM_TABLES = ("videos", "comments")
@@ -115,12 +115,16 @@ def describe_new_items(
     texts = items.comments["text"].to_list()
     vectors = embed_by_known_basis(run, titles + texts)
     comment_ME = vectors.lookup(texts)
-    scales = fit_scales(prepared, text.comment_CE)
+    scales = fit_scales(
+        prepared, [text.comment_CE, *embed_spelling(run, prepared, prepared.texts()[1])]
+    )
     code = {name: code for code, name in enumerate(prepared.catalogue.categories) if code}
     return NewText(
         title_NE=vectors.lookup(titles),
         comment_ME=comment_ME,
-        feature_MF=scales.apply(comment_ME, style_numbers(texts)),
+        feature_MF=scales.apply(
+            [comment_ME, *embed_spelling(run, prepared, texts)], style_numbers(texts)
+        ),
         category_N=np.array([code.get(name, 0) for name in items.videos["category"]], np.int32),
     )
 

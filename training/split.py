@@ -115,11 +115,13 @@ class Prepared:
 
     def fit_texts(self) -> list[str]:
         """Texts that statistics may be fitted on: without held-out comments and cold videos."""
-        titles, comments = self.texts()
-        is_out = np.concatenate([self.is_cold_V, self.is_held_out_comment_C])
-        return [
-            text for text, out in zip((*titles, *comments), is_out, strict=True) if text and not out
-        ]
+        titles = zip(self.catalogue.video_title, self.is_cold_V, strict=True)
+        return [text for text, is_cold in titles if text and not is_cold] + self.fit_comments()
+
+    def fit_comments(self) -> list[str]:
+        """The comments of `fit_texts`."""
+        comments = zip(self.catalogue.comment_text, self.is_held_out_comment_C, strict=True)
+        return [text for text, is_out in comments if text and not is_out]
 
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test", "cold")

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lsvcr.errors import DataError
 from training import processes
+from training.byte_trigrams import NAME, ByteTrigrams, fit_by_rarity
 from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
 from training.comment_features import comment_features
 from training.config import RunConfig, TextConfig
@@ -89,7 +92,21 @@ def load_text(run: RunFolder, prepared: Prepared) -> TextTables:
 def load_text_once(run: RunFolder, prepared: Prepared) -> LoadedText:
     """As `load_text`, for several runs on the same texts."""
     vectors = TextVectors.load(vectors_folder(_text_store(run), _text_config(run)))
-    return LoadedText(_tables(vectors, prepared), vectors.fingerprint)
+    titles, comments = prepared.texts()
+    comment_CE = vectors.lookup(comments)
+    spelling = embed_spelling(run, prepared, comments)
+    tables = TextTables(
+        title_VE=vectors.lookup(titles),
+        comment_CE=comment_CE,
+        feature_CF=comment_features(prepared, [comment_CE, *spelling]),
+        category_V=prepared.catalogue.category_V,
+    )
+    fingerprint = vectors.fingerprint
+    if spelling:
+        fingerprint += TextVectors.load(
+            vectors_folder(run.text_vectors, _trigram_config(run))
+        ).fingerprint
+    return LoadedText(tables, fingerprint)
 
 
 def align_step(run: RunFolder, prepared: Prepared) -> None:
@@ -151,8 +168,38 @@ def embed_step(run: RunFolder, prepared: Prepared) -> None:
             progress=show,
             fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
         )
+    if _uses_trigrams(run.config, prepared):
+        with show_progress("trigrams") as report:
+            embed_texts(
+                comments,
+                config=_trigram_config(run),
+                load_model=ByteTrigrams,
+                store=run.text_vectors,
+                fit_on=prepared.fit_comments(),
+                progress=lambda *, texts, total, share: report(share, f"{texts:,} of {total:,}"),
+                fit_basis=fit_by_rarity,
+            )
     if empty := vectors.count_empty(titles + comments):
         _tell(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
+
+
+def embed_spelling(
+    run: RunFolder, prepared: Prepared, comments: Sequence[str]
+) -> list[NDArray[np.float32]]:
+    """The trigram vectors of comments, on the run's components; none where it has no use for any.
+
+    Raises:
+        DataError: If `embed` fitted no components.
+    """
+    if not _uses_trigrams(run.config, prepared):
+        return []
+    vectors = embed_more_texts(
+        comments,
+        config=_trigram_config(run),
+        load_model=ByteTrigrams,
+        store=run.text_vectors,
+    )
+    return [vectors.lookup(comments)]
 
 
 def embed_by_known_basis(run: RunFolder, texts: Sequence[str]) -> TextVectors:
@@ -319,17 +366,18 @@ def _text_config(run: RunFolder) -> TextConfig:
     return run.config.text.model_copy(update={"language_model": aligned})
 
 
+def _uses_trigrams(config: RunConfig, prepared: Prepared) -> bool:
+    """Whether there are comments to compare, and profiles that compare their trigrams."""
+    has_comments = prepared.catalogue.comment_count > 1  # row 0 is padding
+    return has_comments and config.model.profile_events > 0 and config.text.trigrams > 0
+
+
+def _trigram_config(run: RunFolder) -> TextConfig:
+    """How trigrams are kept: as the vectors of a model of that name."""
+    text = run.config.text
+    return text.model_copy(update={"language_model": NAME, "width": text.trigrams})
+
+
 def _text_store(run: RunFolder) -> Path:
     """Where vectors are kept: those of an aligned model are of use to its run only."""
     return run.path / "text_vectors" if run.config.align.epochs else run.text_vectors
-
-
-def _tables(vectors: TextVectors, prepared: Prepared) -> TextTables:
-    titles, comments = prepared.texts()
-    comment_CE = vectors.lookup(comments)
-    return TextTables(
-        title_VE=vectors.lookup(titles),
-        comment_CE=comment_CE,
-        feature_CF=comment_features(prepared, comment_CE),
-        category_V=prepared.catalogue.category_V,
-    )

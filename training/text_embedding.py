@@ -16,7 +16,7 @@ from lsvcr.catalogue import item_hashes
 from lsvcr.errors import DataError
 from training import processes
 from training.config import TextConfig
-from training.language_model import LanguageModel, model_fingerprint
+from training.language_model import model_fingerprint
 from training.text_vectors import (
     BASIS_FILE,
     Notes,
@@ -40,6 +40,20 @@ Texts = dict[int, str]
 """Distinct texts by their 64-bit hash."""
 
 
+class TextEncoder(Protocol):
+    """What turns texts into raw vectors: a language model, or counts of trigrams."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int,
+        batch_tokens: int,
+        on_batch: Callable[[Sequence[int]], None],
+    ) -> NDArray[np.float32]:
+        """`vector_NH` of texts, in their order; `on_batch` hears the positions that are done."""
+
+
 class EmbeddingProgress(Protocol):
     """Told about each batch; a progress bar, or nothing."""
 
@@ -57,7 +71,7 @@ def embed_texts(
     texts: Sequence[str],
     *,
     config: TextConfig,
-    load_model: Callable[[], LanguageModel],
+    load_model: Callable[[], TextEncoder],
     store: Path,
     fit_on: Sequence[str],
     progress: EmbeddingProgress = lambda *, texts, total, share: None,
@@ -94,7 +108,7 @@ def embed_more_texts(
     texts: Sequence[str],
     *,
     config: TextConfig,
-    load_model: Callable[[], LanguageModel],
+    load_model: Callable[[], TextEncoder],
     store: Path,
     progress: EmbeddingProgress = lambda *, texts, total, share: None,
 ) -> TextVectors:
@@ -116,7 +130,7 @@ def _embed_missing(
     folder: Path,
     wanted: Texts,
     config: TextConfig,
-    load_model: Callable[[], LanguageModel],
+    load_model: Callable[[], TextEncoder],
     progress: EmbeddingProgress,
 ) -> TextVectors:
     with processes.first_goes_ahead():
@@ -137,7 +151,7 @@ def _embed_missing(
 def _fit_basis(
     folder: Path,
     sample: Texts,
-    load_model: Callable[[], LanguageModel],
+    load_model: Callable[[], TextEncoder],
     config: TextConfig,
     progress: EmbeddingProgress,
     fit_basis: Callable[[NDArray[np.float32], int], TextBasis],
@@ -178,7 +192,7 @@ def _load_all(folder: Path, notes: Notes) -> TextVectors:
 
 
 def _embed_shards(
-    texts: Texts, model: LanguageModel, config: TextConfig, progress: EmbeddingProgress
+    texts: Texts, model: TextEncoder, config: TextConfig, progress: EmbeddingProgress
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
     """Embed this process's part of the texts, the longest first.
 

@@ -54,9 +54,8 @@ class TextBasis:
         mean_H = vector_NH.mean(0, dtype=np.float64)
         centred_NH = vector_NH - mean_H
         kept = min(width, vector_NH.shape[1], len(vector_NH) - 1)
-        _, ascending_HH = np.linalg.eigh(centred_NH.T @ centred_NH)
         components_HE = np.zeros((vector_NH.shape[1], width))
-        components_HE[:, :kept] = ascending_HH[:, ::-1][:, :kept]
+        components_HE[:, :kept] = _principal_directions(centred_NH)[:, :kept]
         largest_E = components_HE[np.abs(components_HE).argmax(0), np.arange(width)]
         components_HE *= np.where(largest_E < 0, -1, 1)  # eigenvectors have no sign of their own
         peak_E = np.abs(centred_NH @ components_HE).max(0)
@@ -82,6 +81,13 @@ class TextBasis:
         code_NE = np.rint((vector_NH - self.mean_H) @ self.components_HE / self.scale_E)
         code_NE[~vector_NH.any(1)] = 0
         return np.clip(code_NE, -127, 127).astype(np.int8)
+
+
+def _principal_directions(centred_NH: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal columns, largest variance first; by the smaller of the two products."""
+    if len(centred_NH) < centred_NH.shape[1]:
+        return np.linalg.svd(centred_NH, full_matrices=False)[2].T
+    return np.linalg.eigh(centred_NH.T @ centred_NH)[1][:, ::-1]
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ def test_a_step_whose_predecessor_is_missing_names_it(
     for command in ("evaluate", "report"):
         assert main([command, "--run", str(run)]) == 2
         assert "is not finished; first run" in capsys.readouterr().err
-    (store,) = (tmp_path / "text_vectors" / "data").iterdir()
-    store.rename(tmp_path / "elsewhere")
+    (tmp_path / "text_vectors" / "data").rename(tmp_path / "elsewhere")
     assert main(["fit", "--run", str(run)]) == 2
     assert "run `embed` first" in capsys.readouterr().err
 

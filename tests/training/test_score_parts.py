@@ -190,10 +190,10 @@ def test_style_tells_shouting_from_whispering():
 def test_features_of_later_comments_stay_near_those_that_were_fitted() -> None:
     texts = ["so good", "so bad!", "well"]
     vector_CE = np.array([[1, 0], [-1, 0], [0.5, 0]], np.float32)
-    scales = FeatureScales.fit(vector_CE, style_numbers(texts))
-    fitted_CF = scales.apply(vector_CE, style_numbers(texts))
+    scales = FeatureScales.fit([vector_CE], style_numbers(texts))
+    fitted_CF = scales.apply([vector_CE], style_numbers(texts))
     odd_CE = np.array([[9, 9]], np.float32)  # the second component was always 0
-    odd_CF = scales.apply(odd_CE, style_numbers(["(WHY??? 7 https://x…)\n" * 40]))
+    odd_CF = scales.apply([odd_CE], style_numbers(["(WHY??? 7 https://x…)\n" * 40]))
     least_F, most_F = fitted_CF.min(0), fitted_CF.max(0)
     margin_F = (most_F - least_F) / 2 + 1e-6
     assert (odd_CF <= most_F + margin_F).all() and (odd_CF >= least_F - margin_F).all()

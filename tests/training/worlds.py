@@ -87,7 +87,7 @@ def random_text(prepared: Prepared, seed: int = 0) -> TextTables:
     ]
     for table in tables:
         table[0] = 0
-    features = comment_features(prepared, tables[1])
+    features = comment_features(prepared, [tables[1], tables[1][:, :5]])
     return TextTables(*tables, features, prepared.catalogue.category_V)
 
 
