@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.results_file import commit, processor
 from training import processes
+from training.averaged_weights import AveragedWeights
 from training.batches import TargetSlots, build_rows
 from training.checkpoint import new_recommender
 from training.comment_features import comment_features
@@ -96,6 +97,7 @@ class Measured:
             objective,
             rows,
             config.fit.batch_rows,
+            averaged=AveragedWeights(recommender, config.fit.average_decay),
             as_graph=way.as_graph and device.type == "cuda",
         )
         self.count_R = (rows.video_target_RT > 0).sum(1) + (rows.comment_target_RT > 0).sum(1)

@@ -79,11 +79,11 @@ class ModelConfig(_Frozen):
     pool: Literal["additive", "last"] = Field(
         "additive", description="The video preference: learned shares of all states, or the last."
     )
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(0.4, ge=0, lt=1, description="The paper's is 0.3.")
     max_history: int = Field(50, ge=1, description="L: events a side.")
     comments_per_event: int = Field(3, ge=1, description="K.")
     popular_comments: int = Field(3, ge=1, description="A video event shows one of these many.")
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.1, gt=0, description="The paper's is 0.07.")
     use_ids: bool = True
     use_text: bool = True
     use_categories: bool = Field(
@@ -151,6 +151,13 @@ class FitConfig(_Frozen):
     patience: int = Field(5, ge=1, description="Epochs without a better validation.")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-5, ge=0, description="On matrices only.")
+    average_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="The mean of the weights over some 1 / (1 - decay) steps is validated and "
+        "kept; 0: the weights themselves.",
+    )
     video_negatives: Annotated[int, Field(ge=2)] | Literal["all"] | None = Field(
         None,
         description="Videos that each target is told from: 'all', or so many drawn a batch; "
@@ -253,6 +260,8 @@ PRESETS: dict[str, RunConfig] = {
         model=ModelConfig(
             norm="post",
             encoder_kv="input",
+            dropout=0.3,
+            temperature=0.07,
             use_categories=False,
             prior_half_lives_days=(),
             profile_events=0,
@@ -268,7 +277,7 @@ PRESETS: dict[str, RunConfig] = {
             accumulate=16,
             memory=0,
         ),
-        fit=FitConfig(task="joint", targets="prefix", epochs=50),
+        fit=FitConfig(task="joint", targets="prefix", epochs=50, average_decay=0),
     ),
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lsvcr.errors import DataError
 from training import processes
+from training.averaged_weights import AveragedWeights
 from training.batches import TargetSlots, build_rows
 from training.checkpoint import (
     BEST,
@@ -80,7 +81,8 @@ def fit(
         start_from(recommender, Path(config.fit.start_from))
     recommender.to(device)
     optimizer = build_optimizer(recommender, config.fit)
-    epochs_done, best, best_epoch = _resume(folder, recommender, optimizer)
+    averaged = AveragedWeights(recommender, config.fit.average_decay)
+    epochs_done, best, best_epoch = _resume(folder, recommender, optimizer, averaged)
     if recommender.prior is not None and not epochs_done:
         fit_prior(recommender.prior, prepared, config.model.prior_half_lives_days, device)
     processes.take_from_first([parameter.data for parameter in recommender.parameters()])
@@ -109,6 +111,7 @@ def fit(
         objective,
         rows,
         config.fit.batch_rows,
+        averaged=averaged,
         as_graph=device.type == "cuda",
     )
     for epoch in range(epochs_done + 1, config.fit.epochs + 1):
@@ -128,15 +131,17 @@ def fit(
                 lower="fit.learning_rate",
             ) from error
         trained_s = time.perf_counter() - started_s
-        metrics = evaluation.run(recommender, parts)
-        score = evaluation.selection_score(metrics, config.fit.task)
-        if score > best:
-            best, best_epoch = score, epoch
+        with averaged.in_place():
+            metrics = evaluation.run(recommender, parts)
+            score = evaluation.selection_score(metrics, config.fit.task)
+            if score > best:
+                best, best_epoch = score, epoch
+                if processes.is_first():
+                    write_checkpoint(folder / BEST, recommender.state_dict(), {"epoch": epoch})
         if not processes.is_first():
             continue
-        if best_epoch == epoch:
-            write_checkpoint(folder / BEST, recommender.state_dict(), {"epoch": epoch})
-        _save_last(folder, recommender, optimizer, epoch, best, best_epoch)
+        notes = {"epoch": epoch, "best": best, "best_epoch": best_epoch}
+        _save_last(folder, recommender, optimizer, averaged, notes)
         _log(
             folder,
             {
@@ -213,36 +218,36 @@ def _save_last(
     folder: Path,
     recommender: Recommender,
     optimizer: torch.optim.Optimizer,
-    epoch: int,
-    best: float,
-    best_epoch: int,
+    averaged: AveragedWeights,
+    notes: dict[str, Any],
 ) -> None:
-    weights = {f"model.{name}": value for name, value in recommender.state_dict().items()}
-    state = optimizer.state_dict()["state"]
-    for index, values in state.items():
-        weights |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    notes = {"epoch": epoch, "best": best, "best_epoch": best_epoch}
-    write_checkpoint(folder / LAST, weights, notes)
+    tensors = {f"model.{name}": value for name, value in recommender.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in averaged.state().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    write_checkpoint(folder / LAST, tensors, notes)
 
 
 def _resume(
-    folder: Path, recommender: Recommender, optimizer: torch.optim.Optimizer
+    folder: Path,
+    recommender: Recommender,
+    optimizer: torch.optim.Optimizer,
+    averaged: AveragedWeights,
 ) -> tuple[int, float, int]:
     """Load the last finished epoch, if any: (epochs done, best score, best epoch)."""
     if not (folder / LAST).exists():
         return 0, -math.inf, 0
-    weights, notes = read_checkpoint(folder / LAST)
-    model = {
-        name.removeprefix("model."): value
-        for name, value in weights.items()
-        if name.startswith("model.")
-    }
-    recommender.load_state_dict(model)
+    tensors, notes = read_checkpoint(folder / LAST)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    recommender.load_state_dict(parts["model"])
+    averaged.load(parts["average"])
     state: dict[int, dict[str, Any]] = {}
-    for name, value in weights.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
+    for name, value in parts["optimizer"].items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return notes["epoch"], notes["best"], notes["best_epoch"]
 

@@ -34,10 +34,15 @@ class QualityTable:
     seeds: tuple[int, ...] = SEEDS
 
 
+MAIN_SET = "the main set, gatherer-comments"
+SINGLE = ("fit.targets=single", "fit.batch_rows=512")
+SAME_TEXT = ("text.max_tokens=128", "text.width=128")
+"""Lets the preset `paper` share the text vectors of `small`."""
+
 TABLES = {
-    "headline": QualityTable("the main set, gatherer-comments", (Row("small"),)),
+    "headline": QualityTable(MAIN_SET, (Row("small"),)),
     "ablations": QualityTable(
-        "the main set, gatherer-comments",
+        MAIN_SET,
         (
             Row("small"),
             Row("no prior", (NO_PRIOR,)),
@@ -46,25 +51,50 @@ TABLES = {
             Row("ids only", ("model.use_text=false",)),
             Row("text only", ("model.use_ids=false",)),
             Row("no categories", ("model.use_categories=false",)),
+            Row("no trigrams", ("text.trigrams=0",)),
             Row("no comments", ("data.comment_event_types=[]",)),
+            Row("no mix layers", ("model.mix=false",)),
+            Row("last state", ("model.pool=last",)),
             Row("videos alone", ("fit.task=video",)),
             Row("comments alone", ("fit.task=comment",)),
-            Row("one target a row", ("fit.targets=single", "fit.batch_rows=512")),
+            Row("one target a row", SINGLE),
             Row("8,192 drawn videos", ("fit.video_negatives=8192",)),
             Row("1,024 drawn videos", ("fit.video_negatives=1024",)),
             Row("no id-text loss", ("fit.id_text_weight=0",)),
-            Row("paper's blocks", ("model.norm=post", "model.encoder_kv=input")),
-            Row("paper's preset, no stage 1", preset="paper"),
+            Row("weights not averaged", ("fit.average_decay=0",)),
+            Row(
+                "the paper's dropout and temperature",
+                ("model.dropout=0.3", "model.temperature=0.07"),
+            ),
+            Row("the paper's blocks", ("model.norm=post", "model.encoder_kv=input")),
+            Row("the paper, no stage 1", (*SAME_TEXT,), preset="paper"),
+            Row("the paper, no stage 1, one target a row", (*SAME_TEXT, *SINGLE), preset="paper"),
         ),
+        seeds=(2024,),
+    ),
+    "alignment": QualityTable(
+        MAIN_SET,
+        (Row("small"), Row("aligned", ("align.epochs=1", "align.max_samples=4000"))),
+        seeds=(2024,),
+    ),
+    "time": QualityTable(
+        MAIN_SET + ", split by time", (Row("small"),), settings=("data.split=time",), seeds=(2024,)
+    ),
+    "cold": QualityTable(
+        MAIN_SET + ", one video in twenty unknown to training",
+        (Row("small"),),
+        settings=("data.cold_videos=0.05",),
         seeds=(2024,),
     ),
     "ml-1m": QualityTable(
         "ml-1m",
-        (
-            Row("small, histories of 200", ("model.use_text=false",)),
-            Row("with titles"),
-            Row("four layers, wider", ("model.width=128", "model.encoder_layers=4")),
+        (Row("no text", ("model.use_text=false",)), Row("with titles")),
+        settings=(
+            "model.max_history=200",
+            "model.pool=last",
+            "model.width=128",
+            "fit.epochs=60",
+            "evaluate.exclude_seen=true",
         ),
-        settings=("model.max_history=200", "fit.epochs=60", "evaluate.exclude_seen=true"),
     ),
 }

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from training import processes
+from training.averaged_weights import AveragedWeights
 from training.batches import TrainingRows
 from training.encoder import Recommender
 from training.losses import Objective
@@ -28,9 +29,10 @@ class TrainStep:
         rows: TrainingRows,
         batch_rows: int,
         *,
+        averaged: AveragedWeights,
         as_graph: bool,
     ) -> None:
-        self.recommender, self.optimizer = recommender, optimizer
+        self.recommender, self.optimizer, self.averaged = recommender, optimizer, averaged
         self.objective, self.rows = objective, rows
         self.device = rows.video_target_RT.device
         self.generator = torch.Generator(self.device)
@@ -72,6 +74,7 @@ class TrainStep:
         gradients = [p.grad for p in self.recommender.parameters() if p.grad is not None]
         processes.add_up([*gradients, *losses.values()])
         self.optimizer.step()
+        self.averaged.update()
         self.steps += 1
         is_first = ~losses["total"].isfinite() & (self.first_bad_step == 0)
         self.first_bad_step += is_first * self.steps
@@ -82,7 +85,8 @@ class TrainStep:
 
     def _record(self) -> torch.cuda.CUDAGraph:
         """Record a step on the empty batch; weights and optimiser are afterwards as before."""
-        parameters = [p.detach().clone() for p in self.recommender.parameters()]
+        kept = [*self.recommender.parameters(), *self.averaged.state().values()]
+        parameters = [value.detach().clone() for value in kept]
         is_new = not self.optimizer.state
         state = [value.clone() for value in self._optimizer_tensors()]
         stream = torch.cuda.Stream()
@@ -97,7 +101,7 @@ class TrainStep:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step()
         with torch.no_grad():
-            for parameter, before in zip(self.recommender.parameters(), parameters, strict=True):
+            for parameter, before in zip(kept, parameters, strict=True):
                 parameter.copy_(before)
             if is_new:
                 state = [torch.zeros_like(value) for value in self._optimizer_tensors()]

@@ -36,6 +36,7 @@ def test_a_run_equals_itself(evaluated):
     rows = list(compare((folder, "model"), (folder, "model")))
     assert {(row.task, row.ranking) for row in rows} == {
         ("video", "sampled"),
+        ("video", "popular"),
         ("video", "full"),
         ("comment", "thread"),
     }

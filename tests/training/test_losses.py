@@ -5,6 +5,7 @@ import torch
 from worlds import CPU, config, prepared_world, random_recommender, random_text, rows_of
 
 from lsvcr.errors import DataError
+from training.averaged_weights import AveragedWeights
 from training.batches import TargetSlots
 from training.draws import filled
 from training.fit import build_optimizer, fit, train_epoch
@@ -153,6 +154,7 @@ def test_a_recorded_step_learns_what_single_kernels_learn():
             objective,
             rows,
             4,
+            averaged=AveragedWeights(recommender, run.fit.average_decay),
             as_graph=as_graph,
         )
         means.append([train_epoch(step, order, seed, seed)["video"] for seed in (1, 2, 3)])
