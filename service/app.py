@@ -209,7 +209,7 @@ async def _open_experiments(
     shadow_work = ShadowWork(metrics.record_shadow)
     stack.push_async_callback(shadow_work.close)
     store = DefinitionStore(redis, timeout_s=timeout_s)
-    known = KnownExperiments(store, app.state.models)
+    known = KnownExperiments(store, app.state.models, on_change=metrics.record_experiments)
     stack.push_async_callback(known.close)
     try:
         await known.refresh()
@@ -220,7 +220,9 @@ async def _open_experiments(
     changes = DefinitionChanges(store, known, app.state.models)
     app.state.experiments = known
     app.state.experiment_changes = changes
-    app.state.guardrails = GuardrailWatch(known, changes.stop)
+    app.state.guardrails = GuardrailWatch(
+        known, changes.stop, on_stop=metrics.record_guardrail_stop
+    )
     app.state.exposures = exposures
     folder = settings.report_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     app.state.reports = ReportProcess(url, folder)

@@ -74,6 +74,9 @@ class Metrics:
         self._shadows = self._counter(
             "shadow_answers", "Answers of shadow arms: done, failed or dropped.", "outcome"
         )
+        self._guardrail_stops = self._counter(
+            "guardrail_stops", "Experiments that a guardrail stopped, seen from this process."
+        )
         self._stage_seconds = self._histogram(
             "stage_duration_seconds",
             "Time that a recommendation spends in a stage.",
@@ -128,6 +131,15 @@ class Metrics:
     def record_shadow(self, outcome: str) -> None:
         """Count one answer of a shadow arm: `done`, `failed` or `dropped`."""
         self._shadows.labels(outcome).inc()
+
+    def record_guardrail_stop(self) -> None:
+        """Count an experiment that was stopped by itself."""
+        self._guardrail_stops.inc()
+
+    def record_experiments(self, running: int, waiting: int) -> None:
+        """Tell how many experiments run here, and how many wait for a bundle."""
+        self._experiments.labels("running").set(running)
+        self._experiments.labels("waiting").set(waiting)
 
     def record_state(self, model: ModelState | None, *, store_is_failing: bool) -> None:
         """Note what this process is like now; to be repeated, as others read it from a file."""
@@ -187,6 +199,12 @@ class Metrics:
         self._waiting = self._gauge("queue_waiting", "Requests waiting for the model.", "livesum")
         limit = self._gauge("queue_limit", "Requests that may wait for the model.", "livesum")
         limit.set(max_queue)
+        self._experiments = self._gauge(
+            "experiments",
+            "Experiments that run, and running ones that wait for a bundle.",
+            "livemax",
+            "state",
+        )
         started = self._gauge("start_timestamp_seconds", "When the app started.", "livemin")
         started.set(time.time())
 

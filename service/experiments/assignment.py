@@ -120,7 +120,7 @@ def _choose(
         return wish.arm, wish.reason
     if (forced := experiment.forced.get(unit)) is not None:
         return forced, "forced"
-    if experiment.include.user_ids and unit not in experiment.include.user_ids:
+    if experiment.include.user_ids and unit not in experiment.include.users:
         return None, "not_included"
     if experiment.holdout and bucket_of(HOLDOUT_SEED, unit) < experiment.holdout:
         return None, "holdout"

@@ -67,6 +67,11 @@ class Inclusion(Body):
 
     user_ids: Annotated[list[Identifier], Field(max_length=10_000)] = Field(default_factory=list)
 
+    @cached_property
+    def users(self) -> frozenset[str]:
+        """The same, for looking up."""
+        return frozenset(self.user_ids)
+
 
 class Experiment(Body):
     """A question and its arms."""

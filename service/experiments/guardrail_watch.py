@@ -71,11 +71,15 @@ class GuardrailWatch:
     Args:
         known: The definitions in effect.
         stop: Stops an experiment, for everybody: name, who, why.
+        on_stop: Called for each that was stopped.
     """
 
-    def __init__(self, known: KnownExperiments, stop: Stop) -> None:
+    def __init__(
+        self, known: KnownExperiments, stop: Stop, *, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._known = known
         self._stop = stop
+        self._on_stop = on_stop
         self._windows: dict[tuple[str, str], tuple[Experiment, ArmWindow]] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
@@ -124,6 +128,7 @@ class GuardrailWatch:
         async def stop() -> None:
             try:
                 await self._stop(name, GUARDRAIL, why)
+                self._on_stop()
                 logger.warning("stopped experiment %r: %s", name, why)
             except LsvcrError as error:  # the next answers try again
                 logger.error("experiment %r should stop (%s), but: %s", name, why, error)

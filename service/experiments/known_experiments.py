@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
@@ -30,11 +30,19 @@ class KnownExperiments:
     Args:
         store: Where definitions are kept.
         models: Keeps the bundles that running experiments name.
+        on_change: Called with how many experiments run here, and how many wait for a bundle.
     """
 
-    def __init__(self, store: DefinitionStore, models: ModelPool) -> None:
+    def __init__(
+        self,
+        store: DefinitionStore,
+        models: ModelPool,
+        *,
+        on_change: Callable[[int, int], None] = lambda running, waiting: None,
+    ) -> None:
         self._store = store
         self._models = models
+        self._on_change = on_change
         self._revision: int | None = None
         self._records: dict[str, Record] = {}
         self._raw: Mapping[str, bytes] = {}
@@ -128,13 +136,17 @@ class KnownExperiments:
     def _serve(self) -> None:
         """Put definitions into effect: what needs a bundle that isn't warm has to wait."""
         serving = {}
-        for name, record in sorted(self._records.items(), key=lambda pair: _precedence(pair[1])):
+        records = sorted(self._records.items(), key=lambda pair: _precedence(pair[1]))
+        for name, record in records:
             definition = record.definition
             if definition.status != "running" or self._is_warm(definition):
                 serving[name] = definition
             elif (before := self._serving.get(name)) is not None:
                 serving[name] = before
         self._serving = serving
+        running = sum(one.status == "running" for one in serving.values())
+        waiting = sum(record.definition != serving.get(name) for name, record in records)
+        self._on_change(running, waiting)
 
     def _is_warm(self, definition: Experiment) -> bool:
         return all(map(self._models.has, definition.versions))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -73,3 +74,25 @@ def test_what_is_known_stays_when_the_store_is_lost_wiped_or_holds_nonsense(
             )
             assert client.post("/admin/experiments/x/stop").status_code == 503
             assert assignments(client, "u")["x"] == arm
+
+
+def test_a_replica_without_an_arms_bundle_waits_and_says_so_and_stops_all_the_same(
+    tiny_master: Path, tiny_registry: Path, store_folder: Path
+) -> None:
+    shutil.rmtree(tiny_registry / SECOND)
+    with EmbeddedStore(store_folder) as embedded:
+        complete, lacking = (
+            make_settings(registry, embedded.url) for registry in (tiny_master, tiny_registry)
+        )
+        with serve(complete) as one, serve(lacking) as other:
+            put(one, definition())
+            put(one, definition("aa", arms=[{"name": "a", "weight": 1.0}], control="a"))
+            wait_until(lambda: in_effect(other, "aa"), "the other replica knows the newer one")
+            assert not in_effect(other)
+            assert assignments(other, "u") == {"aa": ("a", "bucket")}
+            assert recommend(other, "u").headers["X-Model-Version"] == FIRST
+            assert 'lsvcr_experiments{state="waiting"} 1.0' in other.get("/metrics").text
+            one.post("/admin/experiments/x/stop")
+            wait_until(lambda: "x" in assignments(other, "u"), "the stop arrives")
+            assert assignments(other, "u")["x"] == ("control", "stopped")
+            assert 'lsvcr_experiments{state="waiting"} 0.0' in other.get("/metrics").text

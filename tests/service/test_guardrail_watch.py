@@ -71,6 +71,7 @@ def test_a_broken_guardrail_stops_the_experiment_for_all_and_says_why(
                 "the stop reaches the other replica",
             )
             assert recommend(client, treated).headers["X-Arm"] == "control"
+            assert "lsvcr_guardrail_stops_total 1.0" in client.get("/metrics").text
             entry = client.get("/admin/experiments/x/audit").json()["entries"][0]
             assert (entry["action"], entry["who"]) == ("stop", "guardrail")
             assert entry["why"].startswith("arm 'treatment': mean_latency_ms ")
