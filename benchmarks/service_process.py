@@ -10,9 +10,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.invented_users import invent_events, invent_full_events
 from lsvcr.bundle import load_bundle
+from lsvcr_client import Client, Retries
+from lsvcr_client.requests import Event, SendEvents
 
 USERS = 2_000
 START_S = 180
@@ -82,7 +85,7 @@ def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
     current = json.loads((registry / "current.json").read_text())["version"]
     catalogue = load_bundle(registry / current, verify_checksums=False).catalogue
     events = (invent_full_events if full else invent_events)(catalogue, USERS)
-    lines: list[dict[str, object]] = []
+    lines: list[dict[str, Any]] = []
     for user, video, time_ms in zip(
         events.video_user_N, events.video_N, events.video_time_N, strict=True
     ):
@@ -93,23 +96,12 @@ def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
     ):
         item = {"type": "comment_like", "comment_id": catalogue.comment_id[int(comment)]}
         lines.append({**item, "user_id": f"user-{user}", "timestamp": int(time_ms)})
-    for number, line in enumerate(lines):
-        line["event_id"] = f"event-{number}"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for start in range(0, len(lines), 500):
-        _send(connection, json.dumps({"events": lines[start : start + 500]}))
-
-
-def _send(connection: http.client.HTTPConnection, body: str) -> None:
-    """Send events until they are accepted: a busy machine may refuse, and again is safe."""
-    for _ in range(20):
-        connection.request("POST", "/events", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status == 200:
-            return
-        time.sleep(0.2)
-    raise RuntimeError(f"the service refused events: {content!r}")
+    sent = [Event(**line, event_id=f"event-{number}") for number, line in enumerate(lines)]
+    # A busy machine may refuse some for a while, and to send them again is safe.
+    patient = Retries(attempts=20)
+    with Client(f"http://127.0.0.1:{port}", timeout_ms=60_000, retries=patient) as client:
+        for start in range(0, len(sent), 500):
+            client.send(SendEvents(sent[start : start + 500]))
 
 
 def memory_of(port: int) -> dict[str, int]:

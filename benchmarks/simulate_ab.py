@@ -6,7 +6,6 @@ outcomes are known, and with them the true effect. The report leaves those lives
 """
 
 import argparse
-import http.client
 import json
 import tempfile
 import time
@@ -16,8 +15,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
+import httpx2
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -29,6 +30,19 @@ from analysis.unit_table import build_unit_table
 from benchmarks.results_file import write_results
 from benchmarks.service_process import running_service
 from lsvcr.errors import DataError
+from lsvcr_client import Client, new_event
+from lsvcr_client.answers import CommentsAnswer, VideosAnswer
+from lsvcr_client.experiments import Arm, Experiment, Overrides
+from lsvcr_client.requests import (
+    Event,
+    PutExperiment,
+    ReadAssignment,
+    ReadReport,
+    RecommendComments,
+    RecommendVideos,
+    Request,
+    SendEvents,
+)
 from training.demo_behaviour import (
     SUBJECTS,
     VIDEO_EVENTS_PER_USER,
@@ -39,14 +53,15 @@ from training.demo_behaviour import (
 )
 from training.demo_vocabulary import TOPICS
 
-OVERRIDES: dict[str, dict[str, Any]] = {
-    "model": {},
-    "popular": {"popularity_weight": 100.0},  # nothing else has a say
-    "short": {"max_history": 2},
+OVERRIDES = {
+    "model": Overrides(),
+    "popular": Overrides(popularity_weight=100.0),  # nothing else has a say
+    "short": Overrides(max_history=2),
 }
 """What an arm may be beside a version of the registry."""
 NAME, TREATMENT, OTHER = "simulation", "treatment", "other/"
-PRIMARY = "comment_watch_time_ms"
+PRIMARY: Literal["comment_watch_time_ms"] = "comment_watch_time_ms"
+TIMEOUT_MS = 300_000
 EVENTS_A_CALL = 500
 USERS = 600
 SHOWN_VIDEOS, SHOWN_COMMENTS = 8, 3
@@ -55,6 +70,7 @@ ASSIGNMENTS = 400
 PLAN = {"planned_units": USERS, "pre_days": PRE_DAYS}
 
 Row = dict[str, Any]
+AnswerT = TypeVar("AnswerT", VideosAnswer, CommentsAnswer)
 
 
 @dataclass(frozen=True)
@@ -86,27 +102,6 @@ class Life:
         return OTHER + self.user if self.headers else self.user
 
 
-class Client:
-    """One connection to the service."""
-
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-
-    def ask(
-        self, method: str, path: str, body: Row | None = None, headers: Mapping[str, str] = {}
-    ) -> bytes:
-        content = None if body is None else json.dumps(body)
-        self.connection.request(method, path, content, dict(headers))
-        answer = self.connection.getresponse()
-        read = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{path} answered {answer.status}: {read!r}")
-        return read
-
-    def post(self, path: str, body: Row, headers: Mapping[str, str] = {}) -> Row:
-        return dict(json.loads(self.ask("POST", path, body, headers)))
-
-
 def main() -> None:
     args = parse_arguments()
     started_s = time.monotonic()
@@ -121,12 +116,12 @@ def main() -> None:
             running_service(
                 args.demo / "registry", Path(store), workers=1, arguments=options
             ) as port,
+            Client(f"http://127.0.0.1:{port}", timeout_ms=TIMEOUT_MS) as client,
         ):
-            client = Client(port)
             send_histories(client, world)
             definition = define(client, args)
-            outcomes = live(world, port, args)
-            report = fetch_report(Client(port), folder)
+            outcomes = live(world, client, args)
+            report = fetch_report(client, folder)
         truth = true_lift(outcomes)
         again = assign_again(folder / "log", definition, truth[PRIMARY])
     found = {
@@ -181,34 +176,41 @@ def open_world(data: Path) -> World:
 
 def send_histories(client: Client, world: World) -> None:
     """Store every user's events, once for each life."""
-    lines = [
-        {**row, "user_id": name + user, "event_id": f"{name}{user}/{number}"}
+    events = [
+        Event(**{**row, "user_id": name + user, "event_id": f"{name}{user}/{number}"})
         for name in ("", OTHER)
         for user, rows in world.histories.items()
         for number, row in enumerate(rows)
     ]
-    for start in range(0, len(lines), EVENTS_A_CALL):
-        client.post("/events", {"events": lines[start : start + EVENTS_A_CALL]})
+    for start in range(0, len(events), EVENTS_A_CALL):
+        client.send(SendEvents(events[start : start + EVENTS_A_CALL]))
 
 
 def define(client: Client, args: argparse.Namespace) -> Definition:
     """Start the experiment; its seed draws other arms each time."""
     arms = [
-        {"name": name, "weight": 0.5, **_arm(wanted)}
+        _arm(name, wanted)
         for name, wanted in (("control", args.control), (TREATMENT, args.treatment))
     ]
-    body = {"name": NAME, "seed": f"{NAME}-{args.seed}", "arms": arms, "control": "control"}
-    body |= {"status": "running", "primary_metric": PRIMARY}
-    return Definition.model_validate_json(client.ask("PUT", f"/admin/experiments/{NAME}", body))
+    experiment = Experiment(
+        name=NAME,
+        seed=f"{NAME}-{args.seed}",
+        arms=arms,
+        control="control",
+        status="running",
+        primary_metric=PRIMARY,
+    )
+    put = client.send(PutExperiment(experiment))
+    return Definition.model_validate_json(msgspec.json.encode(put))
 
 
-def _arm(wanted: str) -> Row:
+def _arm(name: str, wanted: str) -> Arm:
     if wanted in OVERRIDES:
-        return {"overrides": OVERRIDES[wanted]}
-    return {"model_version": wanted}
+        return Arm(name=name, weight=0.5, overrides=OVERRIDES[wanted])
+    return Arm(name=name, weight=0.5, model_version=wanted)
 
 
-def live(world: World, port: int, args: argparse.Namespace) -> dict[str, Counter[str]]:
+def live(world: World, client: Client, args: argparse.Namespace) -> dict[str, Counter[str]]:
     """Let every user live in both arms; what chance brings is the same in both.
 
     Returns:
@@ -216,9 +218,7 @@ def live(world: World, port: int, args: argparse.Namespace) -> dict[str, Counter
     """
 
     def both_lives(user: str) -> list[tuple[str, Counter[str]]]:
-        client = Client(port)
-        answer = json.loads(client.ask("GET", f"/experiments/assignment?user_id={user}"))
-        drawn = answer["assignments"][0]["arm"]
+        drawn = client.send(ReadAssignment(user_id=user)).assignments[0].arm
         lives = [
             Life(user, arm, {} if arm == drawn else {"X-Arm": arm}, _factor(arm, args.lift))
             for arm in ("control", TREATMENT)
@@ -227,7 +227,6 @@ def live(world: World, port: int, args: argparse.Namespace) -> dict[str, Counter
         for life in lives:
             rng = np.random.default_rng([args.seed, zlib.crc32(user.encode())])
             done += [(life.arm, _visit(client, world, life, rng)) for _ in range(args.visits)]
-        client.connection.close()
         return done
 
     outcomes: dict[str, Counter[str]] = {"control": Counter(), TREATMENT: Counter()}
@@ -254,10 +253,10 @@ def _visit(client: Client, world: World, life: Life, rng: np.random.Generator) -
     comment_luck_SK = rng.random((SHOWN_VIDEOS, SHOWN_COMMENTS))
     seconds_SK = rng.gamma(4.0, 2.0, (SHOWN_VIDEOS, SHOWN_COMMENTS))
 
-    page = _ask(client, life, "videos", {"k": SHOWN_VIDEOS})
-    done: list[Row] = []
-    for place, item in enumerate(page["items"]):
-        video = int(item["video_id"][1:])
+    page = _ask(client, life, RecommendVideos(user_id=life.name, k=SHOWN_VIDEOS))
+    done: list[Event] = []
+    for place, item in enumerate(page.items):
+        video = int(item.video_id[1:])
         match = (
             3.0 * (world.catalogue.topic_V[video] == subject // SUBJECTS)
             + 2.0 * (world.catalogue.subject_V[video] == subject)
@@ -266,38 +265,48 @@ def _visit(client: Client, world: World, life: Life, rng: np.random.Generator) -
         if luck_S[place] > _chance(match - 3.0):
             continue
         watched_ms = int(60_000 * minutes_S[place] * (1 + match / 7) * life.factor)
-        seen = {"type": "video_watch", "video_id": item["video_id"], "watch_time_ms": watched_ms}
-        done.append({**seen, "recommendation_id": page["recommendation_id"]})
-        body = {"k": SHOWN_COMMENTS, "video_id": item["video_id"]}
-        thread = _ask(client, life, "comments", body)
-        for rank, comment in enumerate(thread["items"]):
-            own = world.catalogue.tone_C[int(comment["comment_id"][1:])] == tone
+        done.append(
+            new_event(
+                life.name,
+                "video_watch",
+                video_id=item.video_id,
+                recommendation_id=page.recommendation_id,
+                watch_time_ms=watched_ms,
+            )
+        )
+        below = RecommendComments(user_id=life.name, video_id=item.video_id, k=SHOWN_COMMENTS)
+        thread = _ask(client, life, below)
+        for rank, comment in enumerate(thread.items):
+            own = world.catalogue.tone_C[int(comment.comment_id[1:])] == tone
             if comment_luck_SK[place, rank] > _chance(3.0 * own - 2.0):
                 continue
-            read = {"type": "comment_view", "comment_id": comment["comment_id"]}
-            read["watch_time_ms"] = int(1000 * seconds_SK[place, rank] * life.factor)
-            done.append({**read, "recommendation_id": thread["recommendation_id"]})
-    return _send(client, life, page["recommendation_id"], done)
+            done.append(
+                new_event(
+                    life.name,
+                    "comment_view",
+                    comment_id=comment.comment_id,
+                    recommendation_id=thread.recommendation_id,
+                    watch_time_ms=int(1000 * seconds_SK[place, rank] * life.factor),
+                )
+            )
+    return _send(client, done)
 
 
-def _ask(client: Client, life: Life, kind: str, body: Row) -> Row:
-    answer = client.post(f"/recommend/{kind}", {**body, "user_id": life.name}, life.headers)
-    if answer["model"]["arm"] != life.arm:
-        raise RuntimeError(f"{life.name} was answered by the arm {answer['model']['arm']}")
+def _ask(client: Client, life: Life, request: Request[AnswerT]) -> AnswerT:
+    answer = client.send(request, headers=life.headers)
+    if answer.model.arm != life.arm:
+        raise RuntimeError(f"{life.name} was answered by the arm {answer.model.arm}")
     return answer
 
 
-def _send(client: Client, life: Life, visit: str, done: list[Row]) -> Counter[str]:
+def _send(client: Client, done: list[Event]) -> Counter[str]:
     """Tell the service what was done; returns the sums."""
-    now_ms = time.time_ns() // 1_000_000
-    for index, event in enumerate(done):
-        event |= {"user_id": life.name, "event_id": f"{visit}/{index}", "timestamp": now_ms}
-    if done and client.post("/events", {"events": done})["accepted"] != len(done):
+    if done and client.send(SendEvents(done)).accepted != len(done):
         raise RuntimeError("not all events were accepted")
     sums = Counter[str]()
     for event in done:
-        side = event["type"].split("_")[0]
-        sums[f"{side}_watch_time_ms"] += event["watch_time_ms"]
+        side = event.type.split("_")[0]
+        sums[f"{side}_watch_time_ms"] += event.watch_time_ms or 0
         sums[f"{side}_events"] += 1
     return sums
 
@@ -308,12 +317,12 @@ def _chance(logit: float) -> float:
 
 def fetch_report(client: Client, folder: Path) -> Row:
     """The service's own report; leaves the page beside the log."""
-    options = "&".join(f"{name}={value}" for name, value in PLAN.items())
-    path = f"/admin/experiments/{NAME}/report?{options}"
-    (folder / "report.html").write_bytes(client.ask("GET", f"{path}&format=html"))
-    report = client.ask("GET", path)
-    (folder / "report.json").write_bytes(report)
-    return dict(json.loads(report))
+    request = ReadReport(NAME, planned_units=USERS, pre_days=PRE_DAYS)
+    page = httpx2.get(f"{client.url}{request.target()}&format=html", timeout=TIMEOUT_MS / 1000)
+    (folder / "report.html").write_bytes(page.raise_for_status().content)
+    report = client.send(request)
+    (folder / "report.json").write_text(json.dumps(report))
+    return report
 
 
 def true_lift(outcomes: Mapping[str, Counter[str]]) -> dict[str, float]:

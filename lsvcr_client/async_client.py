@@ -1,13 +1,14 @@
 """The client for asynchronous code."""
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx2
 
 from lsvcr_client.client import TIMEOUT_MS
-from lsvcr_client.exchange import Exchange, Retries
+from lsvcr_client.exchange import NO_HEADERS, Exchange, Retries
 from lsvcr_client.requests import Request
 
 AnswerT = TypeVar("AnswerT")
@@ -32,19 +33,31 @@ class AsyncClient:
         self._http = http or httpx2.AsyncClient()
         self._owns_http = http is None
 
-    async def send(self, request: Request[AnswerT], *, timeout_ms: int | None = None) -> AnswerT:
+    async def send(
+        self,
+        request: Request[AnswerT],
+        *,
+        timeout_ms: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> AnswerT:
         """Send a request and wait for its answer; raises as `Client.send` does."""
         timeout_s = (timeout_ms or self._timeout_ms) / 1000
-        exchange = Exchange(request, retries=self._retries, timeout_s=timeout_s, key=self._key)
+        exchange = Exchange(
+            request,
+            retries=self._retries,
+            timeout_s=timeout_s,
+            key=self._key,
+            headers=headers,
+        )
         while True:
-            headers, attempt_s = exchange.begin_attempt()
+            attempt_headers, attempt_s = exchange.begin_attempt()
             try:
                 async with asyncio.timeout(attempt_s):
                     response = await self._http.request(
                         exchange.method,
                         self.url + exchange.target,
                         content=exchange.content,
-                        headers=headers,
+                        headers=attempt_headers,
                         timeout=attempt_s,
                     )
             except (httpx2.TransportError, TimeoutError) as error:

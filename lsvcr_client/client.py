@@ -1,12 +1,13 @@
 """The client for ordinary code; safe to share among threads."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx2
 
-from lsvcr_client.exchange import Exchange, Retries
+from lsvcr_client.exchange import NO_HEADERS, Exchange, Retries
 from lsvcr_client.requests import Request
 
 AnswerT = TypeVar("AnswerT")
@@ -41,8 +42,19 @@ class Client:
         self._http = http or httpx2.Client()
         self._owns_http = http is None
 
-    def send(self, request: Request[AnswerT], *, timeout_ms: int | None = None) -> AnswerT:
+    def send(
+        self,
+        request: Request[AnswerT],
+        *,
+        timeout_ms: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> AnswerT:
         """Send a request and wait for its answer.
+
+        Args:
+            request: Of `lsvcr_client.requests`.
+            timeout_ms: Instead of the client's.
+            headers: Such as `X-Request-Id`, `traceparent`, or `X-Arm` and `X-Experiment`.
 
         Raises:
             ProblemError: If the service refused it, for good or too often.
@@ -50,15 +62,21 @@ class Client:
             DeadlineExceededError: If the time was up.
         """
         timeout_s = (timeout_ms or self._timeout_ms) / 1000
-        exchange = Exchange(request, retries=self._retries, timeout_s=timeout_s, key=self._key)
+        exchange = Exchange(
+            request,
+            retries=self._retries,
+            timeout_s=timeout_s,
+            key=self._key,
+            headers=headers,
+        )
         while True:
-            headers, attempt_s = exchange.begin_attempt()
+            attempt_headers, attempt_s = exchange.begin_attempt()
             try:
                 response = self._http.request(
                     exchange.method,
                     self.url + exchange.target,
                     content=exchange.content,
-                    headers=headers,
+                    headers=attempt_headers,
                     timeout=attempt_s,
                 )
             except httpx2.TransportError as error:

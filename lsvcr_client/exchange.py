@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import msgspec
@@ -19,8 +20,11 @@ from lsvcr_client.requests import Request
 
 AnswerT = TypeVar("AnswerT")
 
-BUSY = frozenset({502, 503})
-"""Statuses worth another attempt: nothing was done, and it may be well again in a moment."""
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+BUSY = 503
+"""Nothing was done, and it may be well again in a moment."""
+IN_DOUBT = frozenset({502, 504})
+"""As lost connections: it may have been done, so only what is repeatable is sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,17 @@ class Exchange(Generic[AnswerT]):
         retries: When to give up.
         timeout_s: For all attempts and the waits between them.
         key: API key, if the service wants one.
+        headers: More headers.
     """
 
     def __init__(
-        self, request: Request[AnswerT], *, retries: Retries, timeout_s: float, key: str | None
+        self,
+        request: Request[AnswerT],
+        *,
+        retries: Retries,
+        timeout_s: float,
+        key: str | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self.method = request.method
         self.target = request.target()
@@ -56,7 +67,7 @@ class Exchange(Generic[AnswerT]):
         self._retries = retries
         self._attempt = 0
         self._end_s = time.monotonic() + timeout_s
-        self._headers = {"Accept": "application/json"}
+        self._headers = {"Accept": "application/json", **headers}
         if self.content is not None:
             self._headers["Content-Type"] = "application/json"
         if key is not None:
@@ -89,7 +100,7 @@ class Exchange(Generic[AnswerT]):
             ProblemError: If another attempt would make no difference or come too late.
         """
         error = ProblemError(_read_problem(status, headers, content))
-        if status not in BUSY:
+        if status != BUSY and not (status in IN_DOUBT and self._request.is_repeatable):
             raise error
         return self._wait(error, _retry_after(headers))
 

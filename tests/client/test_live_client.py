@@ -142,7 +142,10 @@ def test_an_experiments_life(live: Client) -> None:
     assert [one.name for one in live.send(ListExperiments()).experiments] == ["client"]
     (assignment,) = live.send(ReadAssignment(user_id="u1")).assignments
     assert (assignment.experiment, assignment.reason) == ("client", "bucket")
-    assert live.send(RecommendVideos(user_id="u1")).model.arm == assignment.arm
+    ask = RecommendVideos(user_id="u1")
+    assert live.send(ask).model.arm == assignment.arm
+    for arm in ("a", "b"):
+        assert live.send(ask, headers={"X-Arm": arm}).model.arm == arm
     report = live.send(ReadReport("client", decide_by="fixed_horizon"), timeout_ms=60_000)
     assert (report["experiment"], report["plan"]["decide_by"]) == ("client", "fixed_horizon")
     assert live.send(StopExperiment("client")).status == "stopped"

@@ -66,9 +66,10 @@ def test_a_busy_service_is_asked_again_when_it_said(send: Send) -> None:
 
 
 def test_lost_connections_and_proxies_in_trouble_are_tried_again(send: Send) -> None:
-    with scripted_server([Reply(None), Reply(502, b"<html>"), LIVE]) as (url, received):
+    replies = [Reply(None), Reply(502, b"<html>"), problem(504), LIVE]
+    with scripted_server(replies) as (url, received):
         assert send(url, CheckLive()).status == "live"
-    assert len(received) == 3
+    assert len(received) == 4
 
 
 def test_it_gives_up_with_the_services_own_words(send: Send) -> None:
@@ -79,7 +80,7 @@ def test_it_gives_up_with_the_services_own_words(send: Send) -> None:
     assert len(received) == 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 500, 504])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 500])
 def test_what_would_fail_again_is_not_tried_again(send: Send, status: int) -> None:
     with scripted_server([problem(status)]) as (url, received):
         with pytest.raises(ProblemError) as raised:
