@@ -1,12 +1,14 @@
 """Runs `python -m service` as an operator does, for tests that talk to it from outside."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PATIENT = (
     "--deadline-ms",
@@ -19,9 +21,21 @@ PATIENT = (
 """The test machine may be busy."""
 
 
+class LiveService(NamedTuple):
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
 def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[str]:
-    """A service with an embedded store below `folder`, on a free port; yields its URL.
+    """As `running_process`, for who needs the URL alone."""
+    with running_process(registry, folder, *arguments) as live:
+        yield live.url
+
+
+@contextlib.contextmanager
+def running_process(registry: Path, folder: Path, *arguments: str) -> Iterator[LiveService]:
+    """A service on a free port, with an embedded store below `folder` unless told otherwise.
 
     Its log is `folder`/log; it has to stop by itself, and well, when it is told to.
     """
@@ -29,9 +43,9 @@ def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[s
     command = [sys.executable, "-m", "service", "--registry", str(registry), "--port", "0"]
     command += ["--store-folder", str(folder / "store"), "--device", "cpu", *PATIENT, *arguments]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stderr=log)
+        process = subprocess.Popen(command, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        yield _wait_for_url(process, log_path)
+        yield LiveService(_wait_for_url(process, log_path), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -3,18 +3,15 @@
 import contextlib
 import http.client
 import json
-import os
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from live_service import running_process
+
 PATIENCE_S = 60.0
-_PORT = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 
 
 class Service(NamedTuple):
@@ -24,25 +21,14 @@ class Service(NamedTuple):
 
 @contextlib.contextmanager
 def running(registry: Path, store_url: str, *arguments: str) -> Iterator[Service]:
-    """A service that is ready, on a free port."""
-    command = [sys.executable, "-m", "service", "--registry", str(registry), "--device", "cpu"]
-    command += ["--redis", store_url, "--port", "0", *arguments]
+    """A service on a store of its own choice that is ready."""
     with (
-        tempfile.NamedTemporaryFile("w+") as log,
-        subprocess.Popen(
-            command, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        ) as process,
+        tempfile.TemporaryDirectory() as folder,
+        running_process(registry, Path(folder), "--redis", store_url, *arguments) as live,
     ):
-        output = Path(log.name)
-        try:
-            wait_for(lambda: process.poll() is not None or _PORT.search(output.read_text()))
-            found = _PORT.search(output.read_text())
-            assert found is not None, output.read_text()
-            service = Service(process.pid, int(found[1]))
-            wait_for(lambda: _is_ready(service.port))
-            yield service
-        finally:
-            process.terminate()
+        port = int(live.url.rsplit(":", 1)[1])
+        wait_for(lambda: _is_ready(port))
+        yield Service(live.pid, port)
 
 
 def fetch(port: int, path: str, body: object = None) -> str:
