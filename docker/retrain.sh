@@ -8,17 +8,19 @@ registry=${2:-/registry}
 work=${3:-/work}
 run=run-$(date -u +%Y%m%d)
 
-if [ -e "$work/log/export.json" ]; then
-    python -m analysis export --redis "$store" --out "$work/log"
-else # the first time: beside what the first run learned from
-    python -m analysis export --redis "$store" --out "$work/log" --base "$work/data"
-fi
-for table in videos comments; do # items that came since, as add-items gets them: whole tables
-    if [ -e "$work/items/$table.parquet" ]; then
-        cp "$work/items/$table.parquet" "$work/log/.$table.partial"
-        mv "$work/log/.$table.partial" "$work/log/$table.parquet"
+if [ ! -e "$work/$run/config.json" ]; then # else the training was begun: go on with its data
+    begin=$work/log
+    if [ ! -e "$begin/export.json" ]; then # the first time: with what the first run learned from
+        begin=$work/base
+        rm -rf "$begin"
+        cp -r "$work/data" "$begin"
     fi
-done
+    if [ -e "$work/items" ]; then # before the events on them are read
+        python -m training data update "$begin" --items "$work/items"
+    fi
+    python -m analysis export --redis "$store" --out "$work/log" --base "$begin"
+fi
 python -m training run --data "$work/log" --preset "${PRESET:-small}" --out "$work/$run"
 python -m export --run "$work/$run" --registry "$registry" --activate
+if [ -d "$work/run" ] && [ ! -L "$work/run" ]; then mv "$work/run" "$work/run-first"; fi
 ln -sfn "$run" "$work/run" # what add-items adds to from now on

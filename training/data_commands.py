@@ -1,4 +1,4 @@
-"""`python -m training data demo|import|check`: make, convert and check dataset folders."""
+"""`python -m training data demo|import|check|update`: make, convert, check and renew data."""
 
 import argparse
 import time
@@ -46,6 +46,7 @@ def add_data_commands(subparsers: "Subparsers") -> None:
     _add_demo(commands)
     _add_import(commands)
     _add_check(commands)
+    _add_update(commands)
 
 
 def _add_demo(commands: "Subparsers") -> None:
@@ -93,6 +94,21 @@ def _add_check(commands: "Subparsers") -> None:
         "--skip-bad-rows", action="store_true", help="list all bad rows instead of the first"
     )
     check.set_defaults(run=run_check)
+
+
+def _add_update(commands: "Subparsers") -> None:
+    update = commands.add_parser(
+        "update", help="put newer videos and comments into a dataset folder"
+    )
+    update.add_argument("path", type=Path, metavar="DIR", help="the dataset folder, as Parquet")
+    update.add_argument(
+        "--items",
+        type=Path,
+        required=True,
+        help="folder with the tables videos and comments, or one of these files; an item that is "
+        "known already is replaced",
+    )
+    update.set_defaults(run=run_update)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +165,19 @@ def run_check(args: argparse.Namespace) -> int:
         console.print(f"• {sentence}", highlight=False)
     print(f"content: {fingerprint(dataset)}")
     return 1 if len(dataset.skipped) else 0
+
+
+def run_update(args: argparse.Namespace) -> int:
+    """Put newer items into a dataset folder.
+
+    Raises:
+        DataError: At what is wrong with the items.
+    """
+    from training.new_items import update_items
+
+    items = update_items(args.path, args.items)
+    print(f"put in: {len(items.videos):,} videos, {len(items.comments):,} comments")
+    return 0
 
 
 def _write(dataset: Dataset, args: argparse.Namespace) -> int:

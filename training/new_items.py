@@ -3,6 +3,8 @@
 Shape suffixes: N new videos, M new comments, E text width, F features.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,24 +60,58 @@ class NewText:
     category_N: NDArray[np.int32]
 
 
-def load_new_items(path: Path, catalogue: Catalogue) -> NewItems:
-    """Read `videos` and `comments` and leave out what the catalogue has already.
+def load_items(path: Path, known_videos: Sequence[str]) -> NewItems:
+    """Read `videos` and `comments`, comments the most liked first.
 
     Args:
         path: A folder with either table or both, or one table's file, named as in a folder.
-        catalogue: What is known so far. A known item stays as it is, whatever the file says of it.
+        known_videos: Ids of videos that comments may stand under, beside those of the table.
 
     Raises:
         DataError: Naming file, row, column and value of the first thing wrong.
     """
     sources = _find_sources(path)
     videos = _checked("videos", sources, None)
-    videos = _unknown(videos, "video_id", catalogue.video_index)
-    known = pl.DataFrame({"video_id": [*catalogue.video_id][1:] + videos["video_id"].to_list()})
+    known = pl.DataFrame({"video_id": [*known_videos, *videos["video_id"]]}).unique()
     comments = _checked("comments", sources, known)
-    comments = _unknown(comments, "comment_id", catalogue.comment_index)
-    comments = comments.sort(pl.col("likes").fill_null(0), descending=True, maintain_order=True)
-    return NewItems(videos, comments)
+    likes = pl.col("likes").fill_null(0)
+    return NewItems(videos, comments.sort(likes, descending=True, maintain_order=True))
+
+
+def load_new_items(path: Path, catalogue: Catalogue) -> NewItems:
+    """As `load_items`, without what the catalogue has already.
+
+    A known item stays as it is, whatever the file says of it.
+    """
+    items = load_items(path, list(catalogue.video_id)[1:])
+    return NewItems(
+        _unknown(items.videos, "video_id", catalogue.video_index),
+        _unknown(items.comments, "comment_id", catalogue.comment_index),
+    )
+
+
+def update_items(folder: Path, path: Path) -> NewItems:
+    """Put items into the tables of a dataset folder of Parquet files; known ones are replaced.
+
+    Args:
+        folder: Changed in place, a table at a time, each at once.
+        path: As of `load_items`.
+
+    Returns:
+        What was put in.
+
+    Raises:
+        DataError: Naming what is wrong with the items, or if the folder has no such table.
+    """
+    known = {name: _read_own(folder / f"{name}.parquet", name) for name in ITEM_TABLES}
+    items = load_items(path, known["videos"]["video_id"].to_list())
+    for name, new in zip(ITEM_TABLES, (items.videos, items.comments), strict=True):
+        if len(new):
+            kept = known[name].join(new, on=TABLES[name].key, how="anti")
+            beside = folder / f".{name}.partial"
+            pl.concat([kept, new], how="diagonal_relaxed").write_parquet(beside)
+            os.replace(beside, folder / f"{name}.parquet")
+    return items
 
 
 def items_beyond(catalogue: Catalogue, known: Catalogue) -> NewItems:
@@ -138,6 +174,16 @@ def _find_sources(path: Path) -> dict[str, Path]:
     if not sources or set(sources) - {*ITEM_TABLES}:
         raise DataError(f"{path}: is neither a table named videos or comments nor a folder of them")
     return sources
+
+
+def _read_own(path: Path, name: str) -> pl.DataFrame:
+    """A table of a dataset folder as it is; comments may be absent."""
+    if name == "comments" and not path.is_file():
+        return _frame(name, {})
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _checked(name: str, sources: dict[str, Path], known: pl.DataFrame | None) -> pl.DataFrame:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lsvcr.errors import DataError
+from tests.training.worlds import random_dataset
 from training.data_commands import add_data_commands
-from training.dataset_folder import load_dataset
+from training.dataset_folder import load_dataset, write_dataset
 
 
 @pytest.fixture
@@ -79,3 +80,26 @@ def test_the_example_of_the_documentation_is_a_dataset_folder(tmp_path):
         "video_events": 3,
         "comment_events": 2,
     }
+
+
+def test_update_puts_newer_items_in_and_replaces_known_ones(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = random_dataset(0)
+    write_dataset(before, tmp_path / "data")
+    (tmp_path / "videos.csv").write_text("video_id,title\nv3,renamed\nnew,a new one\n")
+    (tmp_path / "comments.csv").write_text("comment_id,video_id,text\nx,new,hm\ny,v1,well\n")
+    for table in ("videos.csv", "comments.csv"):
+        assert call("data", "update", tmp_path / "data", "--items", tmp_path / table) == 0
+    assert "put in: 0 videos, 2 comments" in capsys.readouterr().out
+    after = load_dataset(tmp_path / "data")
+    titles = dict(after.videos.select("video_id", "title").iter_rows())
+    known = dict(before.videos.select("video_id", "title").iter_rows())
+    assert titles == known | {"v3": "renamed", "new": "a new one"}
+    assert set(after.comments["comment_id"]) == {*before.comments["comment_id"], "x", "y"}
+    assert after.video_events.equals(before.video_events)
+
+    (tmp_path / "comments.csv").write_text("comment_id,video_id,text\nz,gone,hm\n")
+    with pytest.raises(DataError, match=r"names an unknown video \(found 'gone'\)"):
+        call("data", "update", tmp_path / "data", "--items", tmp_path / "comments.csv")
+    assert load_dataset(tmp_path / "data").comments.equals(after.comments)
