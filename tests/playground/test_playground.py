@@ -15,11 +15,14 @@ from selenium.webdriver.support.ui import Select
 from tiny_bundle_builder import TINY_VERSIONS
 
 from lsvcr_client import Client, new_event
+from lsvcr_client.experiments import Arm, Experiment
 from lsvcr_client.requests import (
     ActivateModel,
+    DeleteExperiment,
     DescribeVideos,
     ListExperiments,
     ListModels,
+    PutExperiment,
     ReadExperiment,
     ReadHistory,
     RecentUsers,
@@ -213,6 +216,30 @@ def test_texts_can_be_read_in_light_and_dark(page: Chrome, scheme: str) -> None:
             assert found["nameless"] == []
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_nothing_is_cut_off_on_a_narrow_screen(page: Chrome, service: Client) -> None:
+    arms = [Arm(name="control", weight=1.0, model_version=TINY_VERSIONS[0])]
+    service.send(PutExperiment(Experiment(name="narrow", arms=arms, control="control")))
+    metrics = {"width": 320, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for view, settled in (
+            ("recommend", "#videos > li"),
+            ("compare", "#left-choice > option"),
+            ("admin", ".experiment"),
+        ):
+            find(page, f'nav [href="#{view}"]').click()
+            wait_for(page, "return document.querySelector(arguments[0])", settled)
+            wide = page.execute_script(
+                "return [...document.querySelectorAll('main *')].filter((each) =>"
+                " !each.closest('.scroll, .hidden, pre') &&"
+                " each.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML)"
+            )
+            assert wide == []
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        service.send(DeleteExperiment("narrow"))
 
 
 def test_models_are_activated_and_rolled_back(page: Chrome, service: Client) -> None:
