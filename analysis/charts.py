@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from html import escape
 from math import ceil, floor, log10
 
-from analysis.comparison import Comparison
+from analysis.comparison import Comparison, Estimate
 from analysis.report import Look
 
 COLOURS = ("var(--one)", "var(--two)", "var(--three)", "var(--four)")
@@ -18,13 +18,15 @@ def draw_intervals(outcomes: Sequence[Comparison]) -> str:
     rows = [(one, one.lift) for one in outcomes if one.lift]
     if not rows:
         return "<p>No lift to show: a mean is zero.</p>"
-    low = min(0.0, *(lift.always_valid[0] for _, lift in rows))
-    high = max(0.0, *(lift.always_valid[1] for _, lift in rows))
+    most = _scale_end([lift for _, lift in rows])
+    low = max(-most, min(0.0, *(lift.always_valid[0] for _, lift in rows)))
+    high = min(most, max(0.0, *(lift.always_valid[1] for _, lift in rows)))
     height = MARGIN + ROW * len(rows) + 10
     arms = list(dict.fromkeys(one.arm for one, _ in rows))
 
     def x(lift: float) -> float:
-        return LABELS + (lift - low) / ((high - low) or 1) * (WIDTH - LABELS - MARGIN)
+        inside = max(low, min(high, lift))
+        return LABELS + (inside - low) / ((high - low) or 1) * (WIDTH - LABELS - MARGIN)
 
     shapes = []
     for tick in _ticks(low, high):
@@ -47,9 +49,7 @@ def draw_looks(looks: Sequence[Look]) -> str:
     if len({look.until_ms for look in looks}) < 2:
         return "<p>Not enough units for a curve yet.</p>"
     first, last = looks[0].until_ms, looks[-1].until_ms
-    # The first intervals are so wide that the rest would be a line: they are cut off.
-    bounds = sorted(abs(end) for look in looks for end in look.lift.always_valid)
-    most = max(bounds[len(bounds) // 2] * 2, *(abs(look.lift.value) for look in looks))
+    most = _scale_end([look.lift for look in looks])
     arms = list(dict.fromkeys(look.arm for look in looks))
 
     def x(time_ms: int) -> float:
@@ -81,6 +81,13 @@ def draw_looks(looks: Sequence[Look]) -> str:
         moment = datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         shapes.append(_text(x(time_ms), TALL - 8, moment, anchor, "soft"))
     return _svg(TALL, shapes, "The primary metric's lift over time")
+
+
+def _scale_end(lifts: Sequence[Estimate]) -> float:
+    """Where a scale ends: few units' intervals, which would flatten all others, are cut off."""
+    ends = sorted(abs(end) for lift in lifts for end in lift.always_valid)
+    median = ends[len(ends) // 2]
+    return min(max(2 * median, *(abs(lift.value) for lift in lifts)), 5 * median) or 1.0
 
 
 def _ticks(low: float, high: float) -> list[float]:

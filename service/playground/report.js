@@ -107,7 +107,7 @@ function curve({ looks, primary_metric: metric, outcomes }) {
 function sensible(ends, values) {
   const sizes = (numbers) => numbers.map(Math.abs).sort((a, b) => a - b);
   const median = sizes(ends)[Math.floor(ends.length / 2)];
-  return Math.min(Math.max(2 * median, sizes(values).at(-1)), 5 * median);
+  return Math.min(Math.max(2 * median, sizes(values).at(-1)), 5 * median) || 1;
 }
 
 function guardrails({ guardrails: rows, guardrail_states: states }) {
