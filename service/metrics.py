@@ -8,6 +8,7 @@ they share, and whichever is scraped adds all of them up.
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -48,18 +49,23 @@ class ModelState:
 class Metrics:
     """All counters of one app, in a registry of its own: two apps in a process don't mix.
 
+    What is counted for every answer keeps its labelled values at hand (`cache`): finding them again
+    each time cost more than counting.
+
     Args:
         max_queue: Requests that may wait for the model, to compare with how many do.
     """
 
     def __init__(self, *, max_queue: int) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests.", "route", "status")
-        self.request_seconds = self._histogram(
-            "request_duration_seconds",
-            "Time from a request's arrival to its answer.",
-            _SECONDS,
-            "route",
+        self._requests = cache(self._counter("requests", "Requests.", "route", "status").labels)
+        self._request_seconds = cache(
+            self._histogram(
+                "request_duration_seconds",
+                "Time from a request's arrival to its answer.",
+                _SECONDS,
+                "route",
+            ).labels
         )
         self.store_failures = self._counter(
             "store_failures", "Commands that the history store did not answer."
@@ -77,25 +83,30 @@ class Metrics:
         self._guardrail_stops = self._counter(
             "guardrail_stops", "Experiments that a guardrail stopped, seen from this process."
         )
-        self._stage_seconds = self._histogram(
-            "stage_duration_seconds",
-            "Time that a recommendation spends in a stage.",
-            _STAGE_SECONDS,
-            "stage",
+        self._stage_seconds = cache(
+            self._histogram(
+                "stage_duration_seconds",
+                "Time that a recommendation spends in a stage.",
+                _STAGE_SECONDS,
+                "stage",
+            ).labels
         )
-        self._answers = self._counter(
-            "answers", "Recommendations by where they come from.", "kind", "source", "version"
+        self._answers = cache(
+            self._counter(
+                "answers", "Recommendations by where they come from.", "kind", "source", "version"
+            ).labels
         )
         self._degraded = self._counter(
             "degraded_answers", "Recommendations that lacked something.", "cause"
         )
         for cause in ("history_store", "encoder"):  # a rate needs a value before the first failure
             self._degraded.labels(cause)
-        self._history_events = self._counter(
+        history_events = self._counter(
             "history_events",
             "Events of histories: used, or ignored as the model doesn't know their item.",
             "outcome",
         )
+        self._used, self._ignored = history_events.labels("used"), history_events.labels("ignored")
         self._batch_size = self._histogram(
             "batch_size",
             "Requests computed together with a request, itself included.",
@@ -103,6 +114,11 @@ class Metrics:
         )
         self._describe_state(max_queue)
         self._version = ("", "")
+
+    def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Count one request, whatever came of it."""
+        self._requests(route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
 
     def record_answer(
         self, kind: str, answer: Answer, *, degraded: tuple[str, ...], history_ms: float
@@ -114,14 +130,16 @@ class Metrics:
             degraded: What was missing before the engine was asked.
             history_ms: What reading the history took.
         """
-        self._answers.labels(kind, answer.source, answer.model_version).inc()
+        self._answers(kind, answer.source, answer.model_version).inc()
         for cause in (*degraded, *answer.degraded):
             self._degraded.labels(cause).inc()
-        self._stage_seconds.labels("history").observe(history_ms / 1000)
+        self._stage_seconds("history").observe(history_ms / 1000)
         for stage, took_ms in answer.timings_ms.items():
-            self._stage_seconds.labels(stage).observe(took_ms / 1000)
-        self._history_events.labels("used").inc(sum(answer.history_used))
-        self._history_events.labels("ignored").inc(answer.ignored)
+            if stage != "total":  # which the request's own time tells, and more
+                self._stage_seconds(stage).observe(took_ms / 1000)
+        self._used.inc(sum(answer.history_used))
+        if answer.ignored:
+            self._ignored.inc(answer.ignored)
         self._batch_size.observe(answer.batch_size)
 
     def record_exposures(self, outcome: str, count: int) -> None:

@@ -5,11 +5,13 @@ Ratios are for whoever asks: counters of shown items and of what came of them, b
 
 import math
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.engine.queries import Answer, RankedComment, RankedVideo
+from service.engine.queries import Answer, RankedVideo
 from service.event_log import Event
 
 NO_ARM = "none"
@@ -27,9 +29,10 @@ class QualityMetrics:
     def __init__(
         self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._shown = Counter(
+        shown = Counter(
             "lsvcr_items_shown", "Recommended items.", ["kind", "arm"], registry=registry
         )
+        self._shown = cache(shown.labels)
         self._feedback = Counter(
             "lsvcr_feedback_events",
             "Events that name a recommendation; one that is sent again counts again.",
@@ -42,19 +45,21 @@ class QualityMetrics:
             ["kind", "arm"],
             registry=registry,
         )
-        self._popularity = Counter(
+        by_popularity = Counter(
             "lsvcr_videos_shown_by_popularity",
             "Recommended videos by tenth of the catalogue, 1 the most popular.",
             ["decile"],
             registry=registry,
         )
-        self._top_score = Histogram(
+        self._of_decile = {decile: by_popularity.labels(str(decile)) for decile in range(1, 11)}
+        top_score = Histogram(
             "lsvcr_top_score",
             "The best item's score, where the model answered.",
             ["kind"],
             buckets=_SCORES,
             registry=registry,
         )
+        self._top_score = cache(top_score.labels)
         self._covered = Gauge(
             "lsvcr_videos_covered",
             "Different videos that one process showed in the last full hour (of several the most).",
@@ -73,15 +78,17 @@ class QualityMetrics:
             arm: `EXPERIMENT/ARM` of the answer.
         """
         videos = [item for item in answer.items if isinstance(item, RankedVideo)]
-        comments = sum(len(video.comments or ()) for video in videos)
-        comments += sum(isinstance(item, RankedComment) for item in answer.items)
-        self._shown.labels("video", arm).inc(len(videos))
-        self._shown.labels("comment", arm).inc(comments)
-        for video in videos:
-            self._popularity.labels(str(video.popularity_decile)).inc()
-            self._seen.add(video.video_id)
+        comments = len(answer.items) - len(videos)
+        comments += sum(len(video.comments) for video in videos if video.comments)
+        if videos:
+            self._shown("video", arm).inc(len(videos))
+            self._seen.add([video.video_id for video in videos])
+        if comments:
+            self._shown("comment", arm).inc(comments)
+        for decile, count in Counted([video.popularity_decile for video in videos]).items():
+            self._of_decile[decile].inc(count)
         if answer.source == "model" and answer.items:
-            self._top_score.labels(kind).observe(answer.items[0].score)
+            self._top_score(kind).observe(answer.items[0].score)
 
     def record_feedback(self, events: Iterable[Event], arm_of: Callable[[str], str]) -> None:
         """Count what came of recommendations.
@@ -118,10 +125,12 @@ class DistinctCount:
     def __init__(self) -> None:
         self._bits = bytearray(self._BITS // 8)
 
-    def add(self, text: str) -> None:
-        """Count a string once, however often it comes."""
-        place = hash(text) % self._BITS
-        self._bits[place >> 3] |= 1 << (place & 7)
+    def add(self, texts: Iterable[str]) -> None:
+        """Count each string once, however often it comes."""
+        bits, last = self._bits, self._BITS - 1
+        for text in texts:
+            place = hash(text) & last
+            bits[place >> 3] |= 1 << (place & 7)
 
     def estimate(self) -> float:
         """How many came; for more than some five million a lower bound."""

@@ -66,8 +66,7 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.record_request(route, status, seconds)
         # Refusals under load are for the metrics to tell: a line each would add to the load.
         log = logger.warning if status == 500 else logger.debug
         log(

@@ -82,7 +82,7 @@ def test_coverage_is_that_of_the_last_full_hour() -> None:
 def test_distinct_strings_are_counted_within_a_percent(distinct: int) -> None:
     count = DistinctCount()
     for number in [*range(distinct), *range(distinct // 2)]:
-        count.add(f"video-{number}")
+        count.add([f"video-{number}"])
     assert count.estimate() == pytest.approx(distinct, rel=0.01, abs=1e-6)
 
 
