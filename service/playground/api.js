@@ -46,24 +46,31 @@ export async function ask(path) {
   return answer;
 }
 
+/** A last request, whose answer this page won't live to see. */
+export const callOnLeaving = (method, path, body) => fetch(absolute(path), { ...optionsOf(method, body, {}), keepalive: true });
+
 /** A button that copies the curl command which gives this answer again. */
 export const curlButton = (answer, what) => copyButton(commands.get(answer), what);
 
 async function send(method, path, body, headers) {
+  let response;
+  try {
+    response = await fetch(absolute(path), optionsOf(method, body, headers));
+  } catch {
+    throw new Error("The service does not answer.");
+  }
+  const text = await response.text();
+  return { status: response.status, answer: text ? JSON.parse(text) : null };
+}
+
+function optionsOf(method, body, headers) {
   const options = { method, headers: { ...headers } };
   if (key) options.headers.Authorization = `Bearer ${key}`;
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  let response;
-  try {
-    response = await fetch(absolute(path), options);
-  } catch {
-    throw new Error("The service does not answer.");
-  }
-  const text = await response.text();
-  return { status: response.status, answer: text ? JSON.parse(text) : null };
+  return options;
 }
 
 const absolute = (path) => new URL(path.replace(/^\//, ""), document.baseURI);

@@ -1,12 +1,15 @@
 // Two answers to one question side by side, and where they differ.
 
-import { call, curlButton } from "./api.js";
+import { call, callOnLeaving, curlButton } from "./api.js";
 import { attempt, byId, make, refill } from "./dom.js";
 import { categoryTag, largest, learn, movement, nameOf, ranksOf, scoreOf } from "./items.js";
 import { isAnonymous, who } from "./viewer.js";
 import { wishes } from "./wishes.js";
 
 const EXPERIMENT = "playground"; // nobody is in it: it keeps two versions loaded, for this page to force
+const PATH = `/admin/experiments/${EXPERIMENT}`;
+const ATTEMPTS = 6;
+const PAUSE_MS = 300;
 const SIDES = ["left", "right"];
 const answers = new Map(); // by side
 
@@ -16,6 +19,7 @@ export function start() {
     attempt(compare);
   });
   byId("release").addEventListener("click", () => attempt(release));
+  window.addEventListener("pagehide", leavePage);
 }
 
 /** Offer what there is to compare; without the role `admin` only the present answer. */
@@ -70,14 +74,22 @@ async function compare() {
 }
 
 /** Forced answers are exposures of a unit of their own, so that no user's arm is blurred. */
-function askFor(side, choice) {
+async function askFor(side, choice) {
   const body = { ...who(), ...wishes(), explain: true };
   if (choice === "now:") return call("POST", "/recommend/videos", body);
   const [experiment, arm] = choice.startsWith("arm:")
     ? choice.slice("arm:".length).split("/")
     : [EXPERIMENT, `${EXPERIMENT}-${side}`];
   const headers = { "X-Experiment": experiment, "X-Arm": arm };
-  return call("POST", "/recommend/videos", { ...body, unit_id: EXPERIMENT }, headers);
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await call("POST", "/recommend/videos", { ...body, unit_id: EXPERIMENT }, headers);
+    } catch (error) {
+      // Another worker or replica may learn of the arm up to a second later.
+      if (error.status !== 422 || attempt === ATTEMPTS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    }
+  }
 }
 
 /** Have the service load the chosen versions beside the current one. */
@@ -86,23 +98,33 @@ async function loadVersions(chosen) {
   if (!versions.some(Boolean)) return;
   const arms = SIDES.map((side, number) => ({
     name: `${EXPERIMENT}-${side}`,
-    weight: 0.5,
     ...(versions[number] ? { model_version: versions[number] } : {}),
   }));
-  await call("PUT", `/admin/experiments/${EXPERIMENT}`, {
-    name: EXPERIMENT,
-    coverage: 0,
-    arms,
-    control: arms[0].name,
-    status: "running",
-  });
+  await call("PUT", PATH, definition("running", arms));
   byId("release").hidden = false;
 }
 
+/** Nobody takes part, and the control is what everybody gets anyway. */
+const definition = (status, arms) => ({
+  name: EXPERIMENT,
+  coverage: 0,
+  arms: [{ name: `${EXPERIMENT}-control`, weight: 1 }, ...arms],
+  control: `${EXPERIMENT}-control`,
+  status,
+});
+
+/** Let the service unload the versions; a draft has no say, so this goes by unnoticed. */
 async function release() {
-  await call("POST", `/admin/experiments/${EXPERIMENT}/stop`);
-  await call("DELETE", `/admin/experiments/${EXPERIMENT}`);
+  await call("PUT", PATH, definition("draft", []));
+  await call("DELETE", PATH);
   byId("release").hidden = true;
+}
+
+/** Nothing stays behind when somebody goes elsewhere, or closes the page. */
+export const leave = () => (byId("release").hidden ? undefined : release());
+
+function leavePage() {
+  if (!byId("release").hidden) callOnLeaving("PUT", PATH, definition("draft", []));
 }
 
 function show(side, other) {

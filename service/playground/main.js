@@ -21,8 +21,12 @@ function place() {
   return name in ENTER ? [name, decodeURIComponent(user)] : ["recommend", ""];
 }
 
+let shown = "";
+
 async function showView() {
   const [name] = place();
+  if (shown === "compare" && name !== "compare") await attempt(compare.leave);
+  shown = name;
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== `view-${name}`;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -311,9 +312,26 @@ def test_two_versions_stand_side_by_side(page: Chrome, service: Client, stored_u
     both = set.intersection(*map(set, expected.values()))
     assert find(page, "#compare-note").text.startswith(f"{len(both)} of 10 in both")
     assert 0 < len(both) < 10
-    find(page, "#release").click()
+    (held,) = service.send(ListExperiments()).experiments
+    assert (held.name, held.status, held.coverage) == ("playground", "running", 0)
+    assert service.send(RecommendVideos(user_id=stored_user)).model.arm is None
+    find(page, 'nav [href="#recommend"]').click()
     wait_for(page, "return document.querySelector('#release').hidden")
     assert service.send(ListExperiments()).experiments == []
+
+
+def test_closing_the_page_takes_its_arms_away(page: Chrome, url: str, service: Client) -> None:
+    open_page(page, f"{url}/#compare")
+    wait_for(page, "return document.querySelectorAll('#left-choice option').length === 3")
+    Select(find(page, "#left-choice")).select_by_value(f"version:{TINY_VERSIONS[1]}")
+    find(page, "#compare-form .primary").click()
+    wait_for(page, "return document.querySelector('#compare-note').textContent")
+    page.get("about:blank")
+    end_s = time.monotonic() + 20
+    while service.send(ReadExperiment("playground")).status == "running":
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    service.send(DeleteExperiment("playground"))
 
 
 def test_a_key_is_asked_for_used_and_never_shown(
