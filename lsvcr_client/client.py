@@ -21,7 +21,8 @@ class Client:
     Args:
         url: Such as http://127.0.0.1:8000.
         key: API key, if the service wants one.
-        timeout_ms: For a request with all its attempts; the service is told by `X-Deadline-Ms`.
+        timeout_ms: For a request with all its attempts. The service is told what is left
+            (`X-Deadline-Ms`); here it bounds connecting, sending and each wait for more bytes.
         retries: How to try again after 503 and lost connections.
         http: For proxies, certificates and pools of your own; yours to close.
     """

@@ -145,10 +145,11 @@ class EventSender:
                 if not self._is_closing:
                     self._send_batch()
                 failures = 0
-            except ClientError as error:
+            except Exception as error:  # whatever it is, also in `on_rejected`: go on
                 failures += 1
                 pause_s = random.uniform(0.5, 1) * min(MAX_PAUSE_S, 0.1 * 2 ** min(failures, 9))
-                logger.warning("events wait %.1f s more: %s", pause_s, error)
+                unexpected = None if isinstance(error, ClientError) else error
+                logger.warning("events wait %.1f s more: %s", pause_s, error, exc_info=unexpected)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_closing, pause_s)
 

@@ -122,6 +122,22 @@ def test_what_is_rejected_is_told_and_spoils_no_other(live: Client, tmp_path: Pa
     assert watched(live, user) == ["v1", "v2"]
 
 
+def test_a_callback_that_fails_does_not_end_the_sending(live: Client, tmp_path: Path) -> None:
+    user = str(uuid4())
+    bad = msgspec.structs.replace(new_event(user, "video_like", video_id="v1"), video_id=None)
+    failures = [RuntimeError("once"), RuntimeError("twice")]
+
+    def fail(event: Event, detail: str) -> None:
+        if failures:
+            raise failures.pop()
+
+    with EventSender(live, tmp_path / "spool", on_rejected=fail) as sender:
+        sender.add(bad, *watches(user, 1))
+        assert sender.flush(20)
+    assert not failures
+    assert watched(live, user) == ["v1"]
+
+
 def test_a_busy_service_is_tried_until_it_takes_them(tmp_path: Path) -> None:
     busy = Reply(503, b"{}")
     with (
