@@ -62,6 +62,12 @@ class TextColumn(Sequence[str]):
     def __getitem__(self, row: int) -> str:  # type: ignore[override] # no slices: nobody needs them
         return self.blob_B[self.offset_N1[row] : self.offset_N1[row + 1]].tobytes().decode()
 
+    def texts(self, row_N: NDArray[np.integer]) -> list[str]:
+        """Read many rows at once."""
+        blob = memoryview(self.blob_B)  # type: ignore[arg-type] # arrays are buffers
+        starts, ends = self.offset_N1[row_N].tolist(), self.offset_N1[row_N + 1].tolist()
+        return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 

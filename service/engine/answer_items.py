@@ -15,17 +15,16 @@ def video_items(
     ranked: Ranked, catalogue: Catalogue, popularity_decile_V: NDArray[np.int8], because: Because
 ) -> tuple[RankedVideo, ...]:
     """Name videos; with `because`, also explain them."""
+    parts = _parts_of_each(ranked, because)
     return tuple(
-        RankedVideo(
-            video_id=catalogue.video_id[row],
-            score=score,
-            title=catalogue.video_title[row],
-            popularity_decile=int(popularity_decile_V[row]),
-            parts=None if because is None else _parts_at(ranked, place),
-            because=because,
-        )
-        for place, (row, score) in enumerate(
-            zip(ranked.row_K.tolist(), ranked.score_K.tolist(), strict=True)
+        RankedVideo(*item, because)
+        for item in zip(
+            catalogue.video_id.texts(ranked.row_K),
+            ranked.score_K.tolist(),
+            catalogue.video_title.texts(ranked.row_K),
+            popularity_decile_V[ranked.row_K].tolist(),
+            parts,
+            strict=True,
         )
     )
 
@@ -34,20 +33,25 @@ def comment_items(
     ranked: Ranked, catalogue: Catalogue, because: Because
 ) -> tuple[RankedComment, ...]:
     """Name comments; with `because`, also explain them."""
+    parts = _parts_of_each(ranked, because)
     return tuple(
-        RankedComment(
-            comment_id=catalogue.comment_id[row],
-            video_id=catalogue.video_id[int(catalogue.comment_video_C[row])],
-            score=score,
-            text=catalogue.comment_text[row],
-            parts=None if because is None else _parts_at(ranked, place),
-            because=because,
-        )
-        for place, (row, score) in enumerate(
-            zip(ranked.row_K.tolist(), ranked.score_K.tolist(), strict=True)
+        RankedComment(*item, because)
+        for item in zip(
+            catalogue.comment_id.texts(ranked.row_K),
+            catalogue.video_id.texts(catalogue.comment_video_C[ranked.row_K]),
+            ranked.score_K.tolist(),
+            catalogue.comment_text.texts(ranked.row_K),
+            parts,
+            strict=True,
         )
     )
 
 
-def _parts_at(ranked: Ranked, place: int) -> dict[str, float]:
-    return {name: float(values[place]) for name, values in ranked.parts.items()}
+def _parts_of_each(ranked: Ranked, because: Because) -> list[dict[str, float] | None]:
+    """Each item's parts of the score, where an explanation is asked for."""
+    if because is None:
+        return [None] * len(ranked)
+    return [
+        {name: float(values[place]) for name, values in ranked.parts.items()}
+        for place in range(len(ranked))
+    ]

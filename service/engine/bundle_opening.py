@@ -39,8 +39,9 @@ class WarmBundle:
     ) -> tuple[Encoding, list[Candidates]]:
         """Encode users and find as many videos for each as `counts` says."""
         encoding = self.encoder.encode(history, with_comments=with_comments)
+        preference_BD = encoding.video_preference_BD
         # What isn't finite finds nothing, and must not disturb its neighbours.
-        query_BD = np.nan_to_num(encoding.video_preference_BD, posinf=0.0, neginf=0.0)
+        query_BD = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
         return encoding, self.video_index.search(query_BD, counts)
 
 

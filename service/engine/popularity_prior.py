@@ -39,10 +39,12 @@ class PopularityPrior:
     Attributes:
         logit_V: float32, by catalogue row; row 0 means nothing.
         popular: All videos in its order.
+        place_V: int32, where each row stands in that order; the padding row behind all.
     """
 
     logit_V: NDArray[np.float32]
     popular: PopularItems
+    place_V: NDArray[np.int32]
 
     @classmethod
     def build(
@@ -70,7 +72,14 @@ class PopularityPrior:
             entry.half_lives_days,
         )
         logit_V = entry.network.logits(count_HV)
-        return cls(logit_V, overall.by_logit("prior", logit_V))
+        return cls.of(logit_V, overall.by_logit("prior", logit_V))
+
+    @classmethod
+    def of(cls, logit_V: NDArray[np.float32], popular: PopularItems) -> "PopularityPrior":
+        """Note where each video stands in the prior's order."""
+        place_V = np.full(len(logit_V), len(popular.row_P), np.int32)
+        place_V[popular.row_P] = np.arange(len(popular.row_P), dtype=np.int32)
+        return cls(logit_V, popular, place_V)
 
     def parts(self, row_N: Rows, *, weight: float = 1.0) -> Parts:
         """Look up the prior's part of some rows' scores, times a weight."""

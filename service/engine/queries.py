@@ -7,6 +7,7 @@ means the same to every bundle, and by their identifier on the way out.
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -129,8 +130,7 @@ class Reason:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class RankedComment:
+class RankedComment(msgspec.Struct, frozen=True):
     """A recommended comment; `parts` and `because` only where explanation was asked for."""
 
     comment_id: str
@@ -141,8 +141,7 @@ class RankedComment:
     because: tuple[Reason, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RankedVideo:
+class RankedVideo(msgspec.Struct, frozen=True):
     """A recommended video; `comments` only in a feed.
 
     Attributes:

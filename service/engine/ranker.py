@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import assert_never
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
@@ -85,17 +86,21 @@ class Ranker:
         )
         tastes = self._comment_tastes(queries, users)
         encode_ms = (perf_counter() - started_s) * 1000
+        ranked = self._videos.rank_together(list(map(_about_videos, queries)), users, prior)
+        ranked_ms = (perf_counter() - started_s) * 1000 - encode_ms
         answers: list[Answer | LsvcrError] = []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                answer = await self._answer(query, user, tastes.get(position), prior)
+                answer = await self._answer(
+                    query, user, ranked.get(position), tastes.get(position), prior
+                )
             except LsvcrError as error:
                 answers.append(error)
                 continue
             answer = replace(answer, batch_size=len(queries))
             answer.timings_ms["encode"] = encode_ms
-            answer.timings_ms["retrieve"] = (perf_counter() - ranking_s) * 1000
+            answer.timings_ms["retrieve"] = ranked_ms + (perf_counter() - ranking_s) * 1000
             answers.append(answer)
         return answers
 
@@ -135,28 +140,27 @@ class Ranker:
 
     def _first_counts(self, queries: Sequence[Query], events: Sequence[KnownEvents]) -> list[int]:
         """How many candidate videos each query begins with."""
-        counts = []
-        for query, known in zip(queries, events, strict=True):
-            videos = query.videos if isinstance(query, FeedQuery) else query
-            if isinstance(videos, VideoQuery):
-                counts.append(self._videos.first_count(videos, known))
-            else:
-                counts.append(0)
-        return counts
+        return [
+            0 if videos is None else self._videos.first_count(videos, known)
+            for videos, known in zip(map(_about_videos, queries), events, strict=True)
+        ]
 
     async def _answer(
         self,
         query: Query,
         user: User,
+        ranked: Ranked | None,
         taste: _CommentTaste | None,
         prior: PopularityPrior | None,
     ) -> Answer:
         match query:
             case VideoQuery():
-                ranked = await self._videos.rank(query, user, prior)
+                if ranked is None:
+                    ranked = await self._videos.rank(query, user, prior)
                 return self._answer_with(self._video_items(ranked, user, query.explain), user)
             case FeedQuery():
-                ranked = await self._videos.rank(query.videos, user, prior)
+                if ranked is None:
+                    ranked = await self._videos.rank(query.videos, user, prior)
                 return self._answer_with(self._feed_items(query, ranked, user), user)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
@@ -189,7 +193,7 @@ class Ranker:
         )
         videos = self._video_items(ranked, user, explain)
         return tuple(
-            replace(video, comments=self._comment_items(best, user, taste, explain))
+            structs.replace(video, comments=self._comment_items(best, user, taste, explain))
             for video, best, taste in zip(videos, comments, tastes, strict=True)
         )
 
@@ -235,6 +239,16 @@ def _history(query: Query) -> EventHistory | None:
             return None
         case _:
             return query.history
+
+
+def _about_videos(query: Query) -> VideoQuery | None:
+    match query:
+        case VideoQuery():
+            return query
+        case FeedQuery():
+            return query.videos
+        case _:
+            return None
 
 
 def _deadline_s(query: Query) -> float:

@@ -17,6 +17,8 @@ from service.engine.video_conditions import Allows
 
 MARGIN = 32
 """Candidates fetched beyond those that are surely needed."""
+MARGIN_WITH_PRIOR = 256
+"""The same where other parts than the encoder's move many of them behind others."""
 WIDENING = 8
 SCAN_ROWS = 65_536
 """Rows scored at a time in a full scan, which bounds its memory."""
@@ -45,6 +47,7 @@ class Retriever:
 
     opened: OpenBundle
     kind: Kind
+    margin: int = MARGIN
 
     @property
     def rows(self) -> int:
@@ -53,7 +56,7 @@ class Retriever:
 
     def first_count(self, wanted: int, *, excluded: int, is_filtered: bool) -> int:
         """Say how many candidates to fetch so that mostly enough of them may appear."""
-        return min(wanted * (2 if is_filtered else 1) + excluded + MARGIN, self.rows)
+        return min(wanted * (2 if is_filtered else 1) + excluded + self.margin, self.rows)
 
     async def search(self, query_D: NDArray[np.float32], count: int) -> Candidates:
         """Ask the index for the rows nearest to one vector."""

@@ -3,19 +3,27 @@
 Shape suffixes: N rows at hand, V catalogue rows, D width.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
+from service.engine.batch_ranking import BatchRanking, PlainQuery
 from service.engine.diversity import Caps, choose_diverse, diversity_window, is_diverse
 from service.engine.engine import OpenBundle
 from service.engine.known_events import KnownEvents
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import PopularityPrior
 from service.engine.queries import VideoQuery
-from service.engine.retrieval import Retriever, no_rows_beside
-from service.engine.scoring import Ranked, Scorer, nothing_beside
-from service.engine.users import User
+from service.engine.retrieval import (
+    MARGIN,
+    MARGIN_WITH_PRIOR,
+    SCAN_AT_ONCE_BELOW,
+    Retriever,
+    no_rows_beside,
+)
+from service.engine.scoring import Ranked, Rows, Scorer, nothing_beside
+from service.engine.users import EncodedHistory, User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
 
 WIDENING = 8
@@ -29,11 +37,16 @@ class VideoRanking:
         self._bundle = bundle
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
-        self._retriever = Retriever(opened, "video")
+        margin = MARGIN_WITH_PRIOR if bundle.manifest.prior else MARGIN
+        self._retriever = Retriever(opened, "video", margin)
+        self._batch = BatchRanking(self._candidate_VD, bundle.manifest.temperature)
+        self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
 
     def first_count(self, query: VideoQuery, events: KnownEvents) -> int:
-        """Say how many candidates to fetch for a query at first."""
+        """Say how many candidates to fetch for a query at first; 0 where all are compared."""
+        if self._is_small and _is_plain(query):
+            return 0
         wanted = diversity_window(query.k) if is_diverse(query.diversity) else query.k
         excluded = len(query.exclude_M)
         if query.exclude_seen:
@@ -41,6 +54,35 @@ class VideoRanking:
         return self._retriever.first_count(
             wanted, excluded=excluded, is_filtered=query.filter is not None
         )
+
+    def rank_together(
+        self,
+        queries: Sequence[VideoQuery | None],
+        users: Sequence[User],
+        prior: PopularityPrior | None,
+    ) -> dict[int, Ranked]:
+        """Rank all the plain queries that one look is enough for; the others are left to `rank`.
+
+        Args:
+            queries: None stands for one that isn't about videos.
+
+        Returns:
+            By the position of the query.
+        """
+        positions, plain = [], []
+        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
+            if query is not None and user.encoded is not None and _is_plain(query):
+                positions.append(position)
+                plain.append(self._plain(query, user, user.encoded))
+        if not plain:
+            return {}
+        ranked: Sequence[Ranked | None]
+        if self._is_small:
+            ranked = self._batch.rank_all(plain, prior)
+        else:
+            ranked = self._batch.rank_candidates(plain, prior)
+        found = zip(positions, ranked, strict=True)
+        return {position: best for position, best in found if best is not None}
 
     async def rank(self, query: VideoQuery, user: User, prior: PopularityPrior | None) -> Ranked:
         """Rank the query's `k` best videos; by popularity where `user` isn't encoded.
@@ -68,15 +110,30 @@ class VideoRanking:
         scorer = Scorer(self._candidate_VD, 1.0, vector_D)
         return await self._retriever.best(scorer, k, allow_except(np.array([video_row])), fetched)
 
+    def _plain(self, query: VideoQuery, user: User, encoded: EncodedHistory) -> PlainQuery:
+        return PlainQuery(
+            query.k,
+            encoded.video_preference_D,
+            query.popularity_weight,
+            self._excluded(query, user),
+            self._matching(query),
+            encoded.candidates,
+        )
+
     def _allows(self, query: VideoQuery, user: User) -> Allows:
-        excluded = [self._catalogue.video_index.rows(query.exclude_M)]
+        return allow_except(self._excluded(query, user), self._matching(query))
+
+    def _excluded(self, query: VideoQuery, user: User) -> Rows:
+        excluded = [user.events.video_N[:0]]
+        if len(query.exclude_M):
+            excluded.append(self._catalogue.video_index.rows(query.exclude_M))
         if query.exclude_seen:
             excluded.append(user.events.video_N)
             excluded.append(self._catalogue.comment_video_C[user.events.comment_M])
-        matching = None
-        if query.filter is not None:
-            matching = allow_matching(query.filter, self._catalogue)
-        return allow_except(np.concatenate(excluded), matching)
+        return np.concatenate(excluded)
+
+    def _matching(self, query: VideoQuery) -> Allows | None:
+        return None if query.filter is None else allow_matching(query.filter, self._catalogue)
 
     async def _best(
         self,
@@ -122,3 +179,8 @@ class VideoRanking:
             window=window,
         )
         return ranked.take(chosen)
+
+
+def _is_plain(query: VideoQuery) -> bool:
+    """Whether a query's answer is the best videos by the whole score, and nothing else."""
+    return not is_diverse(query.diversity) and query.popularity_weight != 0

@@ -265,7 +265,7 @@ def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
     index = CandidateIndex.load(tmp_path / "x", entry, rows=5000, width=16)
     retriever = Retriever(OnlyVideos(index), "video")
     overall = PopularItems.by_place(np.arange(1, 5001, dtype=np.int32))
-    prior = PopularityPrior(logit_V, overall.by_logit("prior", logit_V))
+    prior = PopularityPrior.of(logit_V, overall.by_logit("prior", logit_V))
     for row in (17, 90, 4500):
         scorer = Scorer(candidate_ND, TEMPERATURE, candidate_ND[row], prior.parts)
         count = retriever.first_count(wanted, excluded=2, is_filtered=False)

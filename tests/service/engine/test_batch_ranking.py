@@ -1,0 +1,95 @@
+"""A batch at once against one full, exact scan for each of its queries."""
+
+import numpy as np
+import pytest
+from tiny_bundle_builder import TEMPERATURE, unit
+
+from service.engine import batch_ranking
+from service.engine.batch_ranking import BatchRanking, PlainQuery
+from service.engine.candidate_index import Candidates
+from service.engine.popularity import PopularItems
+from service.engine.popularity_prior import PopularityPrior
+from service.engine.scoring import Scorer, nothing_beside
+from service.engine.video_conditions import allow_except
+
+ROWS = 5001
+
+
+def invent(strength: float) -> tuple[np.ndarray, PopularityPrior | None]:
+    """Candidates of which 300 are copies of one, and a prior; none where it has no strength."""
+    random = np.random.default_rng(3)
+    candidate_ND = unit(random.standard_normal((ROWS, 16)))
+    candidate_ND[[0, *range(4000, 4300)]] = [[0] * 16, *[candidate_ND[17]] * 300]
+    if not strength:
+        return candidate_ND, None
+    logit_V = (strength * random.exponential(1, ROWS)).astype(np.float32)
+    logit_V[4000:4300] = logit_V[17]
+    overall = PopularItems.by_place(np.arange(1, ROWS, dtype=np.int32))
+    return candidate_ND, PopularityPrior.of(logit_V, overall.by_logit("prior", logit_V))
+
+
+def only_even(row_N: np.ndarray) -> np.ndarray:
+    return row_N % 2 == 0
+
+
+def ask(candidate_ND: np.ndarray, row: int, count: int, fetch: int) -> PlainQuery:
+    """Somebody whose taste is one row's vector, who has seen it, and to whom the index answers."""
+    cosine_N = candidate_ND @ candidate_ND[row]
+    cosine_N[0] = -np.inf
+    order_N = np.argsort(-cosine_N, kind="stable")[: ROWS - 1]
+    floor = -np.inf if fetch >= ROWS - 1 else float(cosine_N[order_N[fetch - 1]])
+    return PlainQuery(
+        count=count,
+        preference_D=candidate_ND[row],
+        weight=1.0 if row % 3 else 0.25,
+        excluded_E=np.array([row, 5, row]),
+        matching=only_even if row % 5 == 0 else None,
+        fetched=Candidates(order_N[:fetch].astype(np.int64), floor),
+    )
+
+
+def best_by_scan(
+    candidate_ND: np.ndarray, prior: PopularityPrior | None, query: PlainQuery
+) -> list[int]:
+    def beside(row_N: np.ndarray) -> dict[str, np.ndarray]:
+        assert prior is not None
+        return prior.parts(row_N, weight=query.weight)
+
+    scorer = Scorer(
+        candidate_ND,
+        TEMPERATURE,
+        query.preference_D,
+        nothing_beside if prior is None else beside,
+    )
+    allows = allow_except(query.excluded_E, query.matching)
+    row_N = np.arange(1, ROWS)
+    return scorer.rank(row_N[allows(row_N)]).row_K[: query.count].tolist()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0])
+def test_all_rows_at_once_rank_as_one_scan_each(strength: float) -> None:
+    candidate_ND, prior = invent(strength)
+    counts = (1, 20, 310, ROWS)
+    queries = [ask(candidate_ND, row, counts[row % 4], 1) for row in (17, 90, 4500, 25, 4001, 7)]
+    ranked = BatchRanking(candidate_ND, TEMPERATURE).rank_all(queries, prior)
+    for query, best in zip(queries, ranked, strict=True):
+        assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0])
+def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
+    strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_ranking, "POPULAR", 64)
+    candidate_ND, prior = invent(strength)
+    queries = [
+        ask(candidate_ND, row, count, fetch)
+        for row in (17, 90, 4500, 25, 4001)
+        for count, fetch in ((5, 40), (20, 400), (310, 2500), (20, ROWS))
+    ]
+    ranked = BatchRanking(candidate_ND, TEMPERATURE).rank_candidates(queries, prior)
+    for query, best in zip(queries, ranked, strict=True):
+        if best is not None:
+            assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
+        assert best is not None or query.fetched.floor > -np.inf
+    assert sum(best is not None for best in ranked) >= len(queries) // 4
