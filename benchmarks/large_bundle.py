@@ -78,7 +78,12 @@ def write_large_bundle(small: Bundle, folder: Path, *, videos: int, comments: in
     """Write a bundle with the graphs of another and so many items into an empty folder."""
     for name in ("tables", "index", "catalogue", "popular", "golden"):
         (folder / name).mkdir()
-    for name in ("encoder.onnx", "encoder_packed.onnx", "comment_head.onnx"):
+    for name in (
+        "encoder.onnx",
+        "encoder_packed.onnx",
+        "encoder_packed_videos.onnx",
+        "comment_head.onnx",
+    ):
         copyfile(small.folder / name, folder / name)
     catalogue = _catalogue(videos, comments)
     catalogue.save(folder / "catalogue")

@@ -4,7 +4,8 @@ Shape suffixes: B batch, I and J slots of the video and comment side, K comments
 event, T target videos, V video rows, C comment rows, D model width.
 
 Batch and slots are symbolic: `encoder.onnx` serves any batch and, with free dimensions overridden,
-fixed shapes on a GPU; `encoder_packed.onnx` computes the same faster on a CPU. The tables that
+fixed shapes on a GPU; `encoder_packed.onnx` computes the same faster on a CPU, and
+`encoder_packed_videos.onnx` is the part of it that video preferences need. The tables that
 histories look up are inputs: they are neither copied into the graph nor moved to a GPU more than
 once.
 """
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx.utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ PACKED_OPSET = 20
 """Has GELU as one operator, which is faster on a CPU than five."""
 ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
 PACKED_GRAPH = "encoder_packed.onnx"
+VIDEOS_GRAPH = "encoder_packed_videos.onnx"
 ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
 BATCH, VIDEO_SLOTS, COMMENT_SLOTS = Dim("batch"), Dim("video_slots"), Dim("comment_slots")
@@ -146,6 +149,13 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
             folder / name,
             opset,
         )
+    onnx.utils.extract_model(
+        folder / PACKED_GRAPH,
+        folder / VIDEOS_GRAPH,
+        list(ENCODER_DIMENSIONS),
+        ["video_preference", "video_share"],
+    )
+    check_graph(folder / VIDEOS_GRAPH)
     _export(
         CommentHeadGraph(sequence),
         head_example,

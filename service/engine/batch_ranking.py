@@ -9,6 +9,7 @@ E excluded rows, D width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,11 @@ class BatchRanking:
     def __init__(self, candidate_VD: NDArray[np.float32], temperature: float) -> None:
         self._candidate_VD = candidate_VD
         self._temperature = np.float32(temperature)
+
+    @cached_property
+    def _candidate_DV(self) -> NDArray[np.float32]:
+        """A small catalogue's vectors as they are multiplied with twice as fast."""
+        return np.ascontiguousarray(self._candidate_VD.T)
 
     def rank_all(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
@@ -111,9 +117,9 @@ class BatchRanking:
             place_V: Where in `row_P` a catalogue row stands; behind its end where it doesn't.
         """
         is_all = len(row_P) == len(self._candidate_VD)
-        vector_PD = self._candidate_VD if is_all else self._candidate_VD[row_P]
-        score_BP = _preferences(queries) @ vector_PD.T
-        score_BP /= self._temperature
+        vector_DP = self._candidate_DV if is_all else self._candidate_VD[row_P].T
+        preference_BD = (_preferences(queries) / self._temperature).astype(np.float32, copy=False)
+        score_BP = preference_BD @ vector_DP
         if prior is not None:
             score_BP += _weights(queries)[:, None] * prior.logit_V[row_P]
         for score_P, query in zip(score_BP, queries, strict=True):
@@ -126,7 +132,8 @@ class BatchRanking:
         floor_B = _at_most_the_worst(score_BP, [query.count for query in queries])
         floor_B -= 2 * ROUNDING / self._temperature
         np.maximum(floor_B, np.finfo(np.float32).min, out=floor_B)  # never what was left out
-        owner_N, place_N = np.nonzero(score_BP >= floor_B[:, None])
+        pair_N = np.flatnonzero(score_BP >= floor_B[:, None])  # far faster than `nonzero`
+        owner_N, place_N = np.divmod(pair_N, len(row_P))
         return owner_N, row_P[place_N]
 
     def _rank(

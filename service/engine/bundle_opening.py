@@ -105,6 +105,10 @@ def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateInde
 
     def run(history: HistoryBatch, target_BT: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
         encoding = encoder.encode(history, with_comments=True)
+        videos = encoder.encode(history, with_comments=False)  # by a graph of its own
+        error = np.abs(videos.video_preference_BD - encoding.video_preference_BD).max()
+        if not error <= GOLDEN_TOLERANCE:
+            raise BundleError(f"the graphs' video preferences differ by {error:.2g}")
         preference_BTD, _ = head.prefer_comments(
             encoding.comment_state_BJD, history.comment_last_BJ, query_VD[target_BT]
         )

@@ -20,7 +20,8 @@ from lsvcr.history import NEVER, HistoryBatch
 FloatArray = NDArray[np.float32]
 
 ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
-ENCODER_OUTPUTS = ("video_preference", "video_share", "comment_state")
+VIDEO_OUTPUTS = ("video_preference", "video_share")
+ENCODER_OUTPUTS = (*VIDEO_OUTPUTS, "comment_state")
 HEAD_OUTPUTS = ("comment_preference", "comment_share")
 
 MICRO_BATCH = 8
@@ -87,9 +88,6 @@ class CpuEncoder:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
-        # Answering video queries only, the comment side's last layer isn't computed.
-        self._needed_only = ort.RunOptions()
-        self._needed_only.only_execute_path_to_fetches = True
         self._open_encoder(bundle.folder)
 
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
@@ -114,9 +112,11 @@ class CpuEncoder:
         self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.intp]
     ) -> None:
         """Encode some rows of a batch without the slots that none of them needs."""
-        outputs = ENCODER_OUTPUTS if encoding.comment_state_BJD.shape[1] else ENCODER_OUTPUTS[:2]
         feeds = {**_rows(history, row_B).arrays(), **self._tables}
-        preference_BD, share_BI, *states = self._encoder.run(outputs, feeds, self._needed_only)
+        if encoding.comment_state_BJD.shape[1]:
+            preference_BD, share_BI, *states = self._encoder.run(ENCODER_OUTPUTS, feeds)
+        else:  # the comment side's last layer isn't computed
+            preference_BD, share_BI, *states = self._video_encoder.run(VIDEO_OUTPUTS, feeds)
         encoding.video_preference_BD[row_B] = preference_BD
         encoding.video_share_BI[row_B, : share_BI.shape[1]] = share_BI
         for state_BJD in states:
@@ -132,6 +132,11 @@ class CpuEncoder:
             path = folder / "encoder.onnx"
         self._encoder = open_session(path, one_thread())
         expect_outputs(self._encoder, ENCODER_OUTPUTS, path.name)
+        self._video_encoder = self._encoder
+        path = folder / "encoder_packed_videos.onnx"
+        if path.exists():
+            self._video_encoder = open_session(path, one_thread())
+            expect_outputs(self._video_encoder, VIDEO_OUTPUTS, path.name)
 
 
 def one_thread() -> Any:

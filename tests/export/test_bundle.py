@@ -12,7 +12,7 @@ import pytest
 from export.__main__ import main
 from export.bundle_writer import complete_bundle
 from export.candidate_index import IndexOptions
-from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, PACKED_GRAPH
+from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH
 from export.parity import PARITY_TOLERANCE
 from export.trained_run import TrainedRun
 from export.verify import verify_bundle
@@ -41,7 +41,7 @@ def complete(bundle_folder: Path, run: TrainedRun, folder: Path, options: IndexO
         invent_run(videos=VIDEOS, comments=COMMENTS, users=1).recommender.sequence.state_dict()
     )
     folder.mkdir()
-    for name in (ENCODER_GRAPH, PACKED_GRAPH, HEAD_GRAPH):
+    for name in (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HEAD_GRAPH):
         shutil.copy(bundle_folder / name, folder / name)
     return complete_bundle(run, folder, version="v1", created_at=NOON, options=options, step=quiet)
 

@@ -14,6 +14,7 @@ from export.encoder_graph import (
     OPSET,
     PACKED_GRAPH,
     PACKED_OPSET,
+    VIDEOS_GRAPH,
     EncoderGraph,
     check_graph,
 )
@@ -164,10 +165,32 @@ def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, 
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
+def test_the_graph_for_videos_is_a_part_of_the_packed_one(
+    run: TrainedRun, bundle_folder: Path
+) -> None:
+    """And a smaller one; its answers are the same, bit by bit."""
+    packed, videos = (
+        ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
+        for name in (PACKED_GRAPH, VIDEOS_GRAPH)
+    )
+    bundle = load_bundle(bundle_folder)
+    tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
+    feeds = {**windows(run, 5).arrays(), **tables}
+    outputs = ["video_preference", "video_share"]
+    for actual, expected in zip(
+        videos.run(outputs, feeds), packed.run(outputs, feeds), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
+    sizes = [
+        len(onnx.load(bundle_folder / name).graph.node) for name in (VIDEOS_GRAPH, PACKED_GRAPH)
+    ]
+    assert sizes[0] < sizes[1]
+
+
 def test_graphs_open_without_a_warning(
     bundle_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (ENCODER_GRAPH, PACKED_GRAPH, HEAD_GRAPH):
+    for name in (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HEAD_GRAPH):
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""
 
