@@ -112,6 +112,13 @@ class Metrics:
             "Requests computed together with a request, itself included.",
             _BATCH_SIZES,
         )
+        self._checked = self._counter(
+            "index_checked_videos",
+            "Best videos by an exact scan that the index was checked for: found, or missed.",
+            "outcome",
+        )
+        for outcome in ("found", "missed"):
+            self._checked.labels(outcome)
         self._describe_state(max_queue)
         self._version = ("", "")
 
@@ -141,6 +148,11 @@ class Metrics:
         if answer.ignored:
             self._ignored.inc(answer.ignored)
         self._batch_size.observe(answer.batch_size)
+
+    def record_recall(self, *, found: int, missed: int) -> None:
+        """Count one check of the video index."""
+        self._checked.labels("found").inc(found)
+        self._checked.labels("missed").inc(missed)
 
     def record_exposures(self, outcome: str, count: int) -> None:
         """Count answers that were written to the log of exposures, or dropped."""

@@ -1,10 +1,12 @@
 """Tells the metrics, again and again, what state this process is in."""
 
 import asyncio
+import itertools
 import logging
 from datetime import datetime
 from typing import Any
 
+from lsvcr.errors import LsvcrError
 from service.engine.model_pool import ModelPool
 from service.history_store import HistoryStore
 from service.metrics import Metrics, ModelState
@@ -12,6 +14,8 @@ from service.quality_metrics import QualityMetrics
 
 EVERY_S = 2.0
 """Much shorter than the time between two scrapes: another process may be the one scraped."""
+RECALL_EVERY = 30
+"""Reports from one check of the index to the next: a scan takes milliseconds of a core."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +37,11 @@ class StateReporter:
 
     async def follow(self) -> None:
         """Report until cancelled."""
-        while True:
+        for turn in itertools.count():
             try:
                 self.report()
+                if turn % RECALL_EVERY == 0:
+                    await self.check_recall()
             except Exception:
                 logger.exception("reporting the state failed")
             await asyncio.sleep(EVERY_S)
@@ -47,6 +53,18 @@ class StateReporter:
             model = _model_state(self._models.current().status())
         self._metrics.record_state(model, store_is_failing=self._store.is_failing)
         self._quality.close_window()
+
+    async def check_recall(self) -> None:
+        """Check the index with what somebody asked of it lately, if anybody did."""
+        if self._models.readiness():
+            return
+        try:
+            check = await self._models.current().check_recall()
+        except LsvcrError as error:
+            logger.debug("the index was not checked: %s", error)
+            return
+        if check is not None:
+            self._metrics.record_recall(found=check.found, missed=check.missed)
 
 
 def _model_state(status: dict[str, Any]) -> ModelState:

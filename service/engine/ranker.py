@@ -63,6 +63,7 @@ class Ranker:
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
         self._prior: PopularityPrior | None = None
+        self.latest_preference_D: NDArray[np.float32] | None = None
         self.update_popularity(None)
 
     def update_popularity(self, counts: LiveCounts | None) -> None:
@@ -84,6 +85,9 @@ class Ranker:
             with_comments=any(isinstance(query, CommentQuery | FeedQuery) for query in queries),
             until_s=max(_deadline_s(query) for query in queries),
         )
+        for user in users:
+            if user.encoded is not None:
+                self.latest_preference_D = user.encoded.video_preference_D
         tastes = self._comment_tastes(queries, users)
         encode_ms = (perf_counter() - started_s) * 1000
         ranked = self._videos.rank_together(list(map(_about_videos, queries)), users, prior)

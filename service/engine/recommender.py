@@ -22,6 +22,7 @@ from service.engine.queries import (
     VideoQuery,
 )
 from service.engine.ranker import Ranker
+from service.engine.recall_check import RecallCheck, check_recall
 
 
 class Recommender:
@@ -111,6 +112,14 @@ class Recommender:
             "warm": True,
             "waiting": self._batcher.waiting,
         }
+
+    async def check_recall(self) -> RecallCheck | None:
+        """Compare index and exact scan for who asked last; None if nobody has since."""
+        preference_D = self._ranker.latest_preference_D
+        if preference_D is None:
+            return None
+        self._ranker.latest_preference_D = None
+        return await check_recall(self._ranker.opened, preference_D)
 
     async def close(self) -> None:
         """Finish what is waiting; later questions get NotReadyError."""
