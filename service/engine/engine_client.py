@@ -134,10 +134,13 @@ class RemoteEngine:
                 self._changed.clear()
                 await self._changed.wait()
             with contextlib.suppress(EngineLostError):
-                opened = await self.ask(lambda number: Open(number, version), Opened)
-                self._open_there.add(version)
-                self._missing.discard(version)
-                return opened
+                return await self._open_now(version)
+
+    async def _open_now(self, version: str) -> Opened:
+        opened = await self.ask(lambda number: Open(number, version), Opened)
+        self._open_there.add(version)
+        self._missing.discard(version)
+        return opened
 
     def _let_go(self, version: str) -> None:
         self._holders[version] -= 1
@@ -153,19 +156,23 @@ class RemoteEngine:
         pause_s = FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
         while True:
-            try:
-                _, self._frames = await loop.create_unix_connection(
+            frames = None
+            with contextlib.suppress(OSError):
+                _, frames = await loop.create_unix_connection(
                     lambda: Frames(Reply, self._receive, self._lose), str(self._socket)
                 )
-            except OSError:
+            if frames is None or not frames.is_open:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
             pause_s = FIRST_PAUSE_S
+            self._frames = frames
             self._changed.set()
             for version in sorted(self._missing):
                 try:
-                    await self._open(version)
+                    await self._open_now(version)
+                except EngineLostError:
+                    break  # an engine that is dying may accept us and be gone
                 except LsvcrError as error:
                     logger.error("the new engine refuses %s: %s", version, error)
             while self._frames is not None:
