@@ -57,7 +57,7 @@ def main() -> None:
     with EngineProcess(settings) as process:
         for way in args.ways:
             where, what = way.split()
-            socket = process.settings.engine_socket if where == "process" else None
+            socket = process.socket if where == "process" else None
             per_s[way] = ask_from_processes(registry, socket, what, args)
             print_row(f"{way}, {args.clients} askers", per_s[way], "users/s", digits=0)
     write_results(

@@ -23,6 +23,7 @@ def main() -> None:
     registry = large_registry_of(args.work, args.videos, args.comments)
     arguments = ["--device", args.device, "--engine", args.engine, "--max-batch", str(args.batch)]
     arguments += ["--deadline-ms", "5000", "--store-timeout-ms", "2000"]  # measured, not cut off
+    arguments += ["--gpus", args.gpus] if args.gpus else []
     closed: dict[str, list[Seen]] = {"bare FastAPI": [], "service": []}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -54,7 +55,10 @@ def main() -> None:
         args.out,
         {
             **{key: vars(args)[key] for key in ("path", "videos", "comments", "device", "engine")},
-            **{key: vars(args)[key] for key in ("workers", "connections", "generators", "full")},
+            **{
+                key: vars(args)[key]
+                for key in ("gpus", "workers", "connections", "generators", "full")
+            },
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
             "of_bare_fastapi": spread(ratios, digits=3),
@@ -68,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     add_bundle_arguments(parser)
     parser.add_argument("--path", choices=["videos", "comments"], default="videos")
     parser.add_argument("--engine", choices=["auto", "inline", "process"], default="auto")
+    parser.add_argument("--gpus", default="", help="as the service's: an engine process on each")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16, help="--max-batch of the service")
     parser.add_argument("--full", action="store_true", help="everybody's history is full")

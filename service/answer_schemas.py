@@ -233,7 +233,7 @@ class LiveAnswer(Part):
 class ReadyAnswer(Part):
     """The service can answer."""
 
-    status: Literal["ready"]
+    status: Literal["ready", "reduced"]
     degraded: list[str]
     model: dict[str, object]
 

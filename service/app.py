@@ -20,6 +20,7 @@ from service.draining import drain_on_sigterm
 from service.embedded_store import EmbeddedStore
 from service.engine.engine import Engine, InlineEngine
 from service.engine.engine_client import RemoteEngine
+from service.engine.engine_group import EngineGroup
 from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
 from service.experiments.definition_changes import DefinitionChanges
@@ -230,8 +231,9 @@ async def _open_experiments(
 
 
 def _choose_engine(settings: Settings) -> Engine:
-    if settings.engine_socket is not None:
-        return RemoteEngine(settings.registry, settings.engine_socket)
+    if sockets := settings.engine_sockets:
+        engines = [RemoteEngine(settings.registry, socket) for socket in sockets]
+        return engines[0] if len(engines) == 1 else EngineGroup(engines)
     return InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
 
 

@@ -25,13 +25,20 @@ class EngineProcess:
     """An engine and its successors, for as long as the block lasts.
 
     Args:
-        settings: The service's; those for its front-ends are in `settings` of this object.
+        settings: The service's.
+        gpu: The only GPU that it may see, by number; None leaves the choice to the environment.
+
+    Attributes:
+        socket: Where it listens, or will.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gpu: str | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lsvcr-engine-")  # only we may enter it
-        socket = Path(self._folder.name) / "engine.sock"
-        self.settings = settings.model_copy(update={"engine_socket": socket})
+        self.socket = Path(self._folder.name) / "engine.sock"
+        own = settings.model_copy(update={"engine_socket": str(self.socket)})
+        self._environment = {**os.environ, **own.to_environment()}
+        if gpu is not None:
+            self._environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._ending = threading.Event()
         self._process = self._launch()
         self._thread = threading.Thread(target=self._keep_alive, name="engine-keeper", daemon=True)
@@ -63,7 +70,7 @@ class EngineProcess:
     def _launch(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "service.engine"],
-            env={**os.environ, **self.settings.to_environment()},
+            env=self._environment,
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends
             start_new_session=True,  # Ctrl-C is for us: the engine outlasts the last answer
         )

@@ -20,7 +20,7 @@ from service.engine.cuda_encoder import has_cuda
 from service.engine_process import EngineProcess
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER
-from service.settings import EMBEDDED, LOOPBACK, Settings, read_settings
+from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
 
 logger = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ def serve(arguments: Sequence[str]) -> int:
         configure_logging(settings.log_level)
         _warn_without_keys(settings)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the store outlives us
-        with _one_store_for_all(settings) as stored, _one_engine_for_all(stored) as shared:
+        with _one_store_for_all(settings) as stored, _engines_for_all(stored) as shared:
             return _serve(shared)
     except KeyboardInterrupt:  # how both signals arrive here, after the last answer
         return 0
@@ -95,17 +95,26 @@ def _one_store_for_all(settings: Settings) -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def _one_engine_for_all(settings: Settings) -> Iterator[Settings]:
-    """Start an engine process where one is wanted and none runs already."""
-    if settings.engine_socket is not None or not _wants_process(settings):
+def _engines_for_all(settings: Settings) -> Iterator[Settings]:
+    """Start engine processes where they are wanted and none runs already."""
+    if settings.engine_socket or not _wants_process(settings):
         yield settings
         return
-    with EngineProcess(settings) as process:
-        yield process.settings
+    gpus: list[str | None] = [*settings.gpus.split(",")] if settings.gpus else [None]
+    if settings.gpus and settings.device == "auto":  # a GPU that isn't there must not be a CPU
+        settings = settings.model_copy(update={"device": "cuda"})
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(EngineProcess(settings, gpu)) for gpu in gpus]
+        sockets = ",".join(str(process.socket) for process in processes)
+        yield settings.model_copy(update={"engine_socket": sockets})
 
 
 def _wants_process(settings: Settings) -> bool:
     """By itself only where workers would load a GPU several times: docs/decisions/0007."""
+    if settings.gpus:
+        if settings.engine == "inline":
+            raise SettingsError("--gpus: wants engine processes, but --engine is inline")
+        return True
     if settings.engine != "auto":
         return settings.engine == "process"
     return settings.workers > 1 and settings.device != "cpu" and has_cuda()

@@ -65,8 +65,14 @@ class Settings(BaseSettings):
         description="Where the model computes: in each worker, or in one process for all of them. "
         "`auto` takes a process where several workers share a GPU.",
     )
-    engine_socket: Path | None = Field(
-        default=None, description="Unix socket of an engine process that runs already."
+    engine_socket: str = Field(
+        default="",
+        description="Unix sockets of engine processes that run already, comma-separated.",
+    )
+    gpus: str = Field(
+        default="",
+        pattern=r"^(\d+(,\d+)*)?$",
+        description="GPUs by number, as `0,1`: an engine process on each, for all workers.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the model runs; with `cuda`, not ready without a GPU."
@@ -196,6 +202,11 @@ class Settings(BaseSettings):
             if not all(key.isascii() and key.isprintable() and " " not in key for key in role_keys):
                 raise SettingsError(f"a key for {role} has a character that a header can't carry")
         return keys
+
+    @property
+    def engine_sockets(self) -> list[Path]:
+        """Where engine processes listen that run already."""
+        return [Path(path) for path in _split(self.engine_socket)]
 
     @property
     def store_url(self) -> str:

@@ -20,7 +20,7 @@ DRAIN_S = 10
 
 async def serve(settings: Settings) -> None:
     """Answer front-ends until told to stop."""
-    assert settings.engine_socket is not None
+    [socket] = settings.engine_sockets
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -29,7 +29,7 @@ async def serve(settings: Settings) -> None:
     together = FRAMES_TOGETHER * settings.max_batch
     engine = InlineEngine(settings.registry, device=settings.device, max_batch=together)
     server = EngineServer(engine)
-    listening = await server.listen(settings.engine_socket)
+    listening = await server.listen(socket)
     await stopping.wait()
     listening.close()
     with contextlib.suppress(TimeoutError):

@@ -1,7 +1,8 @@
 """Where encoders and indexes run: the seam between ranking and the hardware.
 
-    Engine       opens bundles            InlineEngine here, RemoteEngine in `engine_client.py`
-    OpenBundle   encodes and searches     LocalBundle here, RemoteBundle there
+    Engine       opens bundles            InlineEngine here, RemoteEngine in `engine_client.py`,
+                                          EngineGroup, of several, in `engine_group.py`
+    OpenBundle   encodes and searches     LocalBundle here, RemoteBundle and GroupBundle there
 
 Ranking, candidates' vectors and catalogue stay with whoever asks; only inputs of the encoder and
 queries of an index cross the seam, as plain arrays, whole batches at a time.
@@ -96,6 +97,9 @@ class Engine(Protocol):
 
     def problem(self) -> str | None:
         """Why nothing can be computed now; None if it can."""
+
+    def lost(self) -> list[str]:
+        """What doesn't compute now, while the rest goes on."""
 
     async def close(self) -> None:
         """End; what is open answers no more."""
@@ -194,6 +198,10 @@ class InlineEngine:
     def problem(self) -> None:
         """Computing here, it works while the process does."""
         return None
+
+    def lost(self) -> list[str]:
+        """There is nothing beside this process."""
+        return []
 
     async def close(self) -> None:
         """Nothing to end: bundles go with their users."""

@@ -99,6 +99,15 @@ class RemoteEngine:
             return "the engine process ended; another one is starting"
         return None
 
+    @property
+    def under_way(self) -> int:
+        """Questions that it hasn't answered yet."""
+        return len(self._asked)
+
+    def lost(self) -> list[str]:
+        """As `Engine.lost`: where the only engine is lost, `problem` tells."""
+        return []
+
     async def close(self) -> None:
         """Disconnect; whoever still waits gets EngineLostError."""
         if self._connecting is not None:

@@ -206,6 +206,10 @@ class ModelPool:
         problem = self._engine.problem()
         return [] if problem is None else [problem]
 
+    def lost(self) -> list[str]:
+        """Which parts of the engine don't compute now, while the rest answers."""
+        return self._engine.lost()
+
     def _read_current(self) -> Current | None:
         if self._only is not None:
             return Current(version=self._only, previous=None, activated_at="")

@@ -24,7 +24,10 @@ async def live() -> Response:
 
 @router.get("/health/ready", responses={200: {"model": ReadyAnswer}})
 async def ready(request: Request) -> Response:
-    """200 only with a bundle loaded, checked and warm, on the wanted device; else the reasons."""
+    """200 only with a bundle loaded, checked and warm, on the wanted device; else the reasons.
+
+    `reduced` instead of `ready` where some engine processes are lost and others answer.
+    """
     models: ModelPool = request.app.state.models
     stopping = ["the service is stopping"] if request.app.state.is_draining else []
     if reasons := [*stopping, *models.readiness()]:
@@ -33,9 +36,10 @@ async def ready(request: Request) -> Response:
         )
         body = encode_json(msgspec.structs.replace(problem, reasons=reasons))
         return Response(body, problem.status, headers, media_type=MEDIA_TYPE)
+    lost = models.lost()
     status = {
-        "status": "ready",
-        "degraded": await _degraded(request.app.state.store),
+        "status": "reduced" if lost else "ready",
+        "degraded": [*await _degraded(request.app.state.store), *lost],
         "model": models.current().status(),
     }
     return Response(encode_json(status), media_type="application/json")

@@ -18,6 +18,7 @@ from tiny_bundle_builder import TINY_VERSIONS, sign
 from lsvcr.errors import BundleError
 from service.engine.engine import Engine, InlineEngine
 from service.engine.engine_client import RemoteEngine
+from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import Encode, pack_history
 from service.engine.engine_server import encode_together
 from service.engine.model_pool import ModelPool
@@ -49,20 +50,20 @@ def engine_process(registry: Path) -> Iterator[EngineProcess]:
         yield process
 
 
-def connect(process: EngineProcess) -> RemoteEngine:
-    assert process.settings.engine_socket is not None
-    return RemoteEngine(process.settings.registry, process.settings.engine_socket)
-
-
-@pytest.fixture(params=["inline", "process"])
+@pytest.fixture(params=["inline", "process", "group"])
 def new_engine(
     request: pytest.FixtureRequest, tiny_registry: Path
 ) -> Iterator[Callable[[], Engine]]:
     if request.param == "inline":
         yield lambda: InlineEngine(tiny_registry, device="cpu", max_batch=16)
         return
-    with engine_process(tiny_registry) as process:
-        yield lambda: connect(process)
+    if request.param == "process":
+        with engine_process(tiny_registry) as process:
+            yield lambda: RemoteEngine(tiny_registry, process.socket)
+        return
+    with engine_process(tiny_registry) as one, engine_process(tiny_registry) as two:
+        sockets = (one.socket, two.socket)
+        yield lambda: EngineGroup([RemoteEngine(tiny_registry, socket) for socket in sockets])
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -155,7 +156,7 @@ def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
     tiny_registry: Path,
 ) -> None:
     async def main(process: EngineProcess) -> None:
-        engine = connect(process)
+        engine = RemoteEngine(tiny_registry, process.socket)
         pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
         await pool.open()
         assert (await pool.current().recommend_videos(ask_videos(USER))).source == "model"
@@ -179,7 +180,7 @@ def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
 
 def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path) -> None:
     async def main(process: EngineProcess) -> None:
-        engine = connect(process)
+        engine = RemoteEngine(tiny_registry, process.socket)
         pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
         await pool.open()
         os.kill(process.pid, signal.SIGSTOP)  # it takes questions, and answers none
@@ -197,11 +198,90 @@ def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path)
         asyncio.run(main(process))
 
 
+@contextmanager
+def engine_pair(registry: Path) -> Iterator[tuple[list[EngineProcess], NewEngine]]:
+    with engine_process(registry) as one, engine_process(registry) as two:
+        pair = [one, two]
+        yield pair, lambda: EngineGroup([RemoteEngine(registry, each.socket) for each in pair])
+
+
+def test_an_engine_of_two_that_dies_leaves_the_other_answering(tiny_registry: Path) -> None:
+    async def main(pair: list[EngineProcess], engine: Engine) -> None:
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=1)
+        await pool.open()
+        await until(lambda: pool.current().status()["engines"] == 2)
+        assert pool.lost() == []
+        killed = pair[0].pid
+        os.kill(killed, signal.SIGSTOP)  # it takes questions, and answers none
+        asked = [
+            asyncio.create_task(pool.current().recommend_videos(ask_videos(USER))) for _ in range(8)
+        ]
+        await until(lambda: sum(task.done() for task in asked) >= 4)
+        os.kill(killed, signal.SIGKILL)
+        for answer in await asyncio.gather(*asked):
+            assert (answer.source, answer.degraded) == ("model", ())
+        await until(lambda: pool.lost() == ["engine 0"])
+        assert pool.readiness() == []
+        for _ in range(3):
+            answer = await pool.current().recommend_videos(ask_videos(USER))
+            assert (answer.source, answer.degraded) == ("model", ())
+        await until(lambda: pool.lost() == [] and pool.current().status()["engines"] == 2)
+        assert pair[0].pid != killed
+        await pool.close()
+        await engine.close()
+
+    with engine_pair(tiny_registry) as (pair, new_pair):
+        asyncio.run(main(pair, new_pair()))
+
+
+def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
+    async def main(pair: list[EngineProcess], engine: Engine) -> None:
+        opened = await engine.open(FIRST)
+        await until(lambda: opened.describe()["engines"] == 2)
+        history = opened.bundle.golden.history
+        counts = [1] * len(history.video_BI)
+
+        async def ask() -> None:
+            await opened.encode(history, with_comments=False, counts=counts, until_s=float("inf"))
+
+        os.kill(pair[1].pid, signal.SIGSTOP)
+        stuck: list[asyncio.Task[None]] = []
+        for _ in range(9):
+            task = asyncio.create_task(ask())
+            done, _ = await asyncio.wait([task], timeout=0.5)
+            if not done:
+                stuck.append(task)
+        assert len(stuck) == 1, "one question waits there, and no further one goes to it"
+        os.kill(pair[1].pid, signal.SIGCONT)
+        await asyncio.gather(*stuck)
+        await engine.close()
+
+    with engine_pair(tiny_registry) as (pair, new_pair):
+        asyncio.run(main(pair, new_pair()))
+
+
+def test_a_group_opens_what_one_engine_has_while_another_is_not_there(
+    tiny_registry: Path, tmp_path: Path
+) -> None:
+    async def main(process: EngineProcess) -> None:
+        absent = RemoteEngine(tiny_registry, tmp_path / "nobody.sock")
+        engine = EngineGroup([absent, RemoteEngine(tiny_registry, process.socket)])
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        assert (pool.readiness(), pool.lost()) == ([], ["engine 0"])
+        assert pool.current().status()["engines"] == 1
+        assert (await pool.current().recommend_videos(ask_videos(USER))).source == "model"
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry) as process:
+        asyncio.run(main(process))
+
+
 def test_the_engine_ends_with_whoever_started_it(tiny_registry: Path) -> None:
     with engine_process(tiny_registry) as process:
         pid = process.pid
-        socket = process.settings.engine_socket
-        assert socket is not None
+        socket = process.socket
         end_s = time.monotonic() + SOON_S
         while not socket.exists() and time.monotonic() < end_s:
             time.sleep(0.01)
