@@ -47,6 +47,7 @@ from service.routes import (
     playground,
     recommend,
 )
+from service.routes.hot_routes import HotRoutes
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
@@ -126,7 +127,10 @@ def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list
     authentication = [Middleware(Authentication, key_ring=key_ring)] if key_ring else []
     admission = Middleware(Admission, max_under_way=settings.max_under_way)
     body_limit = Middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    return [context, *authentication, admission, body_limit]
+    hot_routes = Middleware(HotRoutes, routes=[*recommend.router.routes, *events.router.routes])
+    if settings.otlp_endpoint is not None:  # the framework's own way makes the spans
+        return [context, *authentication, admission, body_limit]
+    return [context, *authentication, admission, body_limit, hot_routes]
 
 
 def _limits(settings: Settings) -> Limits:

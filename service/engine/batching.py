@@ -130,9 +130,12 @@ class Batcher(Generic[QueryT, AnswerT]):
             jobs = [job for job in taken if not job.future.done() and started_s < job.deadline_s]
             if jobs:
                 answers = await self._answer([job.query for job in jobs])
-                query_s = (time.monotonic() - started_s) / len(jobs)
+                ended_s = time.monotonic()
+                query_s = (ended_s - started_s) / len(jobs)
                 self._query_s += NEWEST_WEIGHT * (query_s - self._query_s)
                 for job, answer in zip(jobs, answers, strict=True):
+                    if ended_s >= job.deadline_s:
+                        answer = DeadlineExceededError("the answer was ready too late")
                     _settle(job, answer, (started_s - job.submitted_s) * 1000)
             await asyncio.sleep(0)  # what has arrived meanwhile joins the next batch
         self._draining -= 1

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, TypeVar, get_type_hints
 
 from fastapi import Request, Response
@@ -25,20 +26,26 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Make the function that answers a request."""
+        return self.answer if self.reads_body else super().get_route_handler()
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the endpoint has a `body` of a `Body` type."""
+        return self._model is not None
+
+    async def answer(self, request: Request) -> Response:
+        """Read the body and call the endpoint."""
+        assert self._model is not None
+        async with within_deadline(request.state.deadline_s):  # a body may come slowly
+            raw = await request.body()
+        body = parse_body(raw, self._model, request.app.state.limits)
+        response: Response = await self.endpoint(request, body, **request.path_params)
+        return response
+
+    @cached_property
+    def _model(self) -> type[Body] | None:
         model = get_type_hints(self.endpoint).get("body")
-        if not (inspect.isclass(model) and issubclass(model, Body)):
-            return super().get_route_handler()
-        endpoint = self.endpoint
-        body_model: type[Body] = model
-
-        async def handle(request: Request) -> Response:
-            async with within_deadline(request.state.deadline_s):  # a body may come slowly
-                raw = await request.body()
-            body = parse_body(raw, body_model, request.app.state.limits)
-            response: Response = await endpoint(request, body, **request.path_params)
-            return response
-
-        return handle
+        return model if inspect.isclass(model) and issubclass(model, Body) else None
 
 
 def parse_body(raw: bytes, model: type[BodyT], limits: Limits) -> BodyT:
