@@ -3,11 +3,13 @@
     encode   each asks with inputs prepared beforehand: the engine process alone is the limit
     rank     each also prepares inputs and ranks by the whole score, as a front-end does: no HTTP
 
-The naive way is a process for each asker that computes everything by itself (`--engine inline`).
+Ways: `process` asks one engine process, `gpus` one on each of --gpus, and `inline`, the naive way,
+computes everything in each asker.
 """
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import random
 import time
@@ -29,6 +31,7 @@ from lsvcr.history import HistoryBatch
 from lsvcr.registry import list_versions
 from service.engine.engine import Engine, InlineEngine, OpenBundle
 from service.engine.engine_client import RemoteEngine
+from service.engine.engine_group import EngineGroup
 from service.engine.queries import VideoQuery
 from service.engine.recommender import Recommender
 from service.engine_process import EngineProcess
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="everybody's history is full")
+    parser.add_argument("--gpus", default="0", help="as the service's, for the way `gpus`")
     parser.add_argument("--ways", nargs="*", default=["process encode", "process rank"])
     args = parser.parse_args()
     registry = large_registry_of(args.work, args.videos, args.comments)
@@ -54,11 +58,14 @@ def main() -> None:
         registry=registry, device=args.device, max_batch=args.batch, log_level="warning"
     )
     per_s: dict[str, list[float]] = {way: [] for way in args.ways}
-    with EngineProcess(settings) as process:
+    with contextlib.ExitStack() as stack:
+        gpus = args.gpus.split(",")
+        processes = [stack.enter_context(EngineProcess(settings, gpu)) for gpu in gpus]
         for way in args.ways:
             where, what = way.split()
-            socket = process.socket if where == "process" else None
-            per_s[way] = ask_from_processes(registry, socket, what, args)
+            asked = {"inline": [], "process": processes[:1], "gpus": processes}[where]
+            sockets = [process.socket for process in asked]
+            per_s[way] = ask_from_processes(registry, sockets, what, args)
             print_row(f"{way}, {args.clients} askers", per_s[way], "users/s", digits=0)
     write_results(
         args.out,
@@ -66,6 +73,7 @@ def main() -> None:
             "videos": args.videos,
             "comments": args.comments,
             "wanted_device": args.device,
+            "gpus": args.gpus,
             "clients": args.clients,
             "batch": args.batch,
             "full_histories": args.full,
@@ -75,7 +83,7 @@ def main() -> None:
 
 
 def ask_from_processes(
-    registry: Path, socket: Path | None, what: str, args: argparse.Namespace
+    registry: Path, sockets: list[Path], what: str, args: argparse.Namespace
 ) -> list[float]:
     """Users a second of all askers together, round by round."""
     context = multiprocessing.get_context("spawn")
@@ -83,7 +91,7 @@ def ask_from_processes(
     with context.Pool(args.clients, initializer=_remember, initargs=(barrier,)) as pool:
         asked = pool.starmap(
             _ask,
-            [(registry, socket, what, number, vars(args)) for number in range(args.clients)],
+            [(registry, sockets, what, number, vars(args)) for number in range(args.clients)],
             1,
         )
     return [float(sum(rounds)) for rounds in zip(*asked, strict=True)]
@@ -98,21 +106,21 @@ _BARRIER: object = None
 
 
 def _ask(
-    registry: Path, socket: Path | None, what: str, number: int, options: dict[str, object]
+    registry: Path, sockets: list[Path], what: str, number: int, options: dict[str, object]
 ) -> list[float]:
-    return uvloop.run(_asker(registry, socket, what, number, argparse.Namespace(**options)))
+    return uvloop.run(_asker(registry, sockets, what, number, argparse.Namespace(**options)))
 
 
 async def _asker(
-    registry: Path, socket: Path | None, what: str, number: int, args: argparse.Namespace
+    registry: Path, sockets: list[Path], what: str, number: int, args: argparse.Namespace
 ) -> list[float]:
     """One asker: open, wait for the others, then ask for some rounds."""
     version = list_versions(registry)[0]
     engine: Engine
-    if socket is None:
+    if not sockets:
         engine = InlineEngine(registry, device=args.device, max_batch=args.batch)
     else:
-        engine = RemoteEngine(registry, socket)
+        engine = EngineGroup([RemoteEngine(registry, socket) for socket in sockets])
     if what == "encode":
         asking = Encoding(await engine.open(version), args.batch, args.full)
     else:
@@ -131,10 +139,9 @@ async def _asker(
 class Encoding:
     """Asks with the same prepared inputs again and again."""
 
-    in_flight = 4
-
     def __init__(self, opened: OpenBundle, batch: int, full: bool) -> None:
         self._opened = opened
+        self.in_flight = opened.in_flight
         history = invent_histories(opened.bundle, 16 * batch, full=full)
         self._parts = [
             HistoryBatch(*(array[start : start + batch] for array in history.arrays().values()))
