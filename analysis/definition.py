@@ -56,6 +56,7 @@ class Definition(BaseModel):
 
     Attributes:
         arms: Those of weight 0 (shadows, arms that are only forced) are in no comparison.
+        created_at: Unix ms; what was shown before belongs to an earlier experiment of that name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,6 +65,7 @@ class Definition(BaseModel):
     arms: tuple[Arm, ...]
     control: str
     primary_metric: str = OUTCOMES[0].name
+    created_at: int = 0
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -84,7 +84,9 @@ def check_tables(
     """
     exposures = (
         exposures.filter(
-            pl.col("experiment") == definition.name, pl.col("reason").ne_missing("forced")
+            pl.col("experiment") == definition.name,
+            pl.col("reason").ne_missing("forced"),
+            pl.col("timestamp") >= definition.created_at,
         )
         .with_columns(unit_id=pl.coalesce("unit_id", "user_id"))
         .sort("timestamp", "recommendation_id")

@@ -101,9 +101,8 @@ async def read_report(
     as_page = options.format == "html" or (options.format is None and "text/html" in accepted)
     await request.app.state.exposures.flush()
     plan = options.model_dump_json(exclude={"format"}, exclude_none=True)
-    report = await reports.build(
-        record.definition.model_dump_json(by_alias=True).encode(), plan.encode(), as_page=as_page
-    )
+    definition = encode_json(_describe(request, record))
+    report = await reports.build(definition, plan.encode(), as_page=as_page)
     return Response(report, media_type="text/html" if as_page else "application/json")
 
 

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from experiment_tables import DAY_MS, definition_of, event, exposure, tables_of
+from experiment_tables import DAY_MS, START_MS, definition_of, event, exposure, tables_of
 
 from analysis.definition import Plan
 from analysis.unit_table import build_unit_table
@@ -90,6 +90,12 @@ def test_answers_by_a_forced_arm_and_those_in_no_experiment_are_left_out() -> No
         {**exposure("r4", "v", "b", reason=None), "experiment": None, "arm": None},
     ]
     assert tables_of(exposures, []).exposures["unit_id"].to_list() == ["u"]
+
+
+def test_an_earlier_experiment_of_the_same_name_is_left_out() -> None:
+    exposures = [exposure("r1", "u", "a", timestamp=START_MS - 1), exposure("r2", "w", "b")]
+    definition = definition_of(created_at=START_MS)
+    assert tables_of(exposures, [], definition).exposures["unit_id"].to_list() == ["w"]
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
