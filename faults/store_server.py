@@ -1,5 +1,6 @@
 """A real Valkey server on a TCP port, with an append-only file, that faults can be done to."""
 
+import json
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ class StoreServer:
         self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.bus_port = free_port()
 
     def start(self, *more: str) -> None:
         """Start and wait until it answers."""
@@ -52,6 +54,11 @@ class StoreServer:
             self._process.terminate()
             self._process.wait(timeout=10)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def freeze(self) -> None:
         """Let it hang: connections stay open, nothing is answered."""
         os.kill(self._running().pid, signal.SIGSTOP)
@@ -70,12 +77,10 @@ class StoreServer:
 
     def logged_event_ids(self) -> set[str]:
         """All event ids in the log."""
-        import json
-
         with self.client() as redis:
             return {
                 json.loads(fields[b"event"])["event_id"]
-                for key in redis.scan_iter("lsvcr:*events:*", count=1000)
+                for key in redis.scan_iter("lsvcr:events:*", count=1000)
                 for _, fields in redis.xrange(key)
             }
 

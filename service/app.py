@@ -51,7 +51,7 @@ from service.routes.hot_routes import HotRoutes
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
-from service.store_connection import connect_store
+from service.store_connection import close_store, connect_store
 from service.tracing import Tracing
 
 _EXPERIMENT_CONNECTIONS = 8
@@ -157,12 +157,14 @@ async def _open_store(
         write_timeout_ms=settings.store_write_timeout_ms,
         max_events=settings.history_max_events,
         expiry_s=settings.history_days * 86_400,
+        log_shards=settings.store_shards,
         log_max_entries=settings.event_log_max_entries,
         on_failure=metrics.store_failures.inc,
     )
     stack.push_async_callback(store.close)
     try:
         await store.check()
+        await store.migrate()
     except HistoryStoreError as error:
         logger.warning("starting without histories", reason=str(error))
     return store
@@ -202,7 +204,7 @@ async def _open_experiments(
     metrics: Metrics = app.state.metrics
     timeout_s = settings.store_write_timeout_ms / 1000
     redis = connect_store(url, timeout_s=timeout_s, max_connections=_EXPERIMENT_CONNECTIONS)
-    stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    stack.push_async_callback(close_store, redis)
     exposures = ExposureLog(
         redis,
         timeout_s=timeout_s,
@@ -246,7 +248,7 @@ def _open_rate_limiter(
 ) -> RateLimiter:
     timeout_s = settings.store_timeout_ms / 1000
     redis = connect_store(url, timeout_s=timeout_s, max_connections=_RATE_CONNECTIONS)
-    stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    stack.push_async_callback(close_store, redis)
     return RateLimiter(
         redis,
         rate_per_s=settings.key_rate_per_s,

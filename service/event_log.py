@@ -4,7 +4,6 @@ A user's events are in one stream, each entry one JSON object in the field `even
 `POST /events`. Redis drops the oldest entries beyond the cap.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -40,16 +39,6 @@ class _Owner(msgspec.Struct):
 encode_event = msgspec.json.Encoder().encode
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_owner = msgspec.json.Decoder(_Owner).decode
-
-
-def log_key(user_id: str, *, shards: int) -> str:
-    """Name the stream that holds a user's events."""
-    return shard_key(zlib.crc32(user_id.encode()) % shards)
-
-
-def shard_key(shard: int) -> str:
-    """Name a stream by its number."""
-    return f"lsvcr:events:{shard}"
 
 
 def owners_of(entries: Sequence[LogEntry]) -> list[str]:

@@ -153,7 +153,15 @@ class ExposureLog:
         return [exposure for _, exposure in await self._find(user_id)]
 
     async def erase_user(self, user_id: str) -> None:
-        """Delete what was shown to a user; raises HistoryStoreError, then try again."""
+        """Delete what was shown to a user; raises HistoryStoreError, then try again.
+
+        Looks twice: other processes may hold exposures that they have not written yet.
+        """
+        await self._erase_written(user_id)
+        await asyncio.sleep(2 * EVERY_S)
+        await self._erase_written(user_id)
+
+    async def _erase_written(self, user_id: str) -> None:
         if entry_ids := [entry_id for entry_id, _ in await self._find(user_id)]:
             erase = self._redis.xdel(self._stream(user_id), *entry_ids)
             await finish_within(erase, self._timeout_s)

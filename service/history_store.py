@@ -1,14 +1,8 @@
 """Users' histories in Redis or Valkey: one packed value a user, one read a request.
 
-    lsvcr:{user}:history   events that count as history      history_value.py tells the layout
-    lsvcr:{user}:views     events that are only logged, so that sending one again changes nothing
-    lsvcr:{unit}:arms      arms that a unit keeps            sticky_arms.lua
-    lsvcr:events:N         the event log                     event_log.py
-    lsvcr:popularity:HOUR  what was watched in one hour      popularity_counters.py
-
-A user's keys share a hash tag. Values expire some time after the user's last event. An event that
-was trimmed away is forgotten: sent again it counts as accepted, is trimmed again, and stands twice
-in the log and in its hour's counts.
+The keys are named in store_keys.py. Values expire some time after the user's last event. An event
+that was trimmed away is forgotten: sent again it counts as accepted, is trimmed again, and stands
+twice in the log and in its hour's counts.
 """
 
 import asyncio
@@ -19,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -35,9 +28,7 @@ from service.event_log import (
     LogEntry,
     encode_event,
     events_of,
-    log_key,
     owners_of,
-    shard_key,
 )
 from service.history_value import (
     COMMENT_SIDE,
@@ -49,8 +40,10 @@ from service.history_value import (
     encode_record,
 )
 from service.joined_reads import JoinedReads
-from service.popularity_counters import EXPIRY_S, counted_hours, counters_key, decode_counters
-from service.store_connection import connect_store
+from service.popularity_counters import EXPIRY_S, counted_hours, decode_counters
+from service.store_connection import close_store, connect_store, is_cluster
+from service.store_keys import StoreKeys, tag_of
+from service.store_migration import migrate
 
 ResultT = TypeVar("ResultT")
 
@@ -58,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
+_MIGRATION_S = 600.0
 _SCRIPT = "history_append.lua"
 _ARMS_SCRIPT = "sticky_arms.lua"
 _decode_arms = msgspec.json.Decoder(dict[str, str]).decode
@@ -111,7 +105,7 @@ class HistoryStore:
     ) -> None:
         self._read_timeout_s = read_timeout_ms / 1000
         self._write_timeout_s = write_timeout_ms / 1000
-        self._log_shards = log_shards
+        self._keys = StoreKeys(log_shards)
         log_entries = max(1, log_max_entries // log_shards)
         self._script_settings = (max_events, expiry_s, log_entries, EXPIRY_S)
         self._clock = clock
@@ -137,7 +131,7 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store can't be read in time.
         """
-        value = await self._reads.read(_history_key(user_id))
+        value = await self._reads.read(self._keys.history(user_id))
         return None if value is None else decode_history(value)
 
     async def fetch_arms(self, unit: str) -> dict[str, str]:
@@ -146,7 +140,7 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store can't be read in time.
         """
-        value = await self._reads.read(_arms_key(unit))
+        value = await self._reads.read(self._keys.arms(unit))
         return {} if value is None else _decode_arms(value)
 
     def remember_arm(self, unit: str, experiment: str, arm: str) -> None:
@@ -157,7 +151,7 @@ class HistoryStore:
         if len(self._tasks) >= _MAX_CONNECTIONS:
             return
         call = self._redis.eval(
-            self._arms_script, 1, _arms_key(unit), experiment, arm, self._script_settings[1]
+            self._arms_script, 1, self._keys.arms(unit), experiment, arm, self._script_settings[1]
         )
         task = asyncio.ensure_future(self._guard(call, self._write_timeout_s))
         self._tasks.add(task)
@@ -169,13 +163,17 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed. Sending the events again is safe.
         """
-        calls: dict[tuple[str, str], _Call] = {}
+        calls: dict[str, _Call] = {}
         hours = counted_hours(self._clock())
         for event in events:
             is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
-            key = _history_key(event.user_id) if is_history else _views_key(event.user_id)
-            keys = (key, self._stream(event.user_id))
-            calls.setdefault(keys, _Call([*keys], [])).add(event, hours)
+            key = (
+                self._keys.history(event.user_id) if is_history else self._keys.views(event.user_id)
+            )
+            call = calls.get(key)
+            if call is None:
+                call = calls[key] = _Call([key, self._keys.events_of(event.user_id)], [])
+            call.add(event, hours, self._counters(event))
         flags = await self._finish(self._append([*calls.values()]), self._write_timeout_s)
         return AppendResult(accepted=sum(flags), duplicates=len(flags) - sum(flags))
 
@@ -185,7 +183,7 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed.
         """
-        return await self._fetch_events(_history_key(user_id))
+        return await self._fetch_events(self._keys.history(user_id))
 
     async def fetch_popularity(self, hours: Sequence[int]) -> list[CountsByHash]:
         """Read some hours' video events by item, so far; empty for an hour long gone.
@@ -194,10 +192,12 @@ class HistoryStore:
             HistoryStoreError: If the store failed.
         """
         pipeline = self._redis.pipeline(transaction=False)
+        shards = self._keys.shards
         for hour in hours:
-            pipeline.hgetall(counters_key(hour))
+            for shard in range(shards):
+                pipeline.hgetall(self._keys.popularity(shard, hour))
         read = await self._finish(pipeline.execute(), self._write_timeout_s)
-        return [decode_counters(fields) for fields in read]
+        return [decode_counters(read[at : at + shards]) for at in range(0, len(read), shards)]
 
     async def fetch_recent_users(self, limit: int) -> list[str]:
         """Read the end of the log: users of its newest events, the latest one first.
@@ -206,8 +206,8 @@ class HistoryStore:
             HistoryStoreError: If the store failed.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        for shard in range(self._log_shards):
-            pipeline.xrevrange(shard_key(shard), count=_LOG_PAGE)
+        for shard in range(self._keys.shards):
+            pipeline.xrevrange(self._keys.events(shard), count=_LOG_PAGE)
         streams: list[list[LogEntry]]
         streams = await self._finish(pipeline.execute(), self._write_timeout_s)
         return owners_of([entry for entries in streams for entry in entries])[:limit]
@@ -218,8 +218,8 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed.
         """
-        videos, comments = await self._fetch_events(_history_key(user_id))
-        _, views = await self._fetch_events(_views_key(user_id))
+        videos, comments = await self._fetch_events(self._keys.history(user_id))
+        _, views = await self._fetch_events(self._keys.views(user_id))
         logged = [event for _, event in await self._fetch_logged(user_id)]
         return StoredUser(videos, comments, views, logged, await self.fetch_arms(user_id))
 
@@ -231,12 +231,21 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed; what is left is erased by trying again.
         """
-        keys = (_history_key(user_id), _views_key(user_id), _arms_key(user_id))
+        keys = (self._keys.history(user_id), self._keys.views(user_id), self._keys.arms(user_id))
         await self._finish(self._redis.delete(*keys), self._write_timeout_s)
         entry_ids = [entry_id for entry_id, _ in await self._fetch_logged(user_id)]
         if entry_ids:
-            erase = self._redis.xdel(self._stream(user_id), *entry_ids)
+            erase = self._redis.xdel(self._keys.events_of(user_id), *entry_ids)
             await self._finish(erase, self._write_timeout_s)
+
+    async def migrate(self) -> None:
+        """Bring the store's keys to this version's schema.
+
+        Raises:
+            StoreSchemaError: If they are of a newer one.
+            HistoryStoreError: If the store failed.
+        """
+        await self._finish(migrate(self._redis, self._keys), _MIGRATION_S)
 
     async def check(self) -> None:
         """Raise HistoryStoreError if the store doesn't answer in time."""
@@ -246,15 +255,31 @@ class HistoryStore:
         """Wait for commands under way and close all connections."""
         await self._reads.drain()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._redis.aclose(close_connection_pool=True)
+        await close_store(self._redis)
 
-    def _stream(self, user_id: str) -> str:
-        return log_key(user_id, shards=self._log_shards)
+    def _counters(self, event: Event) -> str:
+        """Where an event is counted."""
+        shard = self._keys.shard_of(event.user_id)
+        return self._keys.popularity(shard, event.timestamp // HOUR_MS)
 
     async def _read_values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        read = self._read_by_shard(keys) if is_cluster(self._redis) else self._redis.mget(keys)
         values: list[bytes | None]
-        values = await self._guard(self._redis.mget(keys), self._read_timeout_s)
+        values = await self._guard(read, self._read_timeout_s)
         return values
+
+    async def _read_by_shard(self, keys: Sequence[str]) -> list[bytes | None]:
+        """One command a shard: a cluster answers for keys of one slot at a time."""
+        by_tag: dict[str, list[str]] = {}
+        for key in keys:
+            by_tag.setdefault(tag_of(key), []).append(key)
+        read = await asyncio.gather(*(self._redis.mget(some) for some in by_tag.values()))
+        found = {
+            key: value
+            for some, values in zip(by_tag.values(), read, strict=True)
+            for key, value in zip(some, values, strict=True)
+        }
+        return [found[key] for key in keys]
 
     async def _fetch_events(self, key: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
         value: bytes | None
@@ -265,7 +290,7 @@ class HistoryStore:
         found: list[tuple[bytes, Event]] = []
         start = b"-"
         while True:
-            read = self._redis.xrange(self._stream(user_id), min=start, count=_LOG_PAGE)
+            read = self._redis.xrange(self._keys.events_of(user_id), min=start, count=_LOG_PAGE)
             page: list[LogEntry] = await self._finish(read, self._write_timeout_s)
             found += events_of(user_id, page)
             if len(page) < _LOG_PAGE:
@@ -279,7 +304,8 @@ class HistoryStore:
         ]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.evalsha(self._script_sha, *command)
+                # Not by its name, which a cluster's client refuses: our keys are in one slot.
+                pipeline.execute_command("EVALSHA", self._script_sha, *command)
             results = await pipeline.execute(raise_on_error=False)
         flags: list[int] = []
         for command, result in zip(commands, results, strict=True):
@@ -330,7 +356,7 @@ class _Call:
     keys: list[str]
     arguments: list[bytes | int]
 
-    def add(self, event: Event, hours: range) -> None:
+    def add(self, event: Event, hours: range, counters: str) -> None:
         """Append one event, to be counted if it is on a video and in one of some hours."""
         is_video = event.type in VIDEO_EVENT_TYPES
         item_id = event.video_id if is_video else event.comment_id
@@ -341,7 +367,7 @@ class _Call:
         )
         side = VIDEO_SIDE if is_video else COMMENT_SIDE
         hour = event.timestamp // HOUR_MS
-        counted_by = self._key_number(counters_key(hour)) if is_video and hour in hours else 0
+        counted_by = self._key_number(counters) if is_video and hour in hours else 0
         self.arguments.extend([side, record, encode_id(item_id), encode_event(event), counted_by])
 
     def _key_number(self, key: str) -> int:
@@ -354,20 +380,3 @@ class _Call:
 def _discard(call: Awaitable[Any]) -> None:
     if isinstance(call, Coroutine):
         call.close()  # else Python warns that it was never awaited
-
-
-def _history_key(user_id: str) -> str:
-    return f"lsvcr:{{{_tag(user_id)}}}:history"
-
-
-def _views_key(user_id: str) -> str:
-    return f"lsvcr:{{{_tag(user_id)}}}:views"
-
-
-def _arms_key(unit: str) -> str:
-    return f"lsvcr:{{{_tag(unit)}}}:arms"
-
-
-def _tag(user_id: str) -> str:
-    """A user's hash tag; percent-encoded, since a brace would end it early."""
-    return quote(user_id, safe="")

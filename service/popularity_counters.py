@@ -1,15 +1,14 @@
 """What is watched, counted by hour in the store.
 
-    lsvcr:popularity:HOUR  a hash: item hash (8 bytes, little-endian) -> video events in that hour
-
-HOUR counts from 1970, in UTC, by the event's own time. `history_append.lua` counts an event in the
+Each shard has a hash an hour (store_keys.py): item hash (8 bytes, little-endian) -> video events.
+Hours count from 1970, in UTC, by the event's own time. `history_append.lua` counts an event in the
 moment it is accepted; one beside another of the same user on the same video is no further choice,
 there as in training. Erasing a user does not count back: the counters don't know whose they are.
 
 Shape suffixes: E different videos in one hour.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,18 +21,17 @@ HOURS = 60 * HOURS_A_DAY
 EXPIRY_S = 90 * HOURS_A_DAY * HOUR_S
 
 
-def counters_key(hour: int) -> str:
-    """Name the hash that counts one hour."""
-    return f"lsvcr:popularity:{hour}"
-
-
 def counted_hours(now_s: float) -> range:
     """Hours whose events are counted: those that are read, and a day ahead for fast clocks."""
     now = int(now_s // HOUR_S)
     return range(now - HOURS, now + 1 + HOURS_A_DAY)
 
 
-def decode_counters(fields: Mapping[bytes, bytes]) -> CountsByHash:
-    """Read one hour's hash."""
-    hash_E = np.frombuffer(b"".join(fields), "<u8").astype(np.uint64)
-    return hash_E, np.fromiter(map(int, fields.values()), np.int64, len(fields))
+def decode_counters(shards: Sequence[Mapping[bytes, bytes]]) -> CountsByHash:
+    """Add up one hour's hashes."""
+    fields = [name for shard in shards for name in shard]
+    counts = [int(count) for shard in shards for count in shard.values()]
+    hash_E, place_N = np.unique(np.frombuffer(b"".join(fields), "<u8"), return_inverse=True)
+    count_E = np.zeros(len(hash_E), np.int64)
+    np.add.at(count_E, place_N, counts)
+    return hash_E.astype(np.uint64), count_E

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     redis: str = Field(
         default=EMBEDDED,
         repr=False,  # it may hold a password
-        description="URL of Redis or Valkey (redis://, rediss://, unix://), or `embedded`.",
+        description="URL of Redis or Valkey (redis://, rediss://, unix://, or of a cluster: "
+        "redis+cluster://, rediss+cluster://), or `embedded`.",
     )
     redis_user: str | None = Field(default=None, description="ACL user of the store.")
     redis_password_file: Path | None = Field(
@@ -163,6 +164,12 @@ class Settings(BaseSettings):
     )
     history_days: int = Field(
         default=180, ge=1, description="Histories expire this long after the user's last event."
+    )
+    store_shards: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="Streams of the log, and parts that a cluster can spread; fixed once used.",
     )
     event_log_max_entries: int = Field(
         default=1_000_000, ge=1, description="Events kept in the log, the newest."

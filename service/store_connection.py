@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -14,22 +14,53 @@ from service.errors import HistoryStoreError
 ResultT = TypeVar("ResultT")
 
 
+CLUSTER = "+cluster"
+
+
 def connect_store(url: str, *, timeout_s: float, max_connections: int) -> Any:
     """Make a client; it connects with its first command.
 
     Its own types allow text; ours are bytes throughout, so it is left untyped.
+
+    Args:
+        url: redis://, rediss://, unix://; redis+cluster:// or rediss+cluster:// with any server of
+            a cluster, which names the others.
+        timeout_s: For connecting, and for each command.
+        max_connections: In all; of a cluster, with each server.
     """
-    # Never send a command twice: a write whose answer was lost would count as a duplicate.
+    never_twice = Retry(NoBackoff(), 0)  # a write whose answer was lost would count as a duplicate
+    if CLUSTER in url:
+        return RedisCluster.from_url(
+            url.replace(CLUSTER, "", 1),
+            max_connections=max_connections,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=never_twice,
+            protocol=2,
+        )
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        retry=never_twice,
         protocol=2,
     )
     return Redis.from_pool(pool)
+
+
+def is_cluster(client: Any) -> bool:
+    """Whether keys may be on several servers."""
+    return isinstance(client, RedisCluster)
+
+
+async def close_store(client: Any) -> None:
+    """Close all connections of a client."""
+    if is_cluster(client):
+        await client.aclose()
+    else:
+        await client.aclose(close_connection_pool=True)
 
 
 async def finish_within(call: Awaitable[ResultT], timeout_s: float) -> ResultT:

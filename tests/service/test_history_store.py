@@ -18,6 +18,7 @@ from service.embedded_store import EmbeddedStore
 from service.errors import HistoryStoreError
 from service.event_log import Event
 from service.history_store import AppendResult, HistoryStore
+from service.store_keys import StoreKeys
 
 MakeStore = Callable[..., HistoryStore]
 
@@ -154,7 +155,7 @@ def test_a_history_expires_after_the_last_event(make_store: MakeStore, store_url
     store, user = make_store(expiry_s=77), new_user()
     run_with(store, lambda: _append(store, [event(user, 1, 1)]))
     with Redis.from_url(store_url) as redis:
-        assert 70 < redis.ttl(f"lsvcr:{{{user}}}:history") <= 77
+        assert 70 < redis.ttl(StoreKeys(4).history(user)) <= 77
 
 
 @pytest.mark.parametrize("user", ["a}b", "{x}", "}{", "ü/ß?", "a b", "%7B", "*", "x" * 128])
@@ -316,7 +317,7 @@ def test_a_lost_store_costs_little_and_is_used_again_once_it_is_back(
 def test_a_value_of_an_unknown_format_is_refused(make_store: MakeStore, store_url: str) -> None:
     store, user = make_store(), new_user()
     with Redis.from_url(store_url) as redis:
-        redis.set(f"lsvcr:{{{user}}}:history", b"LSV\x09 from the future")
+        redis.set(StoreKeys(4).history(user), b"LSV\x09 from the future")
 
     async def scenario() -> None:
         with pytest.raises(HistoryStoreError):

@@ -1,0 +1,62 @@
+"""Erasing a user leaves nothing of them in the store, wherever it was: all of it is read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from app_client import make_settings, serve
+from experiment_apps import definition, put
+from redis import Redis
+
+from service.embedded_store import EmbeddedStore
+
+
+def everything(redis: Redis) -> Iterator[tuple[bytes, bytes]]:
+    """Each key of the store with all of its content."""
+    for key in redis.scan_iter(count=1000):
+        read: dict[bytes, Any] = {
+            b"string": redis.get,
+            b"hash": redis.hgetall,
+            b"stream": redis.xrange,
+            b"set": redis.smembers,
+            b"list": lambda one: redis.lrange(one, 0, -1),
+            b"zset": lambda one: redis.zrange(one, 0, -1),
+        }
+        yield key, repr(read[redis.type(key)](key)).encode()
+
+
+def test_nothing_of_an_erased_user_is_left_in_the_store(
+    tiny_master: Path, store_folder: Path
+) -> None:
+    gone, kept = "user-to-be-forgotten", "user-who-stays"
+    with EmbeddedStore(store_folder) as embedded, Redis.from_url(embedded.url, protocol=2) as redis:
+        settings = make_settings(tiny_master, embedded.url)
+        with serve(settings) as one, serve(settings) as another:  # two processes' worth
+            put(one, definition("both", sticky=True))
+            for user in (gone, kept):
+                events = [
+                    {
+                        "event_id": f"{user}-{kind}",
+                        "user_id": user,
+                        "type": kind,
+                        "timestamp": 5,
+                        item: item[0] + "3",
+                    }
+                    for kind, item in (
+                        ("video_watch", "video_id"),
+                        ("comment_like", "comment_id"),
+                        ("comment_view", "comment_id"),
+                    )
+                ]
+                assert one.post("/events", json={"events": events}).json()["accepted"] == 3
+                for client in (one, another):
+                    for path in ("/recommend/videos", "/recommend/feed"):
+                        assert client.post(path, json={"user_id": user}).status_code == 200
+            assert one.get(f"/users/{gone}/export").json()["event_log"]
+            assert one.delete(f"/users/{gone}").status_code == 204
+            scanned = list(everything(redis))
+            assert sum(kept.encode() in key + content for key, content in scanned) >= 3
+            left = [key for key, content in scanned if gone.encode() in key + content]
+            assert not left
+            exported = one.get(f"/users/{gone}/export").json()
+            assert not any(exported[part] for part in ("views", "event_log"))
