@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 
 from lsvcr import __version__
 from lsvcr.errors import LsvcrError
 from service.admission import Admission
-from service.auth import Authentication, KeyRing, role_needed
+from service.auth import Authentication, KeyRing
 from service.body_limit import BodyLimit
 from service.draining import drain_on_sigterm
 from service.embedded_store import EmbeddedStore
@@ -32,6 +32,7 @@ from service.experiments.shadow_work import ShadowWork
 from service.exposure_log import ExposureLog
 from service.history_store import HistoryStore
 from service.metrics import Metrics
+from service.openapi_document import complete_openapi
 from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.quality_metrics import QualityMetrics
@@ -48,6 +49,7 @@ from service.routes import (
     recommend,
 )
 from service.routes.hot_routes import HotRoutes
+from service.routes.query_parameters import refuse_unknown
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
 from service.state_reporter import StateReporter
@@ -109,9 +111,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.trusts_arm_header = settings.trust_arm_header
     routed = (recommend, items, events, models, experiments, health, documentation, playground)
     for module in routed:
-        app.include_router(module.router)
+        strict = [] if module in (health, documentation, playground) else [Depends(refuse_unknown)]
+        app.include_router(module.router, dependencies=strict)
     add_problem_handlers(app)
-    _document_keys(app)
+    complete_openapi(app, app.state.limits)
     return app
 
 
@@ -284,23 +287,3 @@ async def _watch_registry(pool: ModelPool, every_s: float, metrics: Metrics) -> 
             logger.warning("the registry's current bundle is not usable", reason=str(error))
         except Exception:
             logger.exception("looking at the registry failed")
-
-
-def _document_keys(app: FastAPI) -> None:
-    """Say in the OpenAPI document which operations want a key, from the table that checks them."""
-    build = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = build()
-            app.openapi_schema = document
-            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-            schemes["key"] = {"type": "http", "scheme": "bearer"}
-            for path, operations in document["paths"].items():
-                if (role := role_needed(path)) is not None:
-                    for operation in operations.values():
-                        operation["security"] = [{"key": []}]
-                        operation["x-role"] = role
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Strict,
     StringConstraints,
     Tag,
@@ -21,7 +22,8 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError, core_schema
 
 from service.history_value import MAX_TIMESTAMP_MS
 
@@ -48,19 +50,34 @@ class Limits:
     max_candidates: int
 
 
-def _at_most(setting: str) -> AfterValidator:
-    """Check a number, or a list's length, against a limit of the context."""
+LIMITED_BY = "x-limited-by"
+"""In a JSON schema: names the setting that bounds a value."""
 
-    def check(value: Any, info: ValidationInfo) -> Any:
-        limit = getattr(info.context, setting)
+
+@dataclass(frozen=True)
+class _AtMost:
+    """Checks a number, or a list's length, against a limit of the context."""
+
+    setting: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.with_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), LIMITED_BY: self.setting}
+
+    def _check(self, value: Any, info: ValidationInfo) -> Any:
+        limit = getattr(info.context, self.setting)
         if isinstance(value, int):
             if value > limit:
                 raise PydanticCustomError("too_large", f"Input should be at most {limit}")
         elif len(value) > limit:
             raise PydanticCustomError("too_long", f"List should have at most {limit} items")
         return value
-
-    return AfterValidator(check)
 
 
 Identifier = Annotated[
@@ -74,7 +91,7 @@ Timestamp = Annotated[
 ]
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
-K = Annotated[Count, _at_most("max_k"), Field(description="How many; up to 500 by default.")]
+K = Annotated[Count, _AtMost("max_k"), Field(description="How many; up to 500 by default.")]
 
 
 class Body(BaseModel):
@@ -100,8 +117,8 @@ class CommentEvent(Body):
 class InlineHistory(Body):
     """Used instead of the stored history; the order doesn't matter."""
 
-    videos: Annotated[list[VideoEvent], _at_most("max_inline_events")] = Field(default_factory=list)
-    comments: Annotated[list[CommentEvent], _at_most("max_inline_events")] = Field(
+    videos: Annotated[list[VideoEvent], _AtMost("max_inline_events")] = Field(default_factory=list)
+    comments: Annotated[list[CommentEvent], _AtMost("max_inline_events")] = Field(
         default_factory=list
     )
 
@@ -109,14 +126,14 @@ class InlineHistory(Body):
 class VideoExclusion(Body):
     """Videos to leave out."""
 
-    video_ids: Annotated[list[Identifier], _at_most("max_excluded")] = Field(default_factory=list)
+    video_ids: Annotated[list[Identifier], _AtMost("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=True, description="Leave out what is in the history.")
 
 
 class CommentExclusion(Body):
     """Comments to leave out."""
 
-    comment_ids: Annotated[list[Identifier], _at_most("max_excluded")] = Field(default_factory=list)
+    comment_ids: Annotated[list[Identifier], _AtMost("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=False, description="Leave out what is in the history.")
 
 
@@ -146,8 +163,22 @@ class DiversityWish(Body):
     max_per_category: Count | None = None
 
 
+_SOMEBODY: JsonDict = {
+    "anyOf": [
+        {"required": ["user_id"], "properties": {"user_id": {"type": "string"}}},
+        {"required": ["history"], "properties": {"history": {"type": "object"}}},
+    ]
+}
+_CANDIDATES_UNDER_A_VIDEO: JsonDict = {
+    "if": {"required": ["candidates"], "properties": {"candidates": {"type": "array"}}},
+    "then": {"required": ["video_id"], "properties": {"video_id": {"type": "string"}}},
+}
+
+
 class RecommendBody(Body):
     """What all recommendations share."""
+
+    model_config = ConfigDict(json_schema_extra=_SOMEBODY)
 
     user_id: Identifier | None = Field(
         default=None, description="Whose stored history to use, and the unit of A/B assignment."
@@ -177,10 +208,12 @@ class VideosBody(RecommendBody):
 class CommentsBody(RecommendBody):
     """`POST /recommend/comments`."""
 
+    model_config = ConfigDict(json_schema_extra={**_SOMEBODY, **_CANDIDATES_UNDER_A_VIDEO})
+
     video_id: Identifier | None = Field(
         default=None, description="The video on screen; without it, comments of all videos."
     )
-    candidates: Annotated[list[Identifier], _at_most("max_candidates")] | None = Field(
+    candidates: Annotated[list[Identifier], _AtMost("max_candidates")] | None = Field(
         default=None, description="Comments under that video: rank just those."
     )
     exclude: CommentExclusion | None = None
@@ -280,7 +313,7 @@ class BatchBody(Body):
     requests: Annotated[
         list[Annotated[_BatchItem, WrapValidator(_keep_refused)]],
         Field(min_length=1),
-        _at_most("max_batch_requests"),
+        _AtMost("max_batch_requests"),
     ]
 
 
@@ -290,5 +323,5 @@ class EventsBody(Body):
     events: Annotated[
         list[Annotated[EventBody, WrapValidator(_keep_refused)]],
         Field(min_length=1),
-        _at_most("max_events"),
+        _AtMost("max_events"),
     ]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from service.errors import InvalidRequestError
 from service.routes.deadline import within_deadline
+from service.routes.query_parameters import refuse_unknown
 from service.schemas import Body, Limits, describe_errors
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -36,6 +37,7 @@ class JsonRoute(APIRoute):
     async def answer(self, request: Request) -> Response:
         """Read the body and call the endpoint."""
         assert self._model is not None
+        await refuse_unknown(request)  # the framework's dependencies are passed over
         async with within_deadline(request.state.deadline_s):  # a body may come slowly
             raw = await request.body()
         body = parse_body(raw, self._model, request.app.state.limits)

@@ -13,7 +13,15 @@ from service.routes.json_route import JsonRoute
 from service.routes.one_recommendation import Recommendation, recommend, recommend_similar
 from service.routes.recommendation_answers import encode_json
 from service.routes.recommendation_queries import RecommendBody
-from service.schemas import BatchBody, CommentsBody, FeedBody, Identifier, Refused, VideosBody
+from service.schemas import (
+    LIMITED_BY,
+    BatchBody,
+    CommentsBody,
+    FeedBody,
+    Identifier,
+    Refused,
+    VideosBody,
+)
 
 router = APIRouter(route_class=JsonRoute, tags=["recommending"])
 
@@ -55,7 +63,9 @@ async def recommend_batch(request: Request, body: BatchBody) -> Response:
 
 @router.get("/videos/{video_id:path}/similar", responses={200: {"model": VideosAnswer}})
 async def similar_videos(
-    request: Request, video_id: Identifier, k: Annotated[int, Query(ge=1)] = 20
+    request: Request,
+    video_id: Identifier,
+    k: Annotated[int, Query(ge=1, json_schema_extra={LIMITED_BY: "max_k"})] = 20,
 ) -> Response:
     """The videos nearest to one, whoever asks."""
     if k > request.app.state.limits.max_k:

@@ -1,6 +1,11 @@
 """How hard to try: `make test` draws a sample, `make fuzz` (profile `fuzz`) takes its time."""
 
+from collections import Counter
+
 from hypothesis import HealthCheck, settings
+
+TRIED: Counter[str] = Counter()
+"""Cases by their kind; told at the end."""
 
 IS_FUZZ = settings.get_current_profile_name() == "fuzz"
 _QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from bundle_damage import CERTAIN, Damage, random_bytes
-from effort import effort
+from effort import TRIED, effort
 from hypothesis import given, note
 from hypothesis import strategies as st
 from tiny_bundle_builder import PRIOR, PROFILE, sign, write_tiny_bundle
@@ -89,6 +89,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 def test_what_is_certainly_wrong_is_refused_with_a_reason(
     workshop: Workshop, kind: str, data: st.DataObject
 ) -> None:
+    TRIED[f"bundles, {kind}"] += 1
     with workshop.damaged(data.draw(CERTAIN[kind])) as version:
         with pytest.raises(LsvcrError) as refusal:
             workshop.activate(version)
@@ -102,6 +103,7 @@ def test_what_is_certainly_wrong_is_refused_with_a_reason(
 def test_what_may_be_harmless_is_refused_or_answers_well(
     workshop: Workshop, damage: Damage
 ) -> None:
+    TRIED["bundles, random bytes"] += 1
     with workshop.damaged(damage) as version:
         try:
             workshop.activate(version)

@@ -203,6 +203,9 @@ def test_many_mistakes_make_a_short_answer(client: TestClient) -> None:
         ("GET", f"/users/{'x' * 129}/history", 422),
         ("GET", "/users/a%0Ab/history", 404),
         ("GET", "/videos/%00/similar", 422),
+        ("GET", "/videos/v1/similar?kk=5", 422),
+        ("GET", "/admin/models?all=yes", 422),
+        ("POST", "/admin/models/refresh?now=1", 422),
     ],
 )
 def test_paths_and_methods(client: TestClient, method: str, path: str, status: int) -> None:
