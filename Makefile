@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo docs test test-fast faults fuzz audit soak check lint types imports format clean
+.PHONY: help install demo docs test test-fast faults fuzz audit lock soak check lint types imports format clean
 
 help:
 	@echo "make demo        data, training, export, service and example answers (ARGS=--once ends there)"
@@ -15,6 +15,7 @@ help:
 	@echo "make fuzz        thousands of bad requests and damaged bundles"
 	@echo "make soak        half an hour at a steady load (ARGS=--minutes 5 for less)"
 	@echo "make audit       dependencies with known holes, and a bill of materials in build/"
+	@echo "make lock        docker/service.lock anew: what the service's image installs, with hashes"
 	@echo "make check       lint, types, imports"
 	@echo "make test-fast   the tests that need neither torch nor a store"
 	@echo "make format      format and fix what ruff can"
@@ -49,6 +50,12 @@ audit: $(INSTALLED)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install -q pip-tools
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+	  --extra service --extra tracing -c constraints.txt -o docker/service.lock pyproject.toml
+	sed -i '/^# WARNING/,/^    # via lsvcr (pyproject.toml)/d' docker/service.lock # the project itself: not a download
 
 check: lint types imports
 

@@ -17,10 +17,12 @@ WORKDIR /app
 # installed empty here but for its version, and its code is read from /app.
 # `service-gpu` for NVIDIA GPUs
 ARG EXTRA=service
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt docker/service.lock ./
 COPY lsvcr/__init__.py lsvcr/
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt ".[$EXTRA,tracing]"
+    && if [ "$EXTRA" = service ]; then \
+         pip install --require-hashes -r service.lock && pip install --no-deps .; \
+       else pip install -c constraints.txt ".[$EXTRA,tracing]"; fi
 
 COPY lsvcr lsvcr
 COPY service service

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from faults.replica import Replica
 from faults.world import World
 
 HOLD_S = 4.0
@@ -55,6 +56,35 @@ def worker_killed(world: World) -> None:
                     world.expect(False, "no new worker after 20 s")
                     break
                 time.sleep(0.1)
+
+
+def engine_killed(world: World) -> None:
+    """`kill -9` of the engine process of one replica; another one is started."""
+    with _one_more(world, "--engine", "process") as victim:
+        (engine,) = victim.children()
+        with world.fault():
+            os.kill(engine, signal.SIGKILL)
+            _await_ready(world, victim)
+
+
+def engine_hung(world: World) -> None:
+    """SIGSTOP of the engine process of one replica for four seconds."""
+    with _one_more(world, "--engine", "process") as victim:
+        (engine,) = victim.children()
+        with world.fault():
+            os.kill(engine, signal.SIGSTOP)
+            time.sleep(HOLD_S)
+            os.kill(engine, signal.SIGCONT)
+
+
+def _await_ready(world: World, replica: Replica) -> None:
+    until_s = time.monotonic() + 30
+    time.sleep(0.5)
+    while replica.readiness()[0] != 200:
+        if time.monotonic() > until_s:
+            world.expect(False, "not ready after 30 s")
+            return
+        time.sleep(0.1)
 
 
 def descriptors_exhausted(world: World) -> None:
@@ -105,6 +135,8 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     replica_stopped,
     rolling_restart,
     worker_killed,
+    engine_killed,
+    engine_hung,
     descriptors_exhausted,
     log_disk_full,
 )

@@ -35,10 +35,7 @@ class StoreCluster:
     def start(self) -> None:
         """Start all servers, give them slots and masters, and wait until they agree."""
         for server in self.servers:
-            server.start(
-                *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                *("--cluster-port", str(server.bus_port), "--repl-diskless-sync-delay", "0"),
-            )
+            server.start(*self.options(server))
         bounds = [SLOTS * number // self._masters for number in range(self._masters + 1)]
         for number, server in enumerate(self.servers[: self._masters]):
             with server.client() as redis:
@@ -57,6 +54,13 @@ class StoreCluster:
         self._await(lambda redis: redis.cluster("INFO")["cluster_state"] == "ok")
         for server in self.servers[self._masters :]:
             self._await_link(server)
+
+    def options(self, server: StoreServer) -> tuple[str, ...]:
+        """What a server of the cluster is started with."""
+        return (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+            *("--cluster-port", str(server.bus_port), "--repl-diskless-sync-delay", "0"),
+        )
 
     def stop(self) -> None:
         """End all servers."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from faults.load import Load, Record
 from faults.replica import Replica
+from faults.store_cluster import StoreCluster
 from faults.store_server import StoreServer
 from faults.tcp_proxy import TcpProxy
 from lsvcr.registry import write_current
@@ -27,7 +28,7 @@ class World:
 
     folder: Path
     registry: Path
-    store: StoreServer
+    any_store: StoreServer | StoreCluster
     proxy: TcpProxy
     replicas: list[Replica]
     asks_per_s: float = 40.0
@@ -39,6 +40,17 @@ class World:
     def __post_init__(self) -> None:
         self.notes: list[str] = []
         self.failures: list[str] = []
+
+    @property
+    def store(self) -> StoreServer:
+        """The store, where it is one server."""
+        assert isinstance(self.any_store, StoreServer)
+        return self.any_store
+
+    def cluster(self) -> StoreCluster:
+        """The store, where it is a cluster."""
+        assert isinstance(self.any_store, StoreCluster)
+        return self.any_store
 
     @contextlib.contextmanager
     def fault(self) -> Iterator[None]:
@@ -65,11 +77,16 @@ class World:
         """A replica of this world, not started yet."""
         return Replica(
             self.registry,
-            f"redis://127.0.0.1:{self.proxy.port}",
+            self._store_url(),
             log or self.folder / f"service-{len(self.replicas)}.log",
-            arguments=("--refresh-s", "0.5", "--drain-s", "1", *arguments),
+            arguments=("--refresh-s", "0.5", "--drain-s", "1", "--store-shards", "12", *arguments),
             environment=environment,
         )
+
+    def _store_url(self) -> str:
+        if isinstance(self.any_store, StoreCluster):
+            return self.any_store.url
+        return f"redis://127.0.0.1:{self.proxy.port}"
 
     @contextlib.contextmanager
     def load(self, tag: str) -> Iterator[Load]:
@@ -89,21 +106,28 @@ class World:
 
 
 @contextlib.contextmanager
-def running_world(
-    folder: Path, *, replicas: int = 2, fsync: str = "always", arguments: tuple[str, ...] = ()
-) -> Iterator[World]:
-    """Start everything, and end it all the same."""
+def running_world(folder: Path, *, replicas: int = 2, clustered: bool = False) -> Iterator[World]:
+    """Start everything, and end it all the same.
+
+    Args:
+        folder: For all files.
+        replicas: Of the service.
+        clustered: Whether the store is a cluster, without a proxy, or one server behind one.
+    """
     registry = folder / "registry"
     for seed, version in enumerate(TINY_VERSIONS):
         write_tiny_bundle(registry / version, version=version, seed=seed)
     write_current(registry, TINY_VERSIONS[0])
-    store = StoreServer(folder / "store", fsync=fsync)
+    store = (
+        StoreCluster(folder / "store", replicas=1) if clustered else StoreServer(folder / "store")
+    )
     store.start()
-    with TcpProxy(store.port) as proxy:
+    port = store.servers[0].port if isinstance(store, StoreCluster) else store.port
+    with TcpProxy(port) as proxy:
         world = World(folder, registry, store, proxy, [])
         try:
             for _ in range(replicas):
-                world.replicas.append(world.replica(*arguments))
+                world.replicas.append(world.replica())
                 world.replicas[-1].start()
             yield world
         finally:
@@ -114,4 +138,4 @@ def running_world(
 
 def events_found(world: World, record: Record) -> int:
     """How many of the accepted events the log holds."""
-    return len(record.accepted & world.store.logged_event_ids())
+    return len(record.accepted & world.any_store.logged_event_ids())

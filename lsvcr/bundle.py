@@ -137,8 +137,8 @@ class Manifest(_Frozen):
     width: int = Field(ge=1, le=65_536)
     max_history: int = Field(ge=1, le=100_000)
     comments_per_event: int = Field(ge=1, le=10_000)
-    temperature: float = Field(gt=0)
-    query_norm: float = Field(gt=0)
+    temperature: float = Field(gt=0, le=1000)
+    query_norm: float = Field(gt=0, le=MAX_COMPONENT)
     score_parts: tuple[str, ...]
     prior: PriorEntry | None = None
     profile: ProfileEntry | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 import onnx
+from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tiny_bundle_builder import sign
@@ -193,6 +194,8 @@ def arrays(draw: st.DrawFn) -> Damage:
     """An array has another type or shape, or data that are not there; checksums agree."""
     name = draw(st.sampled_from(COLUMNS))
     how = draw(st.sampled_from(sorted(_ARRAY_EDITS)))
+    is_sound = name == "popular/overall_P" and how in ("shorter", "empty")  # the rest is appended
+    assume(not is_sound)
 
     def damage(folder: Path) -> str:
         _ARRAY_EDITS[how](folder, name)

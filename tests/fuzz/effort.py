@@ -7,15 +7,15 @@ from hypothesis import HealthCheck, settings
 TRIED: Counter[str] = Counter()
 """Cases by their kind; told at the end."""
 
-IS_FUZZ = settings.get_current_profile_name() == "fuzz"
 _QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 
 
 def effort(*, sample: int, fuzz: int) -> settings:
     """Examples of one test; a sample is the same each time."""
+    takes_time = settings.get_current_profile_name() == "fuzz"
     return settings(
-        max_examples=fuzz if IS_FUZZ else sample,
+        max_examples=fuzz if takes_time else sample,
         deadline=None,
-        derandomize=not IS_FUZZ,
+        derandomize=not takes_time,
         suppress_health_check=_QUIET,
     )

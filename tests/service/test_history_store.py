@@ -331,3 +331,27 @@ def test_a_value_of_an_unknown_format_is_refused(make_store: MakeStore, store_ur
 
 async def _append(store: HistoryStore, events: list[Event]) -> None:
     await store.append_events(events)
+
+
+def test_a_user_takes_no_more_than_the_cap_allows(make_store: MakeStore, store_url: str) -> None:
+    """16 bytes, then for each kept event a record of 24 and an id of 128 at most, its length."""
+    store, user = make_store(max_events=20), new_user()
+    long_id = "x" * 128
+
+    async def scenario() -> None:
+        for start in range(0, 400, 100):
+            events = [
+                Event(
+                    event_id=f"{user}-{number}",
+                    user_id=user,
+                    type=SIDES[number % 2],
+                    timestamp=number,
+                    **{("video_id", "comment_id")[number % 2]: long_id},
+                )
+                for number in range(start, start + 100)
+            ]
+            await store.append_events(events)
+
+    run_with(store, scenario)
+    with Redis.from_url(store_url) as redis:
+        assert redis.strlen(StoreKeys(4).history(user)) == 16 + 2 * 20 * (24 + 2 + 128)
