@@ -104,6 +104,13 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     assert silent == names
 
 
+def test_the_runbook_says_what_to_do_about_every_alert() -> None:
+    text = (FOLDER.parents[1] / "docs" / "operations" / "runbook.md").read_text()
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    known = [name for heading in headings for name in heading.split(", ")]
+    assert sorted(known) == sorted(rule["alert"] for rule in alert_rules())
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 def test_alerts_fire_when_they_should() -> None:
     subprocess.run(
