@@ -1,12 +1,16 @@
 """Guardrails: what a window of answers comes to, and a stop by itself on the real application."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from app_client import make_settings, serve
 from experiment_apps import assignments, definition, put, recommend, units_of, wait_until
+from fastapi import FastAPI
 
 from service.embedded_store import EmbeddedStore
+from service.engine.queries import Answer
+from service.errors import OverloadedError, UnknownVideoError
 from service.experiments.definition import Guardrails
 from service.experiments.guardrail_watch import ArmWindow
 
@@ -76,3 +80,33 @@ def test_a_broken_guardrail_stops_the_experiment_for_all_and_says_why(
             assert (entry["action"], entry["who"]) == ("stop", "guardrail")
             assert entry["why"].startswith("arm 'treatment': mean_latency_ms ")
             assert entry["why"].endswith(" is above 0.002 in 10 answers")
+
+
+def test_failing_answers_stop_the_experiment_and_a_callers_mistakes_do_not(
+    tiny_master: Path, store_folder: Path
+) -> None:
+    async def fail(error: Exception) -> Answer:
+        raise error
+
+    with (
+        EmbeddedStore(store_folder) as embedded,
+        serve(make_settings(tiny_master, embedded.url)) as client,
+    ):
+        put(client, definition(guardrails={"answers": 10, "error_rate": 0.5}))
+        treated = units_of(client, "x", "treatment", 1)[0]
+        state = cast(FastAPI, client.app).state
+        exposed = state.experiments.decide(treated, {}).exposed
+
+        def answer_with(error: Exception) -> None:
+            assert client.portal is not None
+            with pytest.raises(type(error)):
+                client.portal.call(state.guardrails.observe, exposed, fail(error))
+
+        for _ in range(20):
+            answer_with(UnknownVideoError("no such video"))
+        assert assignments(client, treated)["x"] == ("treatment", "bucket")
+        for _ in range(10):
+            answer_with(OverloadedError("too much"))
+        wait_until(lambda: assignments(client, treated)["x"] == ("control", "stopped"), "it stops")
+        why = client.get("/admin/experiments/x/audit").json()["entries"][0]["why"]
+        assert why == "arm 'treatment': error_rate 1 is above 0.5 in 10 answers"
