@@ -34,6 +34,7 @@ class ModelState:
         created_s, data_until_s: Unix time of its export and of the newest event it has seen; None
             where the bundle doesn't say.
         recall: By index: recall@100 as measured at export.
+        engines: That compute for this process now; several where there are several GPUs.
     """
 
     version: str
@@ -43,6 +44,7 @@ class ModelState:
     videos: int
     comments: int
     recall: dict[str, float]
+    engines: int
     waiting: int
 
 
@@ -183,6 +185,7 @@ class Metrics:
         self._version = version
         self._model.labels(*version).set(1)
         self._waiting.set(model.waiting)
+        self._engines.set(model.engines)
         self._created.set(model.created_s)
         if model.data_until_s is not None:
             self._data_until.set(model.data_until_s)
@@ -222,6 +225,9 @@ class Metrics:
         )
         self._recall = self._gauge(
             "index_recall_ratio", "Recall at 100, measured at export.", "livemin", "index"
+        )
+        self._engines = self._gauge(
+            "engines", "Engines that compute: one a GPU, or one in all.", "livemin"
         )
         self._store_failing = self._gauge(
             "store_failing", "1 where the store failed so often that it is left alone.", "livemax"

@@ -77,5 +77,6 @@ def _model_state(status: dict[str, Any]) -> ModelState:
         videos=status["counts"]["videos"],
         comments=status["counts"]["comments"],
         recall=status["index_recall"],
+        engines=status.get("engines", 1),
         waiting=status["waiting"],
     )
