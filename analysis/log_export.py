@@ -5,6 +5,7 @@ training. `export.json` in it says how far each stream was read: the next export
 It is written last, so what a crash leaves behind is read again, and known again by its key.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 from analysis.log_tables import KEYS, read_events, read_exposures
 from lsvcr.errors import DataError
 
-STATE_FILE = "export.json"
+STATE_FILE, _LOCK = "export.json", ".export.lock"
 PAGE = 5_000
 ITEMS = {
     "video_events": ("videos", "video_id"),
@@ -78,6 +79,12 @@ def export_log(
         DataError: If the store or a file can't be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers that share a folder take turns
+        return _export(redis, folder, since_ms, base)
+
+
+def _export(redis: Redis, folder: Path, since_ms: int, base: Path | None) -> Exported:
     if base is not None and not (folder / "videos.parquet").is_file():
         _begin_with(base, folder)
     exported, cursors = Exported(), _read_cursors(folder)
