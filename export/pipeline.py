@@ -16,7 +16,8 @@ from lsvcr.bundle import Manifest, load_bundle
 from lsvcr.errors import BundleError
 from lsvcr.registry import read_current, write_current
 from training.new_items import describe_new_items, items_beyond, load_new_items
-from training.steps import load_prepared, load_text
+from training.run_texts import load_text
+from training.steps import load_prepared
 
 WriteBundle = Callable[..., Manifest]
 """`write_bundle`, or what does the same from a bundle that is there."""
@@ -90,10 +91,10 @@ def export_added(
         if (fingerprint, bundle.manifest.config) != (run.source.fingerprint, config):
             raise BundleError(f"version {current.version} wasn't exported from {run_folder}")
         prepared = load_prepared(run)
-        text = load_text(run, prepared)
+        text = load_text(run, prepared).tables
     print(f"new: {len(new.videos):,} videos, {len(new.comments):,} comments")
     all_new = new.after(items_beyond(bundle.catalogue, prepared.catalogue))
-    new_text = describe_new_items(run, prepared, text, all_new)
+    new_text = describe_new_items(run, prepared, all_new)
     grown = add_items(read_trained(run, prepared, text), all_new, new_text)
 
     def write(run: TrainedRun, folder: Path, **how: object) -> Manifest:

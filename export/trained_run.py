@@ -17,8 +17,9 @@ from training.config import RunConfig
 from training.encoder import Recommender
 from training.popularity_prior import PriorSeed, seed_prior
 from training.run_folder import RunFolder
+from training.run_texts import load_text
 from training.split import Prepared, TextTables
-from training.steps import load_prepared, load_text
+from training.steps import load_prepared
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_run(path: Path, data: Path | None = None) -> TrainedRun:
     """
     run = open_folder(path, data)
     prepared = load_prepared(run)
-    return read_trained(run, prepared, load_text(run, prepared))
+    return read_trained(run, prepared, load_text(run, prepared).tables)
 
 
 def open_folder(path: Path, data: Path | None) -> RunFolder:

@@ -17,8 +17,8 @@ from lsvcr.errors import DataError
 from training.comment_features import fit_scales, style_numbers
 from training.dataset_checks import TABLES, SourceTable, check_table, describe_bad
 from training.run_folder import RunFolder
-from training.split import Prepared, TextTables
-from training.steps import embed_by_known_basis, embed_spelling
+from training.run_texts import compared_vectors, embed_new
+from training.split import Prepared
 from training.table_files import find_table, read_table
 
 ITEM_TABLES = ("videos", "comments")
@@ -136,31 +136,27 @@ def items_beyond(catalogue: Catalogue, known: Catalogue) -> NewItems:
     return NewItems(_frame("videos", videos), _frame("comments", comments))
 
 
-def describe_new_items(
-    run: RunFolder, prepared: Prepared, text: TextTables, items: NewItems
-) -> NewText:
+def describe_new_items(run: RunFolder, prepared: Prepared, items: NewItems) -> NewText:
     """Embed new texts as the run's were, by the same language model and onto the same components.
 
-    Args:
-        text: Of the run: comments are standardised by what they are spread like.
+    Comments are standardised by what the run's are spread like.
 
     Raises:
         DataError: If the language model is missing, or isn't the one of the run's vectors.
     """
     titles = items.videos["title"].to_list()
     texts = items.comments["text"].to_list()
-    vectors = embed_by_known_basis(run, titles + texts)
+    vectors = embed_new(run, prepared, titles + texts)
     comment_ME = vectors.lookup(texts)
-    scales = fit_scales(
-        prepared, [text.comment_CE, *embed_spelling(run, prepared, prepared.texts()[1])]
-    )
+    feature_MF = np.zeros((len(texts), 0), np.float32)
+    if compared := compared_vectors(run, prepared, texts):
+        scales = fit_scales(prepared, compared_vectors(run, prepared, prepared.texts()[1]))
+        feature_MF = scales.apply(compared, style_numbers(texts))
     code = {name: code for code, name in enumerate(prepared.catalogue.categories) if code}
     return NewText(
         title_NE=vectors.lookup(titles),
         comment_ME=comment_ME,
-        feature_MF=scales.apply(
-            [comment_ME, *embed_spelling(run, prepared, texts)], style_numbers(texts)
-        ),
+        feature_MF=feature_MF,
         category_N=np.array([code.get(name, 0) for name in items.videos["category"]], np.int32),
     )
 

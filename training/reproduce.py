@@ -21,14 +21,13 @@ from training.dataset_folder import fingerprint, load_dataset
 from training.fit import pick_device
 from training.quality_tables import TABLES, QualityTable, Row
 from training.run_folder import RunFolder, Source
+from training.run_texts import LoadedText, load_text
 from training.split import Prepared, prepare
 from training.steps import (
-    LoadedText,
     align_step,
     embed_step,
     evaluate_step,
     fit_step,
-    load_text_once,
 )
 
 SHOWN = (
@@ -120,11 +119,11 @@ class Trainer:
         return self.prepared
 
     def _load_text(self, run: RunFolder, prepared: Prepared) -> LoadedText:
-        key = run.config.text.model_dump_json()
+        key = run.config.model_dump_json(include={"text": True, "model": {"profile_events"}})
         is_own = run.config.align.epochs > 0
         if self.text is None or key != self.text_key or is_own:
             embed_step(run, prepared)
-            self.text = load_text_once(run, prepared)
+            self.text = load_text(run, prepared)
             self.text_key = None if is_own else key
         return self.text
 

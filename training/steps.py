@@ -5,37 +5,26 @@ What only `align` needs is imported there: peft takes seconds to import.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lsvcr.errors import DataError
 from training import processes
-from training.byte_trigrams import NAME, ByteTrigrams, fit_by_rarity
-from training.checkpoint import ALIGNED, ALIGNED_LANGUAGE_MODEL
-from training.comment_features import comment_features
-from training.config import RunConfig, TextConfig
+from training.checkpoint import ALIGNED
+from training.config import RunConfig
 from training.dataset_folder import Dataset, fingerprint, load_dataset, sample_users
 from training.evaluate import evaluate_run
-from training.fit import fit, pick_device
-from training.language_model import LanguageModel, load_language_model, model_fingerprint
+from training.fit import fit
+from training.language_model import model_fingerprint
 from training.progress import show_progress
 from training.run_folder import RunFolder, Source, Step
-from training.split import Prepared, TextTables, prepare
+from training.run_texts import LoadedText, embed, load_text
+from training.split import Prepared, prepare
 from training.tested_before import checkpoint_hash, earlier_tests
-from training.text_embedding import (
-    EmbeddingProgress,
-    embed_more_texts,
-    embed_texts,
-    vectors_folder,
-)
-from training.text_vectors import TextBasis, TextVectors
 
 MEMORY_SETTINGS = {
     "align": ("align.batch_samples", "align.prompt_tokens", "align.text_tokens"),
@@ -43,14 +32,6 @@ MEMORY_SETTINGS = {
     "fit": ("fit.batch_rows", "fit.video_negatives", "model.max_history"),
 }
 """What the memory that a step takes depends on."""
-
-
-@dataclass(frozen=True)
-class LoadedText:
-    """A run's text tables and the fingerprint of the vectors they come from."""
-
-    tables: TextTables
-    fingerprint: str
 
 
 def start_run(
@@ -82,31 +63,6 @@ def load_prepared(run: RunFolder) -> Prepared:
     with processes.first_goes_ahead():
         RunFolder.make(run.path, run.config, source, run.text_vectors)
     return _prepare(dataset, run.config)
-
-
-def load_text(run: RunFolder, prepared: Prepared) -> TextTables:
-    """Look up a run's text vectors; raises DataError if some were never embedded."""
-    return load_text_once(run, prepared).tables
-
-
-def load_text_once(run: RunFolder, prepared: Prepared) -> LoadedText:
-    """As `load_text`, for several runs on the same texts."""
-    vectors = TextVectors.load(vectors_folder(_text_store(run), _text_config(run)))
-    titles, comments = prepared.texts()
-    comment_CE = vectors.lookup(comments)
-    spelling = embed_spelling(run, prepared, comments)
-    tables = TextTables(
-        title_VE=vectors.lookup(titles),
-        comment_CE=comment_CE,
-        feature_CF=comment_features(prepared, [comment_CE, *spelling]),
-        category_V=prepared.catalogue.category_V,
-    )
-    fingerprint = vectors.fingerprint
-    if spelling:
-        fingerprint += TextVectors.load(
-            vectors_folder(run.text_vectors, _trigram_config(run))
-        ).fingerprint
-    return LoadedText(tables, fingerprint)
 
 
 def align_step(run: RunFolder, prepared: Prepared) -> None:
@@ -153,95 +109,14 @@ def align_step(run: RunFolder, prepared: Prepared) -> None:
 
 
 def embed_step(run: RunFolder, prepared: Prepared) -> None:
-    """Embed the texts that have no vector yet, by the aligned model if there is one."""
-    is_aligned = run.config.align.epochs > 0
-    if is_aligned:
+    """Make the vectors of texts that have none yet; after `align`, as the aligned model reads."""
+    if run.config.align.epochs:
         run.need("align")
     titles, comments = prepared.texts()
-    with _embedding(run) as (load_model, show):
-        vectors = embed_texts(
-            titles + comments,
-            config=_text_config(run),
-            load_model=load_model,
-            store=_text_store(run),
-            fit_on=prepared.fit_texts(),
-            progress=show,
-            fit_basis=TextBasis.unrotated if is_aligned else TextBasis.fit,
-        )
-    if _uses_trigrams(run.config, prepared):
-        with show_progress("trigrams") as report:
-            embed_texts(
-                comments,
-                config=_trigram_config(run),
-                load_model=ByteTrigrams,
-                store=run.text_vectors,
-                fit_on=prepared.fit_comments(),
-                progress=lambda *, texts, total, share: report(share, f"{texts:,} of {total:,}"),
-                fit_basis=fit_by_rarity,
-            )
+    with hint_at_memory("embed", run.config):
+        vectors = embed(run, prepared)
     if empty := vectors.count_empty(titles + comments):
         _tell(f"embed: {empty:,} texts count as empty: of special tokens only, or of none")
-
-
-def embed_spelling(
-    run: RunFolder, prepared: Prepared, comments: Sequence[str]
-) -> list[NDArray[np.float32]]:
-    """The trigram vectors of comments, on the run's components; none where it has no use for any.
-
-    Raises:
-        DataError: If `embed` fitted no components.
-    """
-    if not _uses_trigrams(run.config, prepared):
-        return []
-    vectors = embed_more_texts(
-        comments,
-        config=_trigram_config(run),
-        load_model=ByteTrigrams,
-        store=run.text_vectors,
-    )
-    return [vectors.lookup(comments)]
-
-
-def embed_by_known_basis(run: RunFolder, texts: Sequence[str]) -> TextVectors:
-    """Embed further texts as a run's were; raises DataError where that can't be done alike."""
-    with _embedding(run) as (load_model, show):
-        return embed_more_texts(
-            texts,
-            config=_text_config(run),
-            load_model=load_model,
-            store=_text_store(run),
-            progress=show,
-        )
-
-
-@contextmanager
-def _embedding(run: RunFolder) -> Iterator[tuple[Callable[[], LanguageModel], EmbeddingProgress]]:
-    """How to load a run's language model, and whom to tell of the progress; notes the result."""
-    started_s = time.monotonic()
-    embedded = 0
-
-    def load_model() -> LanguageModel:
-        _tell(f"loading the language model {run.config.text.language_model}")
-        device = pick_device(run.config.fit.device)
-        if run.config.align.epochs:
-            from training.aligned_text import load_aligned_language_model
-
-            return load_aligned_language_model(run.path, run.config, device)
-        return load_language_model(run.config.text.language_model, device)
-
-    with show_progress("embed") as report, hint_at_memory("embed", run.config):
-
-        def show(*, texts: int, total: int, share: float) -> None:
-            nonlocal embedded
-            embedded = texts
-            rate = texts / (time.monotonic() - started_s)
-            report(share, f"{texts:,} of {total:,} texts, {rate:,.0f} texts/s")
-
-        yield load_model, show
-    if embedded and processes.is_first():
-        run.log("embed", texts=embedded, seconds=round(time.monotonic() - started_s, 2))
-    if not embedded:
-        _tell("embed: every text has its vector")
 
 
 def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None) -> None:
@@ -251,7 +126,7 @@ def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None)
         run, prepared: What to train, and on what.
         text: Where it is at hand; otherwise it is loaded.
     """
-    text = text or load_text_once(run, prepared)
+    text = text or load_text(run, prepared)
     settings = run.config.model_dump(mode="json")
     inputs = {
         "data": run.source.fingerprint,
@@ -286,8 +161,8 @@ def evaluate_step(
     for folder in earlier_tests(run):
         _tell(f"note: {folder} tested another checkpoint of this configuration before")
     started_s = time.monotonic()
-    tables = text.tables if text else load_text(run, prepared)
-    metrics = evaluate_run(prepared, tables, run.config, run.path)
+    text = text or load_text(run, prepared)
+    metrics = evaluate_run(prepared, text.tables, run.config, run.path)
     if processes.is_first():
         run.write_metrics(metrics)
     _finish(run, "evaluate")
@@ -356,28 +231,3 @@ def _prepare(dataset: Dataset, config: RunConfig) -> Prepared:
             min_events=config.data.min_events,
         )
     return prepare(dataset, config)
-
-
-def _text_config(run: RunFolder) -> TextConfig:
-    """How texts are embedded: the aligned model is named by its file."""
-    if not run.config.align.epochs:
-        return run.config.text
-    aligned = str(run.path / ALIGNED_LANGUAGE_MODEL)
-    return run.config.text.model_copy(update={"language_model": aligned})
-
-
-def _uses_trigrams(config: RunConfig, prepared: Prepared) -> bool:
-    """Whether there are comments to compare, and profiles that compare their trigrams."""
-    has_comments = prepared.catalogue.comment_count > 1  # row 0 is padding
-    return has_comments and config.model.profile_events > 0 and config.text.trigrams > 0
-
-
-def _trigram_config(run: RunFolder) -> TextConfig:
-    """How trigrams are kept: as the vectors of a model of that name."""
-    text = run.config.text
-    return text.model_copy(update={"language_model": NAME, "width": text.trigrams})
-
-
-def _text_store(run: RunFolder) -> Path:
-    """Where vectors are kept: those of an aligned model are of use to its run only."""
-    return run.path / "text_vectors" if run.config.align.epochs else run.text_vectors

@@ -84,7 +84,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.steps.embed_texts", embed_then_stop)
+        patch.setattr("training.run_texts.embed_texts", embed_then_stop)
         assert main(["run", *start]) == 130
     assert "run the same command to go on" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.json").exists()
