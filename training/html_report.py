@@ -35,6 +35,10 @@ GROUPS = {
     "history": ("earlier events of the user", (0, 5, 10, 20, 50)),
     "target_events": ("training events of the video", (0, 1, 10, 30, 100)),
 }
+HIDDEN = {
+    "last": "Every user's last event was hidden",
+    "time": "Every user's first event behind a cut in time was hidden",
+}
 METRIC = "ndcg@10"
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 560, 210, 46, 12, 26
 
@@ -81,6 +85,8 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "config_hash": run.config.short_hash,
         "source": run.source,
+        "hidden": HIDDEN[run.config.data.split],
+        "leak_check": metrics.get("leak_check", []),
         "description": description,
         "epochs": epochs,
         "profile": _data_profile(run),

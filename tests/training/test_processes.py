@@ -56,8 +56,10 @@ def test_a_run_in_two_processes_is_the_run_of_one(start, tmp_path, capsys):
     assert done.stdout.count("loading the language model") == 1
     assert done.stdout.count("report.html") == 1
 
-    assert [entry["step"] for entry in log(two)] == [entry["step"] for entry in log(one)]
-    for entry, expected in zip(log(two), log(one), strict=True):
+    # What profiles compare is shared by both runs, so the first alone embedded it.
+    of_one = [entry for entry in log(one) if entry.get("kind") not in ("embed", "trigrams")]
+    assert [entry["step"] for entry in log(two)] == [entry["step"] for entry in of_one]
+    for entry, expected in zip(log(two), of_one, strict=True):
         for name in ("losses", "texts"):
             if name in expected:
                 assert entry[name] == pytest.approx(expected[name], abs=2e-3)
