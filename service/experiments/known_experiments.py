@@ -47,6 +47,7 @@ class KnownExperiments:
         self._records: dict[str, Record] = {}
         self._raw: Mapping[str, bytes] = {}
         self._serving: dict[str, Experiment] = {}
+        self._deciding: list[Experiment] = []  # without drafts: each costs every answer a hash
         self._warming: asyncio.Task[None] | None = None
 
     @property
@@ -95,22 +96,20 @@ class KnownExperiments:
         self, unit: str | None, sticky: Mapping[str, str], wish: ArmWish | None = None
     ) -> Decision:
         """How to answer a unit; without one only a wish counts, and nothing is exposed."""
-        if not self._serving or (unit is None and wish is None):
+        if not self._deciding or (unit is None and wish is None):
             return NO_EXPERIMENT
         if unit is not None:
-            return decide(self._serving, self.assign(unit, sticky, wish))
+            return decide(self._serving, assign_all(self._deciding, unit, sticky, wish))
         assert wish is not None
-        wished = find_wished(self._serving.values(), wish)
+        wished = find_wished(self._deciding, wish)
         if wished is None:
             return NO_EXPERIMENT
         decision = decide(self._serving, assign_all([wished], "", wish=wish))
         return Decision(decision.version, decision.overrides, decision.label)
 
-    def assign(
-        self, unit: str, sticky: Mapping[str, str], wish: ArmWish | None = None
-    ) -> list[Assignment]:
+    def assign(self, unit: str, sticky: Mapping[str, str]) -> list[Assignment]:
         """A unit's arms in all experiments."""
-        return assign_all(list(self._serving.values()), unit, sticky, wish)
+        return assign_all([*self._serving.values()], unit, sticky)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._records = {
@@ -144,6 +143,7 @@ class KnownExperiments:
             elif (before := self._serving.get(name)) is not None:
                 serving[name] = before
         self._serving = serving
+        self._deciding = [one for one in serving.values() if one.status != "draft"]
         running = sum(one.status == "running" for one in serving.values())
         waiting = sum(record.definition != serving.get(name) for name, record in records)
         self._on_change(running, waiting)
