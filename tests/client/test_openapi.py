@@ -38,6 +38,12 @@ def outline(schema: dict[str, Any], root: dict[str, Any], *, needed: bool) -> ob
         for part in schema["$ref"].removeprefix("#/").split("/"):
             target = target[part]
         return outline(target, root, needed=needed)
+    if "properties" in schema:  # beside them anyOf is a rule between fields
+        required = set(schema.get("required", ())) if needed else set()
+        return {
+            name + ("*" if name in required else ""): outline(field, root, needed=needed)
+            for name, field in sorted(schema["properties"].items())
+        }
     if choices := schema.get("anyOf") or schema.get("oneOf"):
         kinds = [outline(choice, root, needed=needed) for choice in choices]
         return kinds[0] if len(kinds) == 1 else sorted(map(repr, kinds))
@@ -48,12 +54,6 @@ def outline(schema: dict[str, Any], root: dict[str, Any], *, needed: bool) -> ob
     if schema.get("type") == "array":
         entries = schema.get("prefixItems") or [schema.get("items", {})]
         return ["list", *(outline(entry, root, needed=needed) for entry in entries)]
-    if "properties" in schema:
-        required = set(schema.get("required", ())) if needed else set()
-        return {
-            name + ("*" if name in required else ""): outline(field, root, needed=needed)
-            for name, field in sorted(schema["properties"].items())
-        }
     if schema.get("type") == "object":
         values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
         return {"": outline(values[0] if isinstance(values[0], dict) else {}, root, needed=needed)}
