@@ -37,6 +37,7 @@ from training.checkpoint import (
     start_from,
     write_checkpoint,
 )
+from training.comment_features import comment_features
 from training.dataset_folder import write_dataset
 from training.encoder import unit
 from training.not_finite import NotFiniteError
@@ -47,6 +48,9 @@ from training.preference_llm import (
     recompute_activations,
 )
 from training.run_folder import RunFolder
+from training.run_texts import load_text
+from training.steps import load_prepared
+from training.text_vectors import TextVectors
 from training.token_table import TokenTable, tokenize
 
 ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
@@ -775,8 +779,16 @@ def test_the_whole_run_by_commands(start, tmp_path, capsys):
     (vectors,) = (run / "text_vectors").iterdir()
     assert vectors.name == "aligned_language_model.safetensors-128-32"
     # Profiles compare what the model read before it was tuned, and spelling.
-    shared = sorted(path.name for path in (tmp_path / "text_vectors" / "data").iterdir())
-    assert shared == ["byte-trigrams-128-32", "model-128-32"]
+    shared = tmp_path / "text_vectors" / "data"
+    untuned, spelling = shared / "model-128-32", shared / "byte-trigrams-128-32"
+    assert sorted(shared.iterdir()) == [spelling, untuned]
+    opened = RunFolder.open(run)
+    prepared = load_prepared(opened)
+    comments = prepared.texts()[1]
+    compared = [TextVectors.load(folder).lookup(comments) for folder in (untuned, spelling)]
+    tables = load_text(opened, prepared).tables
+    assert np.array_equal(tables.feature_CF, comment_features(prepared, compared))
+    assert not np.array_equal(tables.comment_CE, compared[0])
     assert main(["run", *start]) == 0
     assert "fit: finished before" in capsys.readouterr().out
 
