@@ -62,7 +62,7 @@ def large_registry_of(folder: Path, videos: int, comments: int) -> Path:
     registry = folder / f"registry-{videos}-{comments}"
     if not (registry / "current.json").exists():
         small = folder / f"registry-{SMALL}"
-        if not small.exists():
+        if not (small / "current.json").exists():
             from benchmarks.invented_bundle import registry_of  # needs torch
 
             registry_of(folder, SMALL)

@@ -1,0 +1,97 @@
+"""Whether anybody notices when another model is activated under load.
+
+The same load twice: left alone, and with activations in between. A request is slow if it takes more
+than twice the 99th percentile of the quiet run.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.http import load
+from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
+from benchmarks.load_generator import offer
+from benchmarks.results_file import write_results
+from benchmarks.service_process import fill_store, memory_of, running_service
+from lsvcr.registry import list_versions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_bundle_arguments(parser)
+    parser.add_argument("--engine", choices=["inline", "process"], default="inline")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--generators", type=int, default=1)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rate", type=float, default=100, help="requests a second")
+    args = parser.parse_args()
+    args.path = "videos"
+    source = large_registry_of(args.work, args.videos, args.comments)
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        registry = Path(folder, "registry")
+        shutil.copytree(source, registry, copy_function=os.link)
+        versions = [list_versions(registry)[0], "another"]
+        add_version(registry, *versions)
+        arguments = ["--device", args.device, "--engine", args.engine, "--refresh-s", "1"]
+        with running_service(
+            registry, Path(folder, "store"), workers=args.workers, arguments=arguments
+        ) as port:
+            fill_store(port, registry)
+            offer(port, load(args, args.rate))  # warms up
+            quiet = offer(port, load(args, args.rate))
+            before = memory_of(port)
+            took_s: list[float] = []
+            changing = threading.Thread(target=activate, args=(port, versions[::-1], took_s))
+            changing.start()
+            changed = offer(port, load(args, args.rate))
+            changing.join()
+            after = memory_of(port)
+    p99_ms = quiet.percentile_ms(99)
+    found = {
+        "rate_per_s": args.rate,
+        "engine": args.engine,
+        "activations_s": [round(one, 2) for one in took_s],
+        "failed": int((changed.status_N != 200).sum()) + changed.degraded,
+        "slow": int((changed.latency_ms_N > 2 * p99_ms).sum()),
+        "slow_when_quiet": int((quiet.latency_ms_N > 2 * p99_ms).sum()),
+        "quiet": quiet.describe(),
+        "changing": changed.describe(),
+        "memory_before": before,
+        "memory_after": after,
+    }
+    print(json.dumps(found, indent=1))
+    write_results(args.out, {"videos": args.videos, "comments": args.comments, **found})
+
+
+def add_version(registry: Path, version: str, name: str) -> None:
+    """The same bundle under another name; its files are links, only the manifest is new."""
+    shutil.copytree(registry / version, registry / name, copy_function=os.link)
+    manifest = registry / name / "manifest.json"
+    fields = json.loads(manifest.read_text())
+    manifest.unlink()
+    manifest.write_text(json.dumps({**fields, "version": name}))
+
+
+def activate(port: int, versions: list[str], took_s: list[float]) -> None:
+    """Activate one version after the other, a second after the load has begun and later."""
+    for version in versions:
+        time.sleep(1)
+        started_s = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", f"/admin/models/{version}/activate")
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{version} was refused: {content!r}")
+        took_s.append(time.perf_counter() - started_s)
+
+
+if __name__ == "__main__":
+    main()
