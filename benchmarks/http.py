@@ -6,6 +6,7 @@ wait for answers). Requests name random users with stored histories and ask for 
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 from pathlib import Path
@@ -14,8 +15,17 @@ from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.load_generator import Load, Seen, offer
 from benchmarks.plots import plot_latency
 from benchmarks.results_file import spread, write_results
-from benchmarks.service_process import USERS, fill_store, running_bare_app, running_service
+from benchmarks.service_process import (
+    USERS,
+    cpu_s_of,
+    fill_store,
+    running_bare_app,
+    running_plain_app,
+    running_service,
+)
 from benchmarks.timing import print_row
+from lsvcr.registry import list_versions
+from service.embedded_store import EmbeddedStore
 
 
 def main() -> None:
@@ -25,27 +35,43 @@ def main() -> None:
     arguments += ["--deadline-ms", "5000", "--store-timeout-ms", "2000"]  # measured, not cut off
     arguments += ["--gpus", args.gpus] if args.gpus else []
     closed: dict[str, list[Seen]] = {"bare FastAPI": [], "service": []}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_bare_app(Path(folder), workers=args.workers) as bare,
-        running_service(
-            registry, Path(folder, "store"), workers=args.workers, arguments=arguments
-        ) as service,
-    ):
+    cpu_us: dict[str, list[float]] = {"bare FastAPI": [], "service": []}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        store = stack.enter_context(EmbeddedStore(folder / "store"))
+        bare = stack.enter_context(running_bare_app(folder, workers=args.workers))
+        arguments += ["--redis", store.url]
+        running = running_service(
+            registry, folder / "unused", workers=args.workers, arguments=arguments
+        )
+        service = stack.enter_context(running)
         fill_store(service, registry, full=args.full)
         offer(service, load(args, 0))  # the first round warms up
+        ports = {"bare FastAPI": bare, "service": service}
+        if args.plain:
+            bundle = registry / list_versions(registry)[0]
+            plain = running_plain_app(bundle, store.url, workers=args.workers)
+            ports["plain"] = stack.enter_context(plain)
+            closed["plain"], cpu_us["plain"] = [], []
         for number in range(args.rounds):
-            for name, port in (("bare FastAPI", bare), ("service", service)):
-                path = "videos" if name == "bare FastAPI" else args.path
-                closed[name].append(offer(port, load(args, 0, path, seed=number + 1)))
+            for name, port in ports.items():
+                path = args.path if name == "service" else "videos"
+                before_s = cpu_s_of(port)
+                seen = offer(port, load(args, 0, path, seed=number + 1))
+                closed[name].append(seen)
+                answered = seen.goodput_per_s * args.seconds
+                cpu_us[name].append((cpu_s_of(port) - before_s) / max(answered, 1) * 1e6)
         per_s = {name: [seen.goodput_per_s for seen in rounds] for name, rounds in closed.items()}
         peak = statistics.median(per_s["service"])
         rates = [*args.rates, *(peak * share for share in args.shares)]
         opened = [offer(service, load(args, rate)) for rate in sorted(rates)]
-    ratios = [mine / naive for naive, mine in zip(*per_s.values(), strict=True)]
+    ratios = [
+        mine / bare for bare, mine in zip(per_s["bare FastAPI"], per_s["service"], strict=True)
+    ]
     for name, values in per_s.items():
         p99_ms = statistics.median(seen.percentile_ms(99) for seen in closed[name])
-        print_row(name, values, "requests/s", f"p99 {p99_ms:.1f} ms", digits=0)
+        cost = f"p99 {p99_ms:.1f} ms, {statistics.median(cpu_us[name]):.0f} us of CPU a request"
+        print_row(name, values, "requests/s", cost, digits=0)
     print(f"of bare FastAPI: {statistics.median(ratios):.3f}")
     for seen in opened:
         print(seen.describe(), flush=True)
@@ -60,6 +86,7 @@ def main() -> None:
                 for key in ("gpus", "workers", "connections", "generators", "full")
             },
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
+            "cpu_us_per_request": {name: spread(values) for name, values in cpu_us.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
             "of_bare_fastapi": spread(ratios, digits=3),
             "open_loop": [seen.describe() for seen in opened],
@@ -84,6 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shares", type=float, nargs="*", default=[0.2, 0.4, 0.6, 0.8, 0.95], help="of the peak"
     )
+    parser.add_argument("--plain", action="store_true", help="also baselines/plain_app.py")
     parser.add_argument("--plot", type=Path, help="PNG file")
     return parser.parse_args()
 

@@ -7,7 +7,6 @@ falls behind, or waits for a free connection, makes the figures worse and never 
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import subprocess
 import sys
@@ -28,6 +27,8 @@ REQUEST = (
 )
 EVENTS_A_CALL = 100
 DRAIN_S = 10.0
+MAX_CONNECTIONS = 4096
+"""Of one generator: where none is free an arrival opens another one."""
 NOW_MS = 1_780_000_000_000
 
 
@@ -194,6 +195,7 @@ class _Generator:
         self._idle: deque[_Connection] = deque()
         self._late: deque[float] = deque()
         self._under_way = 0
+        self._connections = 0
         self.degraded = 0
         self._behind_ms: list[float] = []
         self._seen: list[tuple[float, float, int]] = []
@@ -246,14 +248,24 @@ class _Generator:
             self._under_way -= 1
         elif connection in self._idle:
             self._idle.remove(connection)
+        self._connections -= 1
         self._loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        """Open one connection more, or none where nobody listens any more."""
-        with contextlib.suppress(OSError):
+        """Open one connection more; none beyond some thousands, or where nobody listens."""
+        if self._connections >= MAX_CONNECTIONS:
+            return
+        self._connections += 1
+        try:
             _, connection = await self._loop.create_connection(
                 lambda: _Connection(self), "127.0.0.1", self._port
             )
+        except OSError:
+            self._connections -= 1
+            return
+        if self._late:
+            self._send(connection, self._late.popleft())
+        else:
             self._idle.append(connection)
 
     async def _send_when_due(self) -> None:
@@ -265,6 +277,7 @@ class _Generator:
                     self._send(self._idle.popleft(), self._due[position])
                 else:
                     self._late.append(self._due[position])
+                    self._loop.create_task(self._connect())
                 position += 1
             await asyncio.sleep(0.0005)
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,17 @@ def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
         yield port
 
 
+@contextlib.contextmanager
+def running_plain_app(bundle: Path, store_url: str, *, workers: int) -> Iterator[int]:
+    """The same model, served as one would do it first (`baselines/plain_app.py`)."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.baselines.plain_app:app"]
+    command += ["--port", str(port), "--workers", str(workers), "--no-access-log"]
+    environment = {"BUNDLE": str(bundle), "STORE": store_url}
+    with _running([*command, "--log-level", "warning"], port, environment):
+        yield port
+
+
 def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
     """Send every invented user's events, in batches, as a client would.
 
@@ -118,6 +129,16 @@ def memory_of(port: int) -> dict[str, int]:
     return total
 
 
+def cpu_s_of(port: int) -> float:
+    """Seconds of processor time of the server on a port so far, without its embedded store."""
+    ticks = 0
+    for process in _family_of(port):
+        name, fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)
+        if "valkey" not in name:
+            ticks += sum(map(int, fields.split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _family_of(port: int) -> list[int]:
     """The process that was started with a port, and all below it."""
     parents = {}
@@ -127,7 +148,7 @@ def _family_of(port: int) -> list[int]:
             stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
             parents[int(folder.name)] = int(stat[1])
             command = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"service" in command and str(port).encode() in command:
+            if b"--out" not in command and str(port).encode() in command:  # no load generator
                 family.append(int(folder.name))
     for process in family:
         family += [child for child, parent in parents.items() if parent == process]
@@ -143,8 +164,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def _running(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env={**os.environ, **one_thread, **(environment or {})})
     try:
         _wait_until_ready(port, process)
         yield
