@@ -38,6 +38,8 @@ faults: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(ARGS)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[fuzz]"
+	PYTHONPATH=. $(BIN)/python tests/fuzz/coverage_guided.py -max_total_time=60 -verbosity=0
 
 soak: $(INSTALLED)
 	$(BIN)/python -m faults.soak $(ARGS)
