@@ -1,6 +1,7 @@
 """`python -m faults [NAME …]`: do faults to real processes under load, and tell what happened."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,11 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     rows = list(_run(options.names or names))
     print(as_table(rows))
-    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": as_json(rows)}
+    found = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "rows": as_json(rows),
+    }
     write_results(options.out, found)
     return 1 if any(row.failures for row in rows) else 0
 

@@ -22,7 +22,8 @@ class Row:
         late: Answers after their deadline.
         retried: Requests that a second replica answered, as the first one's connection broke.
         p50_ms, p99_ms: Before, during and after the fault.
-        recovery_s: From the fault's end to the last answer that lacked something.
+        recovery_s: From the fault's end until nine of ten answers of every second are whole again.
+        degraded_before: Answers that lacked something before the fault: what a busy machine does.
         lost: Accepted events that the log doesn't hold.
         failures: Goals that were missed; empty is good.
     """
@@ -31,6 +32,7 @@ class Row:
     requests: int
     errors: int
     overloaded: int
+    degraded_before: int
     degraded: int
     late: int
     retried: int
@@ -67,9 +69,7 @@ def judge(
     )
     errors = [one for one in asked if _is_error(one)]
     late = [one for one in asked if one.seconds > DEADLINE_MS / 1000 + SLACK_S]
-    wrong_later = [one.due_s + one.seconds for one in phases[2] if one.status != 200]
-    wrong_later += [one.due_s + one.seconds for one in phases[2] if one.is_degraded]
-    recovery_s = max((at_s - ended_s for at_s in wrong_later), default=0.0)
+    recovery_s = _recovery(phases[2], ended_s)
     lost = len(record.accepted) - found
     goals = {
         f"{len(errors)} errors: {_kinds(errors)}": not errors,
@@ -84,6 +84,7 @@ def judge(
         len(asked),
         len(errors),
         sum(one.problem in DECLARED for one in asked),
+        sum(one.is_degraded for one in phases[0]),
         sum(one.is_degraded for one in asked),
         len(late),
         sum(one.is_retried for one in asked),
@@ -104,8 +105,8 @@ def judge(
 def as_table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| scenario | requests | 5xx | overload | degraded | late | retried | p50 ms | p99 ms "
-        "| events sent / accepted / found | fault s | back after s | goals |",
+        "| scenario | requests | 5xx | overload | degraded (before) | late | retried | p50 ms "
+        "| p99 ms | events sent / accepted / found | fault s | back after s | goals |",
         "|" + "---|" * 13,
     ]
     for row in rows:
@@ -113,7 +114,8 @@ def as_table(rows: Sequence[Row]) -> str:
         events = f"{row.events_sent} / {row.events_accepted} / {row.events_found}"
         verdict = "; ".join(row.failures) or "met"
         lines.append(
-            f"| {row.scenario} | {row.requests} | {row.errors} | {row.overloaded} | {row.degraded} "
+            f"| {row.scenario} | {row.requests} | {row.errors} | {row.overloaded} "
+            f"| {row.degraded} ({row.degraded_before}) "
             f"| {row.late} | {row.retried} | {p50} | {p99} | {events} | {row.fault_s} "
             f"| {row.recovery_s} | {verdict} |"
         )
@@ -123,6 +125,23 @@ def as_table(rows: Sequence[Row]) -> str:
 def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     """The rows as JSON."""
     return [asdict(row) for row in rows]
+
+
+def _recovery(after: Sequence[Answered], ended_s: float) -> float:
+    """The end of the last second in which more than one answer of ten lacked something."""
+    seconds: dict[int, list[bool]] = {}
+    for one in after:
+        is_whole = one.status == 200 and not one.is_degraded
+        seconds.setdefault(int(one.due_s - ended_s), []).append(is_whole)
+    spoilt = [second for second, whole in seconds.items() if whole.count(True) < 0.9 * len(whole)]
+    if not spoilt:
+        return 0.0
+    last = [
+        one.due_s + one.seconds - ended_s
+        for one in after
+        if int(one.due_s - ended_s) == max(spoilt) and (one.status != 200 or one.is_degraded)
+    ]
+    return max(last)
 
 
 def _is_error(one: Answered) -> bool:
