@@ -92,6 +92,11 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.video_target_RT) - 1
 
+    @property
+    def target_count(self) -> int:
+        """Targets of all rows; waits for the device."""
+        return int((self.video_target_RT > 0).sum() + (self.comment_target_RT > 0).sum())
+
     def batches(self, batch_rows: int, seed: int) -> Tensor:
         """All rows in an order that depends on the seed only, (batches, batch_rows)."""
         device = self.video_target_RT.device

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lsvcr.errors import DataError
 
 BUNDLED_LANGUAGE_MODEL = "smollm2-135m"
+
+
+VideoEventType = Literal["video_watch", "video_like", "video_share"]
+CommentEventType = Literal["comment_write", "comment_like", "comment_reply", "comment_view"]
 
 
 class _Frozen(BaseModel):
@@ -35,8 +39,8 @@ class DataConfig(_Frozen):
         lt=1,
         description="Share of the core videos that training never sees, to be ranked by text.",
     )
-    video_event_types: tuple[str, ...] = ("video_watch", "video_like", "video_share")
-    comment_event_types: tuple[str, ...] = Field(
+    video_event_types: tuple[VideoEventType, ...] = ("video_watch", "video_like", "video_share")
+    comment_event_types: tuple[CommentEventType, ...] = Field(
         ("comment_write", "comment_like", "comment_reply"),
         description="What the comment history and the comment task consist of.",
     )
@@ -89,7 +93,7 @@ class ModelConfig(_Frozen):
     use_categories: bool = Field(
         True, description="Videos of one category share a vector, beside each one's own."
     )
-    prior_half_lives_days: tuple[float, ...] = Field(
+    prior_half_lives_days: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.25, 1.0, 3.0, 7.0, 20.0, 60.0, 180.0, 540.0),
         description="Popularity of late as a part of the video score; empty: none.",
     )
@@ -98,6 +102,12 @@ class ModelConfig(_Frozen):
         ge=0,
         description="Comment events that a user's profile is the mean of; 0: no profile.",
     )
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
 
 
 class AlignConfig(_Frozen):
@@ -214,7 +224,9 @@ class RunConfig(_Frozen):
         for assignment in assignments:
             path, separator, text = assignment.partition("=")
             section, _, key = path.partition(".")
-            if not separator or key not in fields.get(section, {}):
+            if not separator:
+                raise DataError(f"--set {assignment}: must be SECTION.KEY=VALUE")
+            if key not in fields.get(section, {}):
                 raise DataError(f"--set {assignment}: no setting {path!r}; {_known(fields)}")
             fields[section][key] = _parse(text)
         return parse_config(fields)
@@ -227,7 +239,8 @@ def parse_config(fields: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where} = {first['input']!r}: {first['msg']}") from error
+        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise DataError(f"{where}{value}: {first['msg']}") from error
 
 
 PRESETS: dict[str, RunConfig] = {

@@ -39,8 +39,10 @@ REPORT_STEPS = 25
 class Progress(Protocol):
     """Told about each step; a progress bar, or nothing."""
 
-    def __call__(self, *, epoch: int, step: int, steps: int, loss: float) -> None:
-        """`step` of `steps` of this epoch (from 1) is done."""
+    def __call__(
+        self, *, epoch: int, step: int, steps: int, loss: float, targets_per_s: float
+    ) -> None:
+        """`step` of `steps` of this epoch (from 1) is done; the others as since its begin."""
 
 
 class NanLossError(Exception):
@@ -94,7 +96,7 @@ def fit(
         task=config.fit.task,
         device=device,
     )
-    targets = int((rows.video_target_RT > 0).sum() + (rows.comment_target_RT > 0).sum())
+    targets = rows.target_count
     if not targets:
         raise DataError(f"no training targets for fit.task = {config.fit.task!r}")
     asked_N = np.flatnonzero(prepared.video_held_out_N < 2)
@@ -173,7 +175,7 @@ def train_epoch(
     """
     train_step.recommender.train()
     train_step.begin(seed)
-    steps = len(batches_SB)
+    steps, targets, started_s = len(batches_SB), train_step.rows.target_count, time.perf_counter()
     for step, row_B in enumerate(batches_SB, start=1):
         train_step(row_B)
         if step % REPORT_STEPS == 0 or step == steps:
@@ -182,8 +184,13 @@ def train_epoch(
                 user_B = train_step.rows.user_R[batches_SB[bad_step - 1]]
                 raise NanLossError(bad_step, user_B.unique().tolist())
             if progress:
-                losses = train_step.mean_losses()
-                progress(epoch=epoch, step=step, steps=steps, loss=losses["total"])
+                progress(
+                    epoch=epoch,
+                    step=step,
+                    steps=steps,
+                    loss=train_step.mean_losses()["total"],
+                    targets_per_s=targets * step / steps / (time.perf_counter() - started_s),
+                )
     return train_step.mean_losses()
 
 

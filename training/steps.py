@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lsvcr.errors import DataError
+from lsvcr.popularity import HOUR_MS
 from training import processes
 from training.checkpoint import ALIGNED
 from training.config import RunConfig
@@ -140,12 +141,14 @@ def fit_step(run: RunFolder, prepared: Prepared, text: LoadedText | None = None)
         config = config.model_copy(update={"fit": config.fit.model_copy(update=start)})
     if not _begin(run, "fit", inputs):
         return
+    for line in switched_off(prepared, run.config):
+        _tell(f"fit: {line}")
     epochs = run.config.fit.epochs
     with show_progress("fit") as report, hint_at_memory("fit", run.config):
 
-        def show(*, epoch: int, step: int, steps: int, loss: float) -> None:
+        def show(*, epoch: int, step: int, steps: int, loss: float, targets_per_s: float) -> None:
             note = f"epoch {epoch} of at most {epochs}, loss {loss:.3f}"
-            report((epoch - 1 + step / steps) / epochs, note)
+            report((epoch - 1 + step / steps) / epochs, f"{note}, {targets_per_s:,.0f} targets/s")
 
         fit(prepared, text.tables, config, run.path, progress=show)
     _finish(run, "fit")
@@ -175,6 +178,20 @@ def evaluate_step(
             data=run.source.fingerprint,
         )
     return metrics
+
+
+def switched_off(prepared: Prepared, config: RunConfig) -> list[str]:
+    """Which parts of the model the data can give nothing for, and why."""
+    off = []
+    if not len(prepared.comment_targets("train")):
+        off.append("no comment events to learn from: comment task, history and profiles are off")
+    if config.model.prior_half_lives_days:
+        time_N = prepared.timelines.video_time_N
+        if not prepared.has_times:
+            off.append("timestamps are positions, no times: the popularity prior is off")
+        elif time_N.max() // HOUR_MS == time_N.min() // HOUR_MS:
+            off.append("all events lie within an hour: the popularity prior has nothing to go by")
+    return off
 
 
 @contextmanager

@@ -584,7 +584,7 @@ def assert_same_run(folder, whole, entries, whole_entries):
 
 
 SEVERAL = (
-    "align.epochs=3", "align.memory=12", "align.accumulate=2", "align.checkpoint_steps=8",
+    "align.epochs=2", "align.memory=12", "align.accumulate=2", "align.checkpoint_steps=4",
     "model.dropout=0",
 )  # fmt: skip
 
@@ -598,7 +598,7 @@ def test_two_processes_come_to_what_one_does_and_go_on_where_two_or_one_stopped(
         folder.mkdir()
     align_and_note(whole, *SEVERAL)
     run_together(2, align_and_note, pair, *SEVERAL)
-    assert len(told(whole)) == 15
+    assert len(told(whole)) == 10
     assert told(pair) == told(pair, 1), "each process is told the losses of all"
     assert_same_run(pair, whole, told(pair), told(whole))
     texts_twice = sum(entry["tokens"] for entry in told(pair))
@@ -609,15 +609,15 @@ def test_two_processes_come_to_what_one_does_and_go_on_where_two_or_one_stopped(
     run_together(2, stop_and_note, two_then_one)
     align_and_note(two_then_one, *SEVERAL)
     for folder in (one_then_two, two_then_one):
-        assert told(folder)[0]["step"] == 9
-        assert_same_run(folder, whole, told(folder), told(whole)[8:])
+        assert told(folder)[0]["step"] == 5
+        assert_same_run(folder, whole, told(folder), told(whole)[4:])
 
 
 def stop_and_note(folder):
     """Stop behind the first checkpoint."""
 
     def stop(step, **_):
-        if step == 10:
+        if step == 6:
             raise StopError
 
     with pytest.raises(StopError):
