@@ -97,7 +97,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(
     [
         ("fit.epoch=3", "no setting 'fit.epoch'"),
         ("epochs=3", "no setting 'epochs'"),
-        ("fit.epochs", "no setting"),
+        ("fit.epochs", "must be SECTION.KEY=VALUE"),
         ("fit.epochs=0", "greater than or equal to 1"),
         ("fit.epochs=many", "valid integer"),
         ("model.norm=mid", "'pre' or 'post'"),
