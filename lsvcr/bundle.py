@@ -315,24 +315,35 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
     """
     manifest = load_manifest(folder)
     check_files(folder, manifest, verify_checksums=verify_checksums)
-    catalogue = Catalogue.load(folder / "catalogue")
-    tables = {
-        name: load_array(folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
-        for name in TABLES
-    }
-    bundle = Bundle(
+    bundle = map_bundle(folder)
+    bundle.catalogue.check()
+    _check_dimensions(bundle)
+    return bundle
+
+
+def map_bundle(folder: Path) -> Bundle:
+    """Memory-map a bundle that another process of this machine has loaded and checked.
+
+    Looks at sizes and types only, so that it takes no longer for a larger bundle.
+
+    Raises:
+        BundleError: If a file is missing or no array of its type.
+    """
+    manifest = load_manifest(folder)
+    return Bundle(
         folder=folder,
         manifest=manifest,
-        catalogue=catalogue,
-        tables=tables,
+        catalogue=Catalogue.map(folder / "catalogue"),
+        tables={
+            name: load_array(folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
+            for name in TABLES
+        },
         comment_profile_CF=load_array(folder / PROFILE_TABLE, np.float16, np.float32, dimensions=2)
         if manifest.profile
         else None,
         popular=PopularVideos.load(folder / "popular"),
         golden=Golden.load(folder / "golden"),
     )
-    _check_dimensions(bundle)
-    return bundle
 
 
 def load_manifest(folder: Path) -> Manifest:

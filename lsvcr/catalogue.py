@@ -168,10 +168,21 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Memory-map what `save` wrote.
+        """Memory-map what `save` wrote, and check it.
 
         Raises:
             BundleError: If a column is missing, misshapen or contradicts another.
+        """
+        catalogue = cls.map(folder)
+        catalogue.check()
+        return catalogue
+
+    @classmethod
+    def map(cls, folder: Path) -> Self:
+        """Memory-map what somebody has checked before.
+
+        Raises:
+            BundleError: If a column is missing or no array of its type.
         """
 
         def column(name: str, dtype: Any) -> NDArray[Any]:
@@ -189,9 +200,7 @@ class Catalogue:
                 )
             else:
                 values[name] = column(name, dtype_of(kind))
-        catalogue = cls(**values)  # type: ignore[arg-type]
-        catalogue.check()
-        return catalogue
+        return cls(**values)  # type: ignore[arg-type]
 
     def check(self) -> None:
         """Compare the columns with one another.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lsvcr.catalogue import Catalogue
 from service.engine.candidate_index import Candidates
 from service.engine.engine import OpenBundle
-from service.engine.popularity import PopularItems, popular_ranking
+from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
 from service.engine.retrieval import Retriever, no_rows_beside
@@ -35,7 +35,7 @@ class CommentRanking:
         self._temperature = bundle.manifest.temperature
         self.similarity = ProfileSimilarity.of(bundle)
         self._retriever = Retriever(opened, "comment")
-        self._popular = PopularItems.of_comments(popular_videos, self._catalogue)
+        self._popular = PopularComments.of(popular_videos, self._catalogue)
 
     async def rank(
         self, query: CommentQuery, user: User, preference_D: Preference

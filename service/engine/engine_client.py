@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle, load_bundle
+from lsvcr.bundle import Bundle, map_bundle
 from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import Candidates
@@ -84,7 +84,7 @@ class RemoteEngine:
         try:
             opened = await self._open(version)
             folder = self._registry / version
-            bundle = await asyncio.to_thread(load_bundle, folder, verify_checksums=False)
+            bundle = await asyncio.to_thread(map_bundle, folder)
         except BaseException:
             self._let_go(version)
             raise

@@ -3,6 +3,7 @@
 Shape suffixes: N rows at hand, P popular rows, V video rows, C comment rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,17 +44,6 @@ class PopularItems:
         _, first_P = np.unique(row_P, return_index=True)
         return cls.by_place(row_P[np.sort(first_P)])
 
-    @classmethod
-    def of_comments(cls, videos: "PopularItems", catalogue: Catalogue) -> "PopularItems":
-        """Take each video's best comment, popular videos first; then the second ones; and so on."""
-        position_V = np.zeros(catalogue.video_count, np.int32)
-        position_V[videos.row_P] = np.arange(len(videos.row_P))
-        row_C = np.arange(1, catalogue.comment_count)
-        video_C = catalogue.comment_video_C[1:]
-        place_C = row_C - catalogue.comment_start_V1[video_C]
-        order_C = np.lexsort((position_V[video_C], place_C))
-        return cls.by_place(row_C[order_C].astype(np.int32))
-
     def deciles(self) -> NDArray[np.int8]:
         """Which tenth each row belongs to, by row: 1 the most popular; 0 for the padding row."""
         decile_N = np.zeros(len(self.row_P) + 1, np.int8)
@@ -75,6 +65,56 @@ class PopularItems:
                 position_N = position_N[:wanted]
                 return Ranked(self.row_P[position_N], {self.part: self.score_P[position_N]})
             count *= WIDENING
+
+
+@dataclass(frozen=True, slots=True)
+class PopularComments:
+    """Each video's best comment, popular videos first; then the second ones; and so on.
+
+    The order is made while it is read, as of millions of comments only the first are ever asked
+    for.
+
+    Attributes:
+        start_P: int64, each popular video's first comment row; a video's comments follow it.
+        count_P: int64, how many there are.
+    """
+
+    start_P: NDArray[np.int64]
+    count_P: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, videos: PopularItems, catalogue: Catalogue) -> "PopularComments":
+        """Take the comments of all videos, in their order."""
+        start_P = catalogue.comment_start_V1[videos.row_P]
+        return cls(start_P, catalogue.comment_start_V1[videos.row_P + 1] - start_P)
+
+    def best(self, wanted: int, allows: Allows) -> Ranked:
+        """Take the first `wanted` allowed comments; fewer only where fewer are allowed."""
+        rows, places, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+        for row_N, place_N in self._in_order():
+            is_allowed_N = allows(row_N)
+            rows.append(row_N[is_allowed_N])
+            places.append(place_N[is_allowed_N])
+            found += int(np.count_nonzero(is_allowed_N))
+            if found >= wanted:
+                break
+        place_K = np.concatenate(places)[:wanted]
+        return Ranked(np.concatenate(rows)[:wanted], {"popularity": _place_scores(place_K)})
+
+    def _in_order(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """All comments with their places, some at a time and more each time."""
+        start_P, count_P = self.start_P, self.count_P
+        level = passed = 0
+        while len(start_P):
+            has_one_P = count_P > level
+            start_P, count_P = start_P[has_one_P], count_P[has_one_P]
+            first, size = 0, FIRST_LOOK
+            while first < len(start_P):
+                row_N = start_P[first : first + size] + level
+                yield row_N, passed + np.arange(first, first + len(row_N))
+                first, size = first + size, size * WIDENING
+            passed += len(start_P)
+            level += 1
 
 
 def popular_ranking(row_N: Rows, position_N: NDArray[np.integer]) -> Ranked:

@@ -13,7 +13,6 @@ from lsvcr.bundle import Bundle, ProfileEntry
 from lsvcr.history import IntArray, Timelines
 from service.engine.scoring import Rows
 
-CHUNK_ROWS = 65_536
 SHORTEST = 1e-6
 """A shorter vector has no direction, here and in training."""
 
@@ -37,11 +36,6 @@ class ProfileSimilarity:
     def __init__(self, table_CF: NDArray[np.floating], entry: ProfileEntry) -> None:
         self._table_CF = table_CF
         self._entry = entry
-        norm_C = np.empty(len(table_CF), np.float32)
-        for start in range(0, len(table_CF), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            norm_C[rows] = np.linalg.norm(table_CF[rows].astype(np.float32), axis=1)
-        self._inverse_norm_C = 1 / np.maximum(norm_C, np.float32(SHORTEST))
 
     @classmethod
     def of(cls, bundle: Bundle) -> "ProfileSimilarity | None":
@@ -62,7 +56,8 @@ class ProfileSimilarity:
         """Compute the profile's part of some rows' scores."""
         feature_NF = self._table_CF[row_N].astype(np.float32)
         cosine_N = np.einsum("nf,f->n", feature_NF, profile.direction_F)
-        logit_N: NDArray[np.float32] = cosine_N * self._inverse_norm_C[row_N]
+        norm_N = np.linalg.norm(feature_NF, axis=1)
+        logit_N: NDArray[np.float32] = cosine_N / np.maximum(norm_N, np.float32(SHORTEST))
         return logit_N * np.float32(profile.scale)
 
     def _profile(self, comment_MK: IntArray) -> Profile:

@@ -14,6 +14,8 @@ from engine_questions import (
 
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import item_hashes
+from service.engine import popularity
+from service.engine.popularity import PopularComments, PopularItems
 from service.engine.queries import Answer, FeedQuery, Reason, SimilarQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.errors import UnknownVideoError
@@ -173,3 +175,26 @@ def test_similar_videos_are_the_nearest_by_cosine_without_the_video_itself(ranke
 def test_similar_videos_of_an_unknown_video_are_refused(ranker: Ranker) -> None:
     [result] = answer_all(ranker, [SimilarQuery("gone", 8, np.inf)])
     assert isinstance(result, UnknownVideoError)
+
+
+@pytest.mark.parametrize("k", [1, 7, 200])
+def test_popular_comments_come_level_by_level(
+    ranker: Ranker, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All first ones, then all second ones, each time in the videos' order; some may not appear."""
+    monkeypatch.setattr(popularity, "FIRST_LOOK", 4)
+    monkeypatch.setattr(popularity, "WIDENING", 2)
+    catalogue = ranker.bundle.catalogue
+    videos = PopularItems.of_videos(ranker.bundle.popular, catalogue.video_count)
+    order = {row: place for place, row in enumerate(videos.row_P.tolist())}
+    rows = sorted(
+        range(1, catalogue.comment_count),
+        key=lambda row: (
+            row - catalogue.comment_start_V1[catalogue.comment_video_C[row]],
+            order[int(catalogue.comment_video_C[row])],
+        ),
+    )
+    expected = [(row, place) for place, row in enumerate(rows) if row % 3][:k]
+    best = PopularComments.of(videos, catalogue).best(k, lambda row_N: row_N % 3 > 0)
+    assert best.row_K.tolist() == [row for row, _ in expected]
+    assert best.score_K == pytest.approx([1 / (place + 1) for _, place in expected])
