@@ -134,19 +134,22 @@ def run_compare(args: argparse.Namespace) -> None:
 
 def run_reproduce(args: argparse.Namespace) -> None:
     """`reproduce`: run a table of docs/results.md again."""
+    from training import processes
     from training.reproduce import reproduce
 
     text_vectors = args.text_vectors or default_store(args.runs, args.data)
     out = args.out / f"{args.table}.json"
-    table = reproduce(
-        args.table,
-        data=args.data,
-        runs=args.runs,
-        text_vectors=text_vectors,
-        only=args.rows,
-        out=out,
-    )
-    print(f"{table}\n\nwritten to {out}")
+    with processes.joined():
+        table = reproduce(
+            args.table,
+            data=args.data,
+            runs=args.runs,
+            text_vectors=text_vectors,
+            only=args.rows,
+            out=out,
+        )
+        if processes.is_first():
+            print(f"{table}\n\nwritten to {out}")
 
 
 def build_parser() -> argparse.ArgumentParser:

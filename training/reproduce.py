@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lsvcr.errors import DataError
+from training import processes
 from training.compare import compare, mean_intervals
 from training.config import PRESETS, RunConfig
 from training.dataset_folder import fingerprint, load_dataset
@@ -71,13 +72,15 @@ def reproduce(
         for seed in table.seeds:
             config = row_config(table, row, seed)
             folder = runs / f"{_file_name(row.name)}-{seed}-{config.short_hash}"
-            print(f"{name}: {row.name}, seed {seed} in {folder}", flush=True)
+            if processes.is_first():
+                print(f"{name}: {row.name}, seed {seed} in {folder}", flush=True)
             trainer.run(folder, config)
             folders.append(folder)
         first = first or folders
         entries.append(_entry(row, table, folders, first))
         result["rows"] = entries
-        _write(out, result)
+        if processes.is_first():
+            _write(out, result)
     return markdown(entries)
 
 
@@ -97,10 +100,12 @@ class Trainer:
         """Do the steps that a run folder lacks."""
         if config.data.sample_users is not None:
             raise DataError("a table is made from all users: data.sample_users must be null")
-        run = RunFolder.make(path, config, self.source, self.text_vectors)
+        with processes.first_goes_ahead():
+            run = RunFolder.make(path, config, self.source, self.text_vectors)
         if run.is_finished("evaluate"):
             return
-        run.log("machine", **hardware(config))
+        if processes.is_first():
+            run.log("machine", **hardware(config))
         prepared = self._prepare(config)
         align_step(run, prepared)
         text = self._load_text(run, prepared)

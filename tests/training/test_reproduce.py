@@ -5,6 +5,7 @@ import pytest
 
 from lsvcr.errors import DataError
 from tests.training.tiny_language_model import save_tiny_language_model
+from tests.training.together import run_together
 from tests.training.worlds import random_dataset
 from training.config import PRESETS
 from training.dataset_folder import write_dataset
@@ -70,3 +71,32 @@ def test_unknown_tables_and_rows_are_refused_with_the_known_ones(tmp_path: Path)
         reproduce("x", only=[], **arguments)
     with pytest.raises(DataError, match="no row 'x'; known are small"):
         reproduce("headline", only=["x"], **arguments)
+
+
+def reproduce_one_row(folder: Path) -> None:
+    settings = (
+        "data.min_events=1", "fit.epochs=1", "fit.batch_rows=4", "fit.device=cpu",
+        "model.prior_half_lives_days=[]", f"text.language_model={folder / 'model'}",
+    )  # fmt: skip
+    row = Row("whole", preset="tiny")
+    TABLES["together"] = QualityTable("a random world", (row,), settings=settings, seeds=(1,))
+    markdown = reproduce(
+        "together",
+        data=folder / "data",
+        runs=folder / "runs",
+        text_vectors=folder / "vectors",
+        only=[],
+        out=folder / "together.json",
+    )
+    assert "| whole | 1 |" in markdown
+
+
+def test_two_processes_make_a_table_together(tmp_path: Path) -> None:
+    write_dataset(random_dataset(0), tmp_path / "data")
+    save_tiny_language_model(tmp_path / "model")
+    run_together(2, reproduce_one_row, tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == list(dict.fromkeys(steps)), "each is done and noted once"
+    assert steps[0] == "machine" and steps[-2:] == ["fit", "evaluate"]
+    assert json.loads((tmp_path / "together.json").read_text())["rows"][0]["name"] == "whole"
