@@ -1,6 +1,7 @@
 """What is watched now lifts videos in the answers of every replica."""
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -239,5 +240,32 @@ def test_events_are_counted_as_training_counts_them(
         expected = np.bincount(timelines.video_N, minlength=4)
         assert counted == {item_hash(f"v{video}"): expected[video] for video in (1, 2, 3)}
         assert after_E.sum() == count_E.sum()  # erasing doesn't count back
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_that_steps_back_or_far_ahead_breaks_nothing(
+    make_store: MakeStore, server: EmbeddedStore, prior_registry: Path
+) -> None:
+    """Events are kept, counted once, and the prior is told again as the clock has it."""
+    now_s = [NOW * 3600.0]
+
+    async def scenario() -> None:
+        store = make_store(server.url, clock=lambda: now_s[0])
+        engine = InlineEngine(prior_registry, device="cpu", max_batch=2)
+        pool = ModelPool(prior_registry, engine, max_queue=8, max_batch=2)
+        follower = PopularityFollower(store, pool, clock=lambda: now_s[0])
+        await pool.open()
+        for step_s in (0, -3 * 3600, -40 * 86_400, 90 * 86_400, -50 * 86_400 + 60):
+            now_s[0] += step_s
+            written = watch("v3", LAST_HOUR_MS, "clockwork")
+            assert (await store.append_events([written])).accepted == 1
+            await follower.refresh()
+            answer = await pool.current().recommend_videos(VideoQuery(None, 5, math.inf))
+            assert len(answer.items) == 5 and not answer.degraded
+        history = await store.fetch_history("clockwork")
+        assert history is not None and len(history.video_hash_N) == 5
+        await pool.close()
+        await store.close()
 
     asyncio.run(scenario())
