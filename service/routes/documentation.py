@@ -8,6 +8,14 @@ from fastapi.responses import HTMLResponse
 
 router = APIRouter(include_in_schema=False)
 
+_HEADERS = {  # nothing but its own style; nobody may frame it
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 code{background:#8882;padding:.1em .3em;border-radius:.2em} td,th{text-align:left;padding:.1em .8em}
@@ -34,7 +42,7 @@ async def document(request: Request) -> HTMLResponse:
         f"{''.join(operations)}"
         f"<h2>Objects</h2>{''.join(_schema(name, schema) for name, schema in schemas.items())}"
     )
-    return HTMLResponse(page)
+    return HTMLResponse(page, headers=_HEADERS)
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:

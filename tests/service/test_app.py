@@ -199,3 +199,13 @@ def test_a_registry_may_be_filled_later(tiny_master: Path, tmp_path: Path, store
         shutil.copytree(tiny_master, registry, dirs_exist_ok=True)
         assert client.post("/admin/models/refresh").status_code == 200
         assert client.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_load_nothing_from_elsewhere_and_can_not_be_framed(
+    client: TestClient, path: str
+) -> None:
+    headers = client.get(path).headers
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
