@@ -279,7 +279,7 @@ class _Generator:
                     self._late.append(self._due[position])
                     self._loop.create_task(self._connect())
                 position += 1
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.001)
 
     def _send(self, connection: _Connection, due_s: float) -> None:
         body = next(self._bodies)

@@ -41,6 +41,7 @@ def surroundings() -> dict[str, Any]:
         "device": processor(),
         "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 1),  # above `cores`, others were at work too
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := installed(name))},
         "commit": commit(),

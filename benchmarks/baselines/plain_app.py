@@ -16,8 +16,9 @@ from redis.asyncio import Redis
 
 from lsvcr.bundle import load_bundle
 from lsvcr.history import Timelines
-from service.history_store import _history_key
 from service.history_value import decode_history
+from service.settings import Settings
+from service.store_keys import StoreKeys
 
 bundle = load_bundle(Path(os.environ["BUNDLE"]), verify_checksums=False)
 catalogue = bundle.catalogue
@@ -27,6 +28,7 @@ tables = {
     name: bundle.tables[name]
     for name in ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 }
+keys = StoreKeys(Settings.model_fields["store_shards"].default)
 redis = Redis.from_url(os.environ["STORE"], protocol=2)
 app = FastAPI()
 
@@ -55,7 +57,7 @@ async def ready() -> dict[str, str]:
 
 @app.post("/recommend/videos", response_model=Answer)
 async def recommend(body: Body) -> dict[str, object]:
-    value = await redis.get(_history_key(body.user_id))
+    value = await redis.get(keys.history(body.user_id))
     if value is None:
         return {"user_id": body.user_id, "items": []}
     history = decode_history(value)
