@@ -92,6 +92,11 @@ class Seen:
             }
         return row
 
+    def in_time_per_s(self, within_ms: float) -> float:
+        """Answers a second with status 200, so long after they were due at most."""
+        is_good_N = (self.status_N == 200) & (self.latency_ms_N <= within_ms)
+        return float(is_good_N.sum()) / self.load.seconds
+
     def percentile_ms(self, percent: float) -> float:
         """Latency of answered requests."""
         return float(np.percentile(self.latency_ms_N[self.status_N == 200], percent))
