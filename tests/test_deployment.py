@@ -13,7 +13,8 @@ import yaml
 
 from service.settings import PREFIX, Settings
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 NAME = "app.kubernetes.io/name"
 VERSION = "1.37"
@@ -139,3 +140,15 @@ def test_units_are_ones_that_systemd_reads() -> None:
             if unit.name in line and "is not executable" not in line  # installed elsewhere
         ]
         assert problems == []
+
+
+def test_images_copy_only_what_the_build_is_sent() -> None:
+    sent = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    copied = {
+        source.split("/")[0]
+        for dockerfile in (ROOT / "docker").glob("*.Dockerfile")
+        for sources in re.findall(r"^COPY (.+) \S+$", dockerfile.read_text(), re.MULTILINE)
+        for source in sources.split()
+    }
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in copied)
