@@ -54,10 +54,10 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lock: $(INSTALLED)
-	$(BIN)/python -m pip install -q pip-tools
-	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+	$(BIN)/python -m pip install -q uv
+	@# for every Python we support, not just this one
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra service --extra tracing -c constraints.txt -o docker/service.lock pyproject.toml
-	sed -i '/^# WARNING/,/^    # via lsvcr (pyproject.toml)/d' docker/service.lock # the project itself: not a download
 
 check: lint types imports
 
