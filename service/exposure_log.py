@@ -23,6 +23,7 @@ from service.store_connection import finish_within
 MAX_WAITING = 20_000
 EVERY_S = 0.25
 _PAGE = 1000
+_LOOKS = 8
 _SCRIPT = "exposure_append.lua"
 
 logger = logging.getLogger(__name__)
@@ -155,16 +156,22 @@ class ExposureLog:
     async def erase_user(self, user_id: str) -> None:
         """Delete what was shown to a user; raises HistoryStoreError, then try again.
 
-        Looks twice: other processes may hold exposures that they have not written yet.
+        Looks again until nothing more has come, `_LOOKS` times at most: other processes may hold
+        exposures that they have not written yet.
         """
         await self._erase_written(user_id)
-        await asyncio.sleep(2 * EVERY_S)
-        await self._erase_written(user_id)
+        for _ in range(_LOOKS):
+            await asyncio.sleep(2 * EVERY_S)
+            if not await self._erase_written(user_id):
+                break
 
-    async def _erase_written(self, user_id: str) -> None:
-        if entry_ids := [entry_id for entry_id, _ in await self._find(user_id)]:
+    async def _erase_written(self, user_id: str) -> int:
+        """How many there were."""
+        entry_ids = [entry_id for entry_id, _ in await self._find(user_id)]
+        if entry_ids:
             erase = self._redis.xdel(self._stream(user_id), *entry_ids)
             await finish_within(erase, self._timeout_s)
+        return len(entry_ids)
 
     async def _write(self, exposures: list[Exposure]) -> None:
         by_stream: dict[str, list[bytes]] = {}

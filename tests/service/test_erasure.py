@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from app_client import make_settings, serve
-from experiment_apps import definition, put
+from experiment_apps import definition, put, wait_until
 from redis import Redis
 
 from service.embedded_store import EmbeddedStore
@@ -23,6 +23,14 @@ def everything(redis: Redis) -> Iterator[tuple[bytes, bytes]]:
             b"zset": lambda one: redis.zrange(one, 0, -1),
         }
         yield key, repr(read[redis.type(key)](key)).encode()
+
+
+def exposures_of(redis: Redis, user: str) -> int:
+    return sum(
+        content.count(f'"user_id":"{user}"'.encode())
+        for key, content in everything(redis)
+        if key.startswith(b"lsvcr:exposures")
+    )
 
 
 def test_nothing_of_an_erased_user_is_left_in_the_store(
@@ -53,6 +61,8 @@ def test_nothing_of_an_erased_user_is_left_in_the_store(
                     for path in ("/recommend/videos", "/recommend/feed"):
                         assert client.post(path, json={"user_id": user}).status_code == 200
             assert one.get(f"/users/{gone}/export").json()["event_log"]
+            # A process that a busy machine holds up writes its exposures late.
+            wait_until(lambda: exposures_of(redis, gone) == 4, "all exposures are written")
             assert one.delete(f"/users/{gone}").status_code == 204
             scanned = list(everything(redis))
             assert sum(kept.encode() in key + content for key, content in scanned) >= 3
