@@ -37,6 +37,7 @@ class Kind:
         config: Who makes them, of how many tokens, how wide.
         store: Where all runs' or this run's vectors are kept.
         load_encoder: Called only if a text has no vector yet.
+        fit_on: The texts that components are fitted on: the same for every run of a store.
         fit_basis: Makes components from raw vectors and a width.
     """
 
@@ -44,6 +45,7 @@ class Kind:
     config: TextConfig
     store: Path
     load_encoder: Callable[[], TextEncoder]
+    fit_on: Callable[[Prepared], list[str]]
     fit_basis: Callable[[NDArray[np.float32], int], TextBasis]
 
     @property
@@ -72,18 +74,19 @@ def embed(run: RunFolder, prepared: Prepared) -> TextVectors:
     """
     read, *compared = _kinds(run, prepared)
     titles, comments = prepared.texts()
-    vectors = _embed(run, read, titles + comments, prepared.fit_texts())
+    vectors = _embed(run, read, titles + comments, prepared)
     for kind in compared:
-        _embed(run, kind, comments, prepared.fit_comments() or prepared.fit_texts())
+        _embed(run, kind, comments, prepared)
     return vectors
 
 
 def load_text(run: RunFolder, prepared: Prepared) -> LoadedText:
     """Look up all vectors; raises DataError if some were never made."""
     titles, comments = prepared.texts()
-    read, *_ = _kinds(run, prepared)
-    vectors = read.load()
-    compared = [kind.load() for kind in _compared(run, prepared)]
+    kinds = _kinds(run, prepared)
+    loaded = {kind.folder: kind.load() for kind in kinds}
+    vectors = loaded[kinds[0].folder]
+    compared = [loaded[kind.folder] for kind in _compared(run, prepared)]
     feature_CF = np.zeros((len(comments), 0), np.float32)
     if compared:
         feature_CF = comment_features(prepared, [one.lookup(comments) for one in compared])
@@ -93,8 +96,7 @@ def load_text(run: RunFolder, prepared: Prepared) -> LoadedText:
         feature_CF=feature_CF,
         category_V=prepared.catalogue.category_V,
     )
-    fingerprints = dict.fromkeys(one.fingerprint for one in (vectors, *compared))
-    return LoadedText(tables, "+".join(fingerprints))
+    return LoadedText(tables, "+".join(one.fingerprint for one in loaded.values()))
 
 
 def embed_new(run: RunFolder, prepared: Prepared, texts: Sequence[str]) -> TextVectors:
@@ -135,7 +137,14 @@ def _untuned(run: RunFolder) -> Kind:
         _tell_loading(run)
         return load_language_model(name, pick_device(run.config.fit.device))
 
-    return Kind("embed", run.config.text, run.text_vectors, load_encoder, TextBasis.fit)
+    return Kind(
+        "embed",
+        run.config.text,
+        run.text_vectors,
+        load_encoder,
+        Prepared.fit_texts,
+        TextBasis.fit,
+    )
 
 
 def _tuned(run: RunFolder) -> Kind:
@@ -150,17 +159,31 @@ def _tuned(run: RunFolder) -> Kind:
     name = str(run.path / ALIGNED_LANGUAGE_MODEL)
     config = run.config.text.model_copy(update={"language_model": name})
     store = run.path / "text_vectors"
-    return Kind("embed as aligned", config, store, load_encoder, TextBasis.unrotated)
+    return Kind(
+        "embed as aligned",
+        config,
+        store,
+        load_encoder,
+        Prepared.fit_texts,
+        TextBasis.unrotated,
+    )
 
 
 def _spelling(run: RunFolder) -> Kind:
     """Trigrams are kept as the vectors of a model of that name."""
     text = run.config.text
     config = text.model_copy(update={"language_model": NAME, "width": text.trigrams})
-    return Kind("trigrams", config, run.text_vectors, ByteTrigrams, fit_by_rarity)
+    return Kind(
+        "trigrams",
+        config,
+        run.text_vectors,
+        ByteTrigrams,
+        lambda prepared: prepared.fit_comments() or prepared.fit_texts(),
+        fit_by_rarity,
+    )
 
 
-def _embed(run: RunFolder, kind: Kind, texts: Sequence[str], fit_on: Sequence[str]) -> TextVectors:
+def _embed(run: RunFolder, kind: Kind, texts: Sequence[str], prepared: Prepared) -> TextVectors:
     started_s = time.monotonic()
     embedded = 0
     with show_progress(kind.name) as report:
@@ -176,7 +199,7 @@ def _embed(run: RunFolder, kind: Kind, texts: Sequence[str], fit_on: Sequence[st
             config=kind.config,
             load_model=kind.load_encoder,
             store=kind.store,
-            fit_on=fit_on,
+            fit_on=kind.fit_on(prepared),
             progress=show,
             fit_basis=kind.fit_basis,
         )

@@ -789,6 +789,14 @@ def test_the_whole_run_by_commands(start, tmp_path, capsys):
     tables = load_text(opened, prepared).tables
     assert np.array_equal(tables.feature_CF, comment_features(prepared, compared))
     assert not np.array_equal(tables.comment_CE, compared[0])
+    # A run without stage 1 would have fitted the same components into the shared store.
+    alone = tmp_path / "alone"
+    plain = [*start, "--set", "align.epochs=0", "--out", str(alone), "--text-vectors", str(alone)]
+    assert main(["embed", *plain]) == 0
+    with_tuning, without = (
+        TextVectors.load(store / untuned.name).basis.mean_H for store in (shared, alone)
+    )
+    assert with_tuning == pytest.approx(without, abs=1e-6)
     assert main(["run", *start]) == 0
     assert "fit: finished before" in capsys.readouterr().out
 
