@@ -29,6 +29,7 @@ class Answered:
     Attributes:
         due_s: `time.monotonic()` when it should have been sent.
         status: 0 where no replica answered.
+        degraded: What the answer lacked.
         is_retried: Whether a connection broke and another replica was asked.
     """
 
@@ -36,7 +37,7 @@ class Answered:
     seconds: float
     status: int
     problem: str
-    is_degraded: bool
+    degraded: tuple[str, ...]
     is_retried: bool
 
 
@@ -166,10 +167,10 @@ class Load:
                 time.monotonic() - due_s,
                 response.status_code,
                 str(answer.get("type", "")).rsplit(":", 1)[-1],
-                bool(answer.get("degraded")),
+                tuple(answer.get("degraded", ())),
                 is_retried,
             )
-        return Answered(due_s, time.monotonic() - due_s, 0, "no answer", False, True)
+        return Answered(due_s, time.monotonic() - due_s, 0, "no answer", (), True)
 
     def _choose(self, *, but: int) -> int:
         """The next of the ready replicas, another one than that which just failed."""

@@ -84,9 +84,9 @@ class Replica:
         return time.monotonic() - started_s
 
     def children(self) -> list[int]:
-        """Process ids of its workers and engines."""
-        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
+        """Process ids of its workers and engines, the oldest first, whichever thread began them."""
+        lists = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return sorted(int(pid) for one in lists for pid in one.read_text().split())
 
     def readiness(self) -> tuple[int, list[str]]:
         """Status of `/health/ready` (0 without an answer) and what is degraded."""

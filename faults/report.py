@@ -1,5 +1,6 @@
 """Turns what was seen into one row of figures, and judges it by the goals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,6 +25,7 @@ class Row:
         p50_ms, p99_ms: Before, during and after the fault.
         recovery_s: From the fault's end until nine of ten answers of every second are whole again.
         degraded_before: Answers that lacked something before the fault: what a busy machine does.
+        lacking: How many answers lacked what, before it and since.
         lost: Accepted events that the log doesn't hold.
         failures: Goals that were missed; empty is good.
     """
@@ -34,6 +36,7 @@ class Row:
     overloaded: int
     degraded_before: int
     degraded: int
+    lacking: dict[str, int]
     late: int
     retried: int
     p50_ms: tuple[float, float, float]
@@ -84,8 +87,9 @@ def judge(
         len(asked),
         len(errors),
         sum(one.problem in DECLARED for one in asked),
-        sum(one.is_degraded for one in phases[0]),
-        sum(one.is_degraded for one in asked),
+        sum(bool(one.degraded) for one in phases[0]),
+        sum(bool(one.degraded) for one in asked),
+        dict(Counter(cause for one in asked for cause in one.degraded)),
         len(late),
         sum(one.is_retried for one in asked),
         tuple(_percentile(phase, 50) for phase in phases),  # type: ignore[arg-type]
@@ -131,7 +135,7 @@ def _recovery(after: Sequence[Answered], ended_s: float) -> float:
     """The end of the last second in which more than one answer of ten lacked something."""
     seconds: dict[int, list[bool]] = {}
     for one in after:
-        is_whole = one.status == 200 and not one.is_degraded
+        is_whole = one.status == 200 and not one.degraded
         seconds.setdefault(int(one.due_s - ended_s), []).append(is_whole)
     spoilt = [second for second, whole in seconds.items() if whole.count(True) < 0.9 * len(whole)]
     if not spoilt:
@@ -139,7 +143,7 @@ def _recovery(after: Sequence[Answered], ended_s: float) -> float:
     last = [
         one.due_s + one.seconds - ended_s
         for one in after
-        if int(one.due_s - ended_s) == max(spoilt) and (one.status != 200 or one.is_degraded)
+        if int(one.due_s - ended_s) == max(spoilt) and (one.status != 200 or one.degraded)
     ]
     return max(last)
 

@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.replica import Replica
@@ -59,32 +59,48 @@ def worker_killed(world: World) -> None:
 
 
 def engine_killed(world: World) -> None:
-    """`kill -9` of the engine process of one replica; another one is started."""
-    with _one_more(world, "--engine", "process") as victim:
-        (engine,) = victim.children()
-        with world.fault():
-            os.kill(engine, signal.SIGKILL)
-            _await_ready(world, victim)
+    """`kill -9` of the engine process of one replica; the one that waits takes over."""
+    with _with_engine(world) as (victim, engine), world.fault():
+        os.kill(engine, signal.SIGKILL)
+        _await_new_engine(world, victim)
 
 
 def engine_hung(world: World) -> None:
     """SIGSTOP of the engine process of one replica for four seconds."""
-    with _one_more(world, "--engine", "process") as victim:
-        (engine,) = victim.children()
-        with world.fault():
-            os.kill(engine, signal.SIGSTOP)
-            time.sleep(HOLD_S)
-            os.kill(engine, signal.SIGCONT)
+    with _with_engine(world) as (_, engine), world.fault():
+        os.kill(engine, signal.SIGSTOP)
+        time.sleep(HOLD_S)
+        os.kill(engine, signal.SIGCONT)
 
 
-def _await_ready(world: World, replica: Replica) -> None:
-    until_s = time.monotonic() + 30
-    time.sleep(0.5)
-    while replica.readiness()[0] != 200:
-        if time.monotonic() > until_s:
-            world.expect(False, "not ready after 30 s")
-            return
-        time.sleep(0.1)
+def engine_stuck(world: World) -> None:
+    """SIGSTOP of the engine process of one replica, for good: it is replaced after a while."""
+    with _with_engine(world, "--engine-hung-s", "3") as (victim, engine), world.fault():
+        os.kill(engine, signal.SIGSTOP)
+        _await_new_engine(world, victim)
+
+
+@contextlib.contextmanager
+def _with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
+    """One more replica, with an engine process that another one waits to replace."""
+    with _one_more(world, "--engine", "process", *arguments) as replica:
+        until_s = time.monotonic() + 20
+        while len(replica.children()) < 2 and time.monotonic() < until_s:
+            time.sleep(0.1)
+        time.sleep(2.0)  # the one that waits has imported everything
+        yield replica, replica.children()[0]
+
+
+def _await_new_engine(world: World, replica: Replica) -> None:
+    """Wait until it was seen that the engine is lost, and until another one answers."""
+    began_s = time.monotonic()
+    for is_ready in (False, True):
+        while (replica.readiness()[0] == 200) is not is_ready:
+            if time.monotonic() > began_s + 30:
+                world.expect(False, f"ready is {not is_ready} for 30 s")
+                return
+            time.sleep(0.02)
+    world.notes.append(f"another engine answers after {time.monotonic() - began_s:.1f} s")
 
 
 def descriptors_exhausted(world: World) -> None:
@@ -117,7 +133,7 @@ def log_disk_full(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _one_more(world: World, *arguments: str, log: Path | None = None):  # type: ignore[no-untyped-def]
+def _one_more(world: World, *arguments: str, log: Path | None = None) -> Iterator[Replica]:
     """Let another replica take part; the running load knows it from the beginning."""
     replica = world.extra(*arguments, log=log)
     replica.start()
@@ -137,6 +153,7 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     worker_killed,
     engine_killed,
     engine_hung,
+    engine_stuck,
     descriptors_exhausted,
     log_disk_full,
 )

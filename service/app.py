@@ -19,7 +19,7 @@ from service.body_limit import BodyLimit
 from service.draining import drain_on_sigterm
 from service.embedded_store import EmbeddedStore
 from service.engine.engine import Engine, InlineEngine
-from service.engine.engine_client import RemoteEngine
+from service.engine.engine_client import SHORTEST_BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.model_pool import ModelPool
 from service.errors import HistoryStoreError
@@ -241,7 +241,9 @@ async def _open_experiments(
 
 def _choose_engine(settings: Settings) -> Engine:
     if sockets := settings.engine_sockets:
-        engines = [RemoteEngine(settings.registry, socket) for socket in sockets]
+        # Four beats without a sign, and most of the deadline is left to answer without the engine.
+        beat_s = max(SHORTEST_BEAT_S, settings.deadline_ms / 10_000)
+        engines = [RemoteEngine(settings.registry, socket, beat_s=beat_s) for socket in sockets]
         return engines[0] if len(engines) == 1 else EngineGroup(engines)
     return InlineEngine(settings.registry, device=settings.device, max_batch=settings.max_batch)
 

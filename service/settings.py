@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         pattern=r"^(\d+(,\d+)*)?$",
         description="GPUs by number, as `0,1`: an engine process on each, for all workers.",
     )
+    engine_hung_s: float = Field(
+        default=10,
+        gt=0,
+        description="An engine process without a sign of life for so long is replaced.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the model runs; with `cuda`, not ready without a GPU."
     )

@@ -1,6 +1,7 @@
 """`python -m service.engine`: one engine process, started by `service.engine_process`.
 
-It ends when it is told to, or when whoever started it has ended: its standard input closes then.
+It begins when a line comes in, having imported everything before. It ends when it is told to, or
+when whoever started it has ended: its standard input closes then.
 """
 
 import asyncio
@@ -39,4 +40,5 @@ async def serve(settings: Settings) -> None:
 if __name__ == "__main__":
     configured = read_settings([])
     configure_logging(configured.log_level)
-    uvloop.run(serve(configured))
+    if sys.stdin.readline():
+        uvloop.run(serve(configured))

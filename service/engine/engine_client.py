@@ -1,7 +1,8 @@
 """The engine as a front-end sees it where it is a process of its own: asked over a Unix socket.
 
 When that process dies, all that was asked of it fails with `EngineLostError` at once, `problem`
-tells, and the client connects again and again until another one has opened the same bundles.
+tells, and the client connects again and again until another one has opened the same bundles. The
+same holds when it gives no sign of life for some beats, until it answers again.
 
 Shape suffixes: B users, D width.
 """
@@ -12,19 +13,19 @@ import itertools
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle, map_bundle
-from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import Candidates
 from service.engine.engine import EncodedUsers, Kind
 from service.engine.engine_messages import (
+    Beat,
     Encode,
     Encoded,
     Failed,
@@ -47,12 +48,21 @@ from service.errors import EngineLostError
 IN_FLIGHT = 4
 """Batches of one bundle that a front-end has under way at a time."""
 MOST_WAIT_S = 10.0
-"""After so long without an answer an engine that is still connected counts as lost."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""After so long without its answer a question is given up, though the engine lives."""
+BEAT_S, SHORTEST_BEAT_S = 0.1, 0.02
+"""How often the engine is asked for a sign of life."""
+MOST_MISSED = 4
+"""After so many beats without one the engine counts as lost."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.1
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
 logger = logging.getLogger(__name__)
+
+
+class _Asked(NamedTuple):
+    question: Question
+    future: asyncio.Future[Any]
 
 
 class RemoteEngine:
@@ -61,13 +71,18 @@ class RemoteEngine:
     Args:
         registry: Folder of bundles, the engine's too.
         socket: Where the engine listens, or will.
+        beat_s: After `MOST_MISSED` times as long without a sign of life the engine counts as lost:
+            to be much shorter, together, than callers wait.
     """
 
-    def __init__(self, registry: Path, socket: Path) -> None:
+    def __init__(self, registry: Path, socket: Path, *, beat_s: float = BEAT_S) -> None:
         self._registry = registry
         self._socket = socket
+        self._beat_s = beat_s
         self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._asked: dict[int, _Asked] = {}
+        self._replies = 0
+        self._is_silent = False
         self._holders: Counter[str] = Counter()
         self._open_there: set[str] = set()
         self._missing: set[str] = set()
@@ -97,7 +112,7 @@ class RemoteEngine:
         """Why nothing can be computed now; None if it can."""
         if self._frames is None or self._missing:
             return "the engine process ended; another one is starting"
-        return None
+        return "the engine process does not answer" if self._is_silent else None
 
     @property
     def under_way(self) -> int:
@@ -122,17 +137,20 @@ class RemoteEngine:
         """Send what `question` makes of a number, and wait for its reply, of type `kind`.
 
         Raises:
-            EngineLostError: If the engine is gone, or goes before it has answered.
+            EngineLostError: If the engine is gone or silent, or gets so before it has answered.
             LsvcrError: As the engine answered.
         """
+        number = next(self._numbers)
+        asked = _Asked(question(number), asyncio.get_running_loop().create_future())
         if self._frames is None:
             raise EngineLostError("the engine is not connected")
-        number = next(self._numbers)
-        future: asyncio.Future[ReplyT] = asyncio.get_running_loop().create_future()
-        self._asked[number] = future
+        if self._is_silent and not _may_take_long(asked):
+            raise EngineLostError("the engine does not answer")
+        self._asked[number] = asked
         try:
-            self._frames.send(question(number))
-            return await future
+            self._frames.send(asked.question)
+            reply: ReplyT = await asked.future
+            return reply
         finally:
             del self._asked[number]
 
@@ -177,25 +195,46 @@ class RemoteEngine:
             pause_s = FIRST_PAUSE_S
             self._frames = frames
             self._changed.set()
-            for version in sorted(self._missing):
-                try:
-                    await self._open_now(version)
-                except EngineLostError:
-                    break  # an engine that is dying may accept us and be gone
-                except LsvcrError as error:
-                    logger.error("the new engine refuses %s: %s", version, error)
-            while self._frames is not None:
-                self._changed.clear()
-                await self._changed.wait()
+            await asyncio.gather(self._open_missing(), self._watch(frames))
+
+    async def _open_missing(self) -> None:
+        for version in sorted(self._missing):
+            try:
+                await self._open_now(version)
+            except EngineLostError:
+                return  # an engine that is dying may accept us and be gone
+            except Exception as error:
+                logger.error("the new engine refuses %s: %s", version, error)
+
+    async def _watch(self, frames: Frames) -> None:
+        """Ask for signs of life while a connection lasts.
+
+        Counts turns of this loop instead of seconds, as the loop itself may have had no time.
+        """
+        missed = 0
+        while self._frames is frames:
+            if missed == 0:
+                frames.send(Beat(next(self._numbers)))
+            replies = self._replies
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._beat_s)
+            missed = missed + 1 if self._replies == replies else 0
+            if missed == MOST_MISSED and not self._is_silent:
+                logger.warning("the engine gives no sign of life")
+                self._is_silent = True
+                self._fail([one for one in self._asked.values() if not _may_take_long(one)])
 
     def _receive(self, frames: Frames, reply: Reply) -> None:
-        future = self._asked.get(reply.number)
-        if future is None or future.done():
+        self._replies += 1
+        self._is_silent = False
+        asked = self._asked.get(reply.number)
+        if asked is None or asked.future.done():
             return  # nobody waits any more
         if isinstance(reply, Failed):
-            future.set_exception(unpack_error(reply))
+            asked.future.set_exception(unpack_error(reply))
         else:
-            future.set_result(reply)
+            asked.future.set_result(reply)
 
     def _lose(self, frames: Frames) -> None:
         if frames is not self._frames:
@@ -203,10 +242,14 @@ class RemoteEngine:
         self._frames = None
         self._missing |= self._open_there
         self._open_there.clear()
+        self._is_silent = False
         self._changed.set()
-        for future in self._asked.values():
-            if not future.done():
-                future.set_exception(EngineLostError("the engine process ended"))
+        self._fail(self._asked.values())
+
+    def _fail(self, lost: Iterable[_Asked]) -> None:
+        for asked in lost:
+            if not asked.future.done():
+                asked.future.set_exception(EngineLostError("the engine gave no answer"))
 
 
 class RemoteBundle:
@@ -257,6 +300,11 @@ class RemoteBundle:
                 return await self._engine.ask(question, kind)
         except TimeoutError as error:
             raise EngineLostError("the engine does not answer") from error
+
+
+def _may_take_long(asked: _Asked) -> bool:
+    """Whether an engine that gives no sign of life meanwhile may be at work on this."""
+    return isinstance(asked.question, Open)
 
 
 def _call_in(

@@ -73,6 +73,18 @@ class Search(msgspec.Struct, tag=True, array_like=True):
     query_BD: Array
 
 
+class Beat(msgspec.Struct, tag=True, array_like=True):
+    """Asks for a sign of life of whatever computes, in its turn."""
+
+    number: int
+
+
+class Alive(msgspec.Struct, tag=True, array_like=True):
+    """Reply to `Beat`."""
+
+    number: int
+
+
 class Found(msgspec.Struct, tag=True, array_like=True):
     """Reply to `Search`: candidates of all queries one after the other."""
 
@@ -106,8 +118,8 @@ class Failed(msgspec.Struct, tag=True, array_like=True):
     text: str
 
 
-Question = Open | Release | Encode | Search
-Reply = Opened | Encoded | Found | Failed
+Question = Open | Release | Encode | Search | Beat
+Reply = Opened | Encoded | Found | Failed | Alive
 
 
 def pack_history(history: HistoryBatch) -> list[Array]:
@@ -167,6 +179,12 @@ def unpack_error(failed: Failed) -> Exception:
     return kind(failed.text)
 
 
+def frame(message: Question | Reply) -> bytes:
+    """One message as it crosses the socket."""
+    payload = _encode(message)
+    return _LENGTH.pack(len(payload)) + payload
+
+
 class Frames(asyncio.Protocol):
     """Cuts what comes in into messages, and sends messages as frames.
 
@@ -183,7 +201,6 @@ class Frames(asyncio.Protocol):
         lose: Callable[["Frames"], None],
     ) -> None:
         self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_decode_array).decode
-        self._encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
         self._receive = receive
         self._lose = lose
         self._buffer = bytearray()
@@ -221,8 +238,7 @@ class Frames(asyncio.Protocol):
         """Send one message; raises EngineLostError where nobody is there any more."""
         if self._transport is None:
             raise EngineLostError("the engine is not connected")
-        payload = self._encode(message)
-        self._transport.write(_LENGTH.pack(len(payload)) + payload)
+        self._transport.write(frame(message))
 
     def close(self) -> None:
         """End the connection."""
@@ -234,6 +250,9 @@ def _encode_array(value: Any) -> tuple[str, Sequence[int], memoryview]:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.reshape(-1).view(np.uint8).data
     raise NotImplementedError(f"{type(value).__name__} does not travel")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
 
 
 def _decode_array(kind: type, value: Any) -> NDArray[Any]:

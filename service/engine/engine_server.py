@@ -19,6 +19,8 @@ from service.engine.batching import Batcher
 from service.engine.encoder_session import Encoding
 from service.engine.engine import EncodedUsers, Engine, OpenBundle
 from service.engine.engine_messages import (
+    Alive,
+    Beat,
     Encode,
     Encoded,
     Found,
@@ -88,7 +90,7 @@ class EngineServer:
             logger.info("bundle %s is wanted no more", version)
             del self._served[version]  # what is being computed with it is finished
 
-    async def _answer(self, frames: Frames, question: Open | Encode | Search) -> None:
+    async def _answer(self, frames: Frames, question: Open | Encode | Search | Beat) -> None:
         reply: Reply
         try:
             reply = await self._compute(question)
@@ -99,7 +101,12 @@ class EngineServer:
         with contextlib.suppress(EngineLostError):  # who asked has gone
             frames.send(reply)
 
-    async def _compute(self, question: Open | Encode | Search) -> Opened | Encoded | Found:
+    async def _compute(
+        self, question: Open | Encode | Search | Beat
+    ) -> Opened | Encoded | Found | Alive:
+        if isinstance(question, Beat):
+            await self._reach_all()
+            return Alive(question.number)
         number, version = question.number, question.version
         if isinstance(question, Open):
             opened = (await self._open(version)).opened
@@ -114,6 +121,14 @@ class EngineServer:
             return Encoded(number, pack_encoding(users.encoding), found)
         candidates = await served.opened.search(question.kind, question.query_BD, question.counts)
         return pack_candidates(number, candidates)
+
+    async def _reach_all(self) -> None:
+        """Put a search for nothing through whatever computes, so that a stuck thread shows."""
+        for opening in [*self._served.values()]:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                opened = opening.result().opened
+                nothing_BD = np.empty((0, opened.bundle.manifest.width), np.float32)
+                await opened.search("video", nothing_BD, [])
 
     async def _open(self, version: str) -> "_ServedBundle":
         """Open a version once for all who want it; one that was refused is tried again."""

@@ -17,7 +17,7 @@ from tiny_bundle_builder import TINY_VERSIONS, sign
 
 from lsvcr.errors import BundleError
 from service.engine.engine import Engine, InlineEngine
-from service.engine.engine_client import RemoteEngine
+from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import Encode, pack_history
 from service.engine.engine_server import encode_together
@@ -45,8 +45,9 @@ QUERIES: list[Query] = [
 
 
 @contextmanager
-def engine_process(registry: Path) -> Iterator[EngineProcess]:
-    with EngineProcess(Settings(registry=registry, device="cpu", log_level="error")) as process:
+def engine_process(registry: Path, *, hung_s: float = SOON_S) -> Iterator[EngineProcess]:
+    settings = Settings(registry=registry, device="cpu", log_level="error", engine_hung_s=hung_s)
+    with EngineProcess(settings) as process:
         yield process
 
 
@@ -198,11 +199,55 @@ def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path)
         asyncio.run(main(process))
 
 
+def test_an_engine_that_hangs_costs_answers_their_model_and_no_more(tiny_registry: Path) -> None:
+    async def main(process: EngineProcess) -> None:
+        engine = RemoteEngine(tiny_registry, process.socket)
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        os.kill(process.pid, signal.SIGSTOP)
+        asked = (pool.current().recommend_videos(ask_videos(USER)) for _ in range(40))
+        for answer in await asyncio.gather(*asked):
+            assert (answer.source, answer.degraded) == ("popular", ("encoder",))
+        assert pool.readiness() == ["the engine process does not answer"]
+        os.kill(process.pid, signal.SIGCONT)
+        await until(lambda: pool.readiness() == [])
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.degraded) == ("model", ())
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry) as process:
+        asyncio.run(main(process))
+
+
+def test_an_engine_that_hangs_for_good_is_replaced(tiny_registry: Path) -> None:
+    async def main(process: EngineProcess) -> None:
+        engine = RemoteEngine(tiny_registry, process.socket)
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        hung = process.pid
+        os.kill(hung, signal.SIGSTOP)
+        await until(lambda: process.pid != hung and pool.readiness() == [])
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.degraded) == ("model", ())
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry, hung_s=0.5) as process:
+        asyncio.run(main(process))
+
+
 @contextmanager
-def engine_pair(registry: Path) -> Iterator[tuple[list[EngineProcess], NewEngine]]:
+def engine_pair(
+    registry: Path, *, beat_s: float = BEAT_S
+) -> Iterator[tuple[list[EngineProcess], NewEngine]]:
     with engine_process(registry) as one, engine_process(registry) as two:
         pair = [one, two]
-        yield pair, lambda: EngineGroup([RemoteEngine(registry, each.socket) for each in pair])
+        sockets = [each.socket for each in pair]
+        yield (
+            pair,
+            lambda: EngineGroup([RemoteEngine(registry, one, beat_s=beat_s) for one in sockets]),
+        )
 
 
 def test_an_engine_of_two_that_dies_leaves_the_other_answering(tiny_registry: Path) -> None:
@@ -256,7 +301,8 @@ def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
         await asyncio.gather(*stuck)
         await engine.close()
 
-    with engine_pair(tiny_registry) as (pair, new_pair):
+    # It isn't to count as lost while it is stopped.
+    with engine_pair(tiny_registry, beat_s=SOON_S) as (pair, new_pair):
         asyncio.run(main(pair, new_pair()))
 
 
