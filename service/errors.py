@@ -10,7 +10,8 @@ LsvcrError
 ├── OverloadedError          the queue is full
 ├── DeadlineExceededError    the caller's time is up
 ├── NotReadyError            no bundle is loaded, or not on the wanted device
-│   └── EngineLostError          the engine process is gone, for the moment
+│   ├── EngineLostError          the engine process is gone, for the moment
+│   └── EngineFailedError        the runtime or a driver did not compute this
 ├── HistoryStoreError        the store did not answer in time
 └── RequestError             the request itself is at fault
     ├── InvalidRequestError      a field, a header or the JSON is wrong
@@ -63,6 +64,10 @@ class NotReadyError(LsvcrError):
 
 class EngineLostError(NotReadyError):
     """The engine process is gone; another one is on its way."""
+
+
+class EngineFailedError(NotReadyError):
+    """The runtime or a driver did not compute this: out of memory, say. Less may be possible."""
 
 
 class HistoryStoreError(LsvcrError):

@@ -19,26 +19,30 @@ from service.settings import Settings, read_settings
 DRAIN_S = 10
 
 
-async def serve(settings: Settings) -> None:
-    """Answer front-ends until told to stop."""
+async def serve(settings: Settings) -> int:
+    """Answer front-ends until told to stop; the exit status is 1 where it can't go on."""
     [socket] = settings.engine_sockets
+    together = FRAMES_TOGETHER * settings.max_batch
+    engine = InlineEngine(settings.registry, device=settings.device, max_batch=together)
+    server = EngineServer(engine)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(sys.stdin.fileno(), stopping.set)
-    together = FRAMES_TOGETHER * settings.max_batch
-    engine = InlineEngine(settings.registry, device=settings.device, max_batch=together)
-    server = EngineServer(engine)
     listening = await server.listen(socket)
-    await stopping.wait()
+    waiting = [asyncio.create_task(event.wait()) for event in (stopping, server.has_broken)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if server.has_broken.is_set():
+        return 1
     listening.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(server.drain(), DRAIN_S)
+    return 0
 
 
 if __name__ == "__main__":
     configured = read_settings([])
     configure_logging(configured.log_level)
     if sys.stdin.readline():
-        uvloop.run(serve(configured))
+        sys.exit(uvloop.run(serve(configured)))

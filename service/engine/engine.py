@@ -12,7 +12,9 @@ Shape suffixes: B users, N candidates, D width.
 
 import asyncio
 import logging
+import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,11 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle, load_bundle
-from lsvcr.errors import BundleError
+from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
 from service.engine.candidate_index import Candidates, IndexSize
 from service.engine.encoder_session import Encoding
+from service.errors import EngineFailedError
+
+PROVE_AGAIN_S = 1.0
 
 Kind = Literal["video", "comment"]
 ArgumentsT = ParamSpec("ArgumentsT")
@@ -51,7 +56,8 @@ class EncodedUsers:
 class OpenBundle(Protocol):
     """One bundle's encoder and indexes, checked and warm.
 
-    Where the engine itself is gone, for the moment, questions raise `EngineLostError`.
+    Where the engine itself is gone, for the moment, questions raise `EngineLostError`; where the
+    hardware or its runtime fails, `EngineFailedError`.
 
     Attributes:
         bundle: What ranking needs of it; read where the ranking runs.
@@ -113,6 +119,9 @@ class LocalBundle:
         thread: Runs everything, as a GPU's state belongs to one thread. None runs it at once,
             in the caller's: on CPUs every hand-over between threads costs more than it brings.
         cpu_reason: Why it runs on the CPU, where a GPU had been welcome.
+
+    Attributes:
+        problem: Why it computes nothing any more, not even the golden inputs; None if it does.
     """
 
     def __init__(
@@ -128,6 +137,8 @@ class LocalBundle:
             "video": warm.video_index.extent,
             "comment": warm.comment_index.extent,
         }
+        self.problem: str | None = None
+        self._proving: asyncio.Task[None] | None = None
 
     async def encode(
         self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
@@ -158,10 +169,42 @@ class LocalBundle:
         *args: ArgumentsT.args,
         **kwargs: ArgumentsT.kwargs,
     ) -> ResultT:
-        if self._thread is None:
-            return function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+        try:
+            if self._thread is None:
+                return function(*args, **kwargs)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+        except LsvcrError:
+            raise
+        except Exception as error:  # the runtime and each driver have classes of their own
+            logger.warning("the engine failed", exc_info=error)
+            if self._proving is None or self._proving.done():
+                self._proving = asyncio.create_task(_prove(weakref.ref(self)))
+            raise EngineFailedError(f"the engine failed: {type(error).__name__}") from error
+
+    async def is_sound(self) -> bool:
+        """Whether it computes one golden history; `problem` tells since."""
+        golden = self.bundle.golden.history
+        history = HistoryBatch(*(array[:1] for array in golden.arrays().values()))
+        try:
+            await self.encode(history, with_comments=True, counts=[1], until_s=math.inf)
+        except EngineFailedError:
+            self.problem = "the engine fails even at the golden inputs"
+        else:
+            self.problem = None
+        return self.problem is None
+
+    def close(self) -> None:
+        """Prove nothing any more."""
+        if self._proving is not None:
+            self._proving.cancel()
+
+
+async def _prove(reference: "weakref.ref[LocalBundle]") -> None:
+    """Try a bundle that failed again and again until it computes, or nobody wants it any more."""
+    while (bundle := reference()) is not None and not await bundle.is_sound():
+        del bundle
+        await asyncio.sleep(PROVE_AGAIN_S)
 
 
 class InlineEngine:
@@ -177,6 +220,7 @@ class InlineEngine:
         self._registry = registry
         self._device = device
         self._max_batch = max_batch
+        self._open: weakref.WeakSet[LocalBundle] = weakref.WeakSet()
 
     async def open(self, version: str) -> LocalBundle:
         """As `Engine.open`; takes seconds, in a thread."""
@@ -188,23 +232,27 @@ class InlineEngine:
         logger.info(
             "bundle %s is warm on %s after %.1f s", version, device, time.perf_counter() - started_s
         )
-        return LocalBundle(
+        opened = LocalBundle(
             warm,
             thread if device == "cuda" else None,
             wanted=self._device,
             cpu_reason=cpu_reason,
         )
+        self._open.add(opened)
+        return opened
 
-    def problem(self) -> None:
-        """Computing here, it works while the process does."""
-        return None
+    def problem(self) -> str | None:
+        """As `Engine.problem`: what a bundle failed with that fails at everything."""
+        return next((one.problem for one in self._open if one.problem is not None), None)
 
     def lost(self) -> list[str]:
         """There is nothing beside this process."""
         return []
 
     async def close(self) -> None:
-        """Nothing to end: bundles go with their users."""
+        """Bundles go with their users."""
+        for opened in self._open:
+            opened.close()
 
     def _load(self, version: str) -> tuple[WarmBundle, str | None]:
         bundle = load_bundle(self._registry / version)

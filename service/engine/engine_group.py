@@ -17,11 +17,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import Candidates
 from service.engine.engine import EncodedUsers, Kind
 from service.engine.engine_client import RemoteBundle, RemoteEngine
-from service.errors import EngineLostError
+from service.errors import EngineFailedError, EngineLostError
 
 LOOK_AGAIN_S = 0.5
 """How often to see whether an engine that is to open a bundle is still there."""
@@ -130,20 +131,22 @@ class GroupBundle:
         return {**self._description, "engines": len(self._able())}
 
     async def _ask(self, ask: Callable[[RemoteBundle], Awaitable[AnswerT]]) -> AnswerT:
-        """Ask the least busy engine, and another one where it is lost meanwhile.
+        """Ask the least busy engine, and another one where it is lost meanwhile, or fails.
 
         Raises:
-            EngineLostError: If none is left.
+            EngineLostError, EngineFailedError: As the last one did, if none is left.
         """
         tried: set[int] = set()
+        failure: LsvcrError = EngineLostError("no engine process is there")
         while left := self._able() - tried:
             chosen = min(left, key=self._order)
             self._turn = chosen + 1
             try:
                 return await ask(self._opening[chosen].result())
-            except EngineLostError:
+            except (EngineLostError, EngineFailedError) as error:
                 tried.add(chosen)
-        raise EngineLostError("no engine process is there")
+                failure = error
+        raise failure
 
     def _able(self) -> set[int]:
         """The engines that can answer now."""

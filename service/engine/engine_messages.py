@@ -20,7 +20,13 @@ from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import Candidates, IndexSize
 from service.engine.encoder_session import Encoding
 from service.engine.engine import Kind
-from service.errors import DeadlineExceededError, EngineLostError, NotReadyError, OverloadedError
+from service.errors import (
+    DeadlineExceededError,
+    EngineFailedError,
+    EngineLostError,
+    NotReadyError,
+    OverloadedError,
+)
 
 Array = np.ndarray
 MessageT = TypeVar("MessageT")
@@ -31,6 +37,7 @@ _RAISED_THERE: dict[str, type[LsvcrError]] = {
     for kind in (
         BundleError,
         DeadlineExceededError,
+        EngineFailedError,
         EngineLostError,
         NotReadyError,
         OverloadedError,

@@ -49,6 +49,9 @@ class EngineServer:
     """Serves an engine's bundles over a Unix socket. Belongs to one event loop.
 
     A bundle stays open while some connection wants it.
+
+    Attributes:
+        has_broken: Set once the engine fails at everything: another process may do better.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -56,6 +59,7 @@ class EngineServer:
         self._served: dict[str, asyncio.Task[_ServedBundle]] = {}
         self._wanted: dict[Frames, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.has_broken = asyncio.Event()
 
     async def listen(self, socket: Path) -> asyncio.Server:
         """Answer whoever connects, from now on."""
@@ -100,6 +104,9 @@ class EngineServer:
                 logger.warning("%s failed", type(question).__name__, exc_info=error)
         with contextlib.suppress(EngineLostError):  # who asked has gone
             frames.send(reply)
+        if (problem := self._engine.problem()) is not None:
+            logger.error("this engine ends: %s", problem)
+            self.has_broken.set()
 
     async def _compute(
         self, question: Open | Encode | Search | Beat

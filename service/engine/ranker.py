@@ -34,6 +34,7 @@ from service.engine.queries import (
 from service.engine.scoring import Ranked
 from service.engine.users import EncodedHistory, User, UserEncoding
 from service.engine.video_ranking import VideoRanking
+from service.errors import EngineFailedError, EngineLostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Ranker:
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                answer = await self._answer(
+                answer = await self._answer_in_any_case(
                     query, user, ranked.get(position), tastes.get(position), prior
                 )
             except LsvcrError as error:
@@ -148,6 +149,21 @@ class Ranker:
             0 if videos is None else self._videos.first_count(videos, known)
             for videos, known in zip(map(_about_videos, queries), events, strict=True)
         ]
+
+    async def _answer_in_any_case(
+        self,
+        query: Query,
+        user: User,
+        ranked: Ranked | None,
+        taste: _CommentTaste | None,
+        prior: PopularityPrior | None,
+    ) -> Answer:
+        """Answer without the model where the engine fails only now, at a further search."""
+        try:
+            return await self._answer(query, user, ranked, taste, prior)
+        except (EngineLostError, EngineFailedError):
+            unknown = User(user.events, degraded=("encoder",))
+            return await self._answer(query, unknown, None, None, prior)
 
     async def _answer(
         self,

@@ -15,7 +15,7 @@ from service.engine.candidate_index import Candidates
 from service.engine.engine import OpenBundle
 from service.engine.known_events import KnownEvents, build_timelines, count_used
 from service.engine.profile_similarity import Profile, ProfileSimilarity
-from service.errors import EngineLostError
+from service.errors import EngineFailedError, EngineLostError
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,10 @@ class UserEncoding:
         with_comments: bool,
         until_s: float,
     ) -> list[User]:
-        """Encode histories, all in one run; a history that fails fails alone.
+        """Encode histories, all in one run.
+
+        A run that fails is done again in halves, so that what is too much at once gets through,
+        and a history that fails fails alone.
 
         Args:
             events: Of each user.
@@ -104,18 +107,17 @@ class UserEncoding:
             encoded = await self._encode(known, wanted, with_comments, until_s)
         except EngineLostError:  # known and logged where it was lost
             encoded = [None] * len(known)
-        except LsvcrError:
-            raise
-        except Exception:  # whatever the runtime or the driver throws
-            logger.exception("encoding %d histories failed", len(known))
+        except Exception as error:  # out of memory, say, or a history that nobody foresaw
+            if isinstance(error, LsvcrError) and not isinstance(error, EngineFailedError):
+                raise
+            logger.warning("encoding %d histories failed", len(known), exc_info=error)
             if len(known) > 1:
                 return [
-                    (
-                        await self.encode(
-                            [one], [count], with_comments=with_comments, until_s=until_s
-                        )
-                    )[0]
-                    for one, count in zip(events, counts, strict=True)
+                    user
+                    for half in (slice(len(events) // 2), slice(len(events) // 2, None))
+                    for user in await self.encode(
+                        events[half], counts[half], with_comments=with_comments, until_s=until_s
+                    )
                 ]
             encoded = [None]
         for position, row in zip(known_B, encoded, strict=True):
