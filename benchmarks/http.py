@@ -1,14 +1,17 @@
-"""Requests a second and latencies of the whole service, against a bare FastAPI app.
+"""Requests a second and latencies of the whole service, against a bare FastAPI app and peers.
 
-Both get the same load on the same cores in turn, round after round: first as much as they can
-answer (a closed loop), then the service alone at fixed rates (an open loop whose arrivals don't
-wait for answers). Requests name random users with stored histories and ask for 20 items.
+All get the same load on the same cores in turn, round after round, the others halted: first as much
+as they can answer (a closed loop), then the service alone at fixed rates (an open loop whose
+arrivals don't wait for answers). Requests name random users with stored histories and ask for 20
+items. Peers answer with the same model, index and store: `baselines/`.
 """
 
 import argparse
 import contextlib
 import statistics
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
@@ -16,11 +19,13 @@ from benchmarks.load_generator import Load, Seen, offer
 from benchmarks.plots import plot_latency
 from benchmarks.results_file import spread, write_results
 from benchmarks.service_process import (
+    PEERS,
     USERS,
     cpu_s_of,
     fill_store,
+    halted,
     running_bare_app,
-    running_plain_app,
+    running_peer,
     running_service,
 )
 from benchmarks.timing import print_row
@@ -48,31 +53,38 @@ def main() -> None:
         fill_store(service, registry, full=args.full)
         offer(service, load(args, 0))  # the first round warms up
         ports = {"bare FastAPI": bare, "service": service}
-        if args.plain:
-            bundle = registry / list_versions(registry)[0]
-            plain = running_plain_app(bundle, store.url, workers=args.workers)
-            ports["plain"] = stack.enter_context(plain)
-            closed["plain"], cpu_us["plain"] = [], []
+        bundle = registry / list_versions(registry)[0]
+        for name in args.peers:
+            peer = running_peer(
+                name, bundle, args.graph, store.url, workers=args.workers, python=args.peers_python
+            )
+            ports[name] = stack.enter_context(peer)
+            closed[name], cpu_us[name] = [], []
+            offer(ports[name], load_of(args, name, 0))
         for number in range(args.rounds):
             for name, port in ports.items():
-                path = args.path if name == "service" else "videos"
-                before_s = cpu_s_of(port)
-                seen = offer(port, load(args, 0, path, seed=number + 1))
+                with halted(other for other in ports.values() if other != port):
+                    before_s = cpu_s_of(port)
+                    seen = offer(port, load_of(args, name, number + 1))
                 closed[name].append(seen)
                 answered = seen.goodput_per_s * args.seconds
                 cpu_us[name].append((cpu_s_of(port) - before_s) / max(answered, 1) * 1e6)
         per_s = {name: [seen.goodput_per_s for seen in rounds] for name, rounds in closed.items()}
         peak = statistics.median(per_s["service"])
         rates = [*args.rates, *(peak * share for share in args.shares)]
-        opened = [offer(service, load(args, rate)) for rate in sorted(rates)]
-    ratios = [
-        mine / bare for bare, mine in zip(per_s["bare FastAPI"], per_s["service"], strict=True)
-    ]
+        with halted(other for other in ports.values() if other != service):
+            opened = [offer(service, load(args, rate)) for rate in sorted(rates)]
+    ratios = {
+        name: [mine / theirs for mine, theirs in zip(per_s["service"], values, strict=True)]
+        for name, values in per_s.items()
+        if name != "service"
+    }
     for name, values in per_s.items():
         p99_ms = statistics.median(seen.percentile_ms(99) for seen in closed[name])
         cost = f"p99 {p99_ms:.1f} ms, {statistics.median(cpu_us[name]):.0f} us of CPU a request"
         print_row(name, values, "requests/s", cost, digits=0)
-    print(f"of bare FastAPI: {statistics.median(ratios):.3f}")
+    for name, rounds in ratios.items():
+        print_row(f"service over {name}", rounds, "times")
     for seen in opened:
         print(seen.describe(), flush=True)
     if args.plot:
@@ -88,7 +100,8 @@ def main() -> None:
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
             "cpu_us_per_request": {name: spread(values) for name, values in cpu_us.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
-            "of_bare_fastapi": spread(ratios, digits=3),
+            "graph": args.graph if args.peers else None,
+            "service_over": {name: spread(rounds, digits=3) for name, rounds in ratios.items()},
             "open_loop": [seen.describe() for seen in opened],
         },
     )
@@ -111,9 +124,28 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shares", type=float, nargs="*", default=[0.2, 0.4, 0.6, 0.8, 0.95], help="of the peak"
     )
-    parser.add_argument("--plain", action="store_true", help="also baselines/plain_app.py")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[], help="of baselines/")
+    parser.add_argument(
+        "--peers-python",
+        type=Path,
+        default=Path(sys.executable),
+        help="of an environment with baselines/requirements-peers.txt",
+    )
+    parser.add_argument(
+        "--graph",
+        default="encoder_packed_videos.onnx",
+        help="the bundle's encoder that peers run; the service's own, or encoder.onnx, as exported",
+    )
     parser.add_argument("--plot", type=Path, help="PNG file")
     return parser.parse_args()
+
+
+def load_of(args: argparse.Namespace, name: str, seed: int) -> Load:
+    """The closed loop for the service or for one of the others, who know videos alone."""
+    if name == "service":
+        return load(args, 0, seed=seed)
+    asked = load(args, 0, "videos", seed)
+    return replace(asked, bodies="listed") if name == "bentoml" else asked
 
 
 def load(args: argparse.Namespace, per_s: float, path: str | None = None, seed: int = 1) -> Load:

@@ -127,6 +127,11 @@ def ask_videos(load: Load, random: np.random.Generator) -> Iterator[bytes]:
     return (b'{"user_id": "user-%d", "k": 20}' % user for user in itertools.cycle(users))
 
 
+def ask_listed(load: Load, random: np.random.Generator) -> Iterator[bytes]:
+    """The same in a list of one each, as BentoML's batches want it."""
+    return (b"[%b]" % body for body in ask_videos(load, random))
+
+
 def ask_comments(load: Load, random: np.random.Generator) -> Iterator[bytes]:
     """Random users ask for 20 comments of all."""
     users = random.integers(0, load.items, 65_536).tolist()
@@ -148,6 +153,7 @@ def send_events(load: Load, random: np.random.Generator) -> Iterator[bytes]:
 BODIES: Mapping[str, Callable[[Load, np.random.Generator], Iterator[bytes]]] = {
     "videos": ask_videos,
     "comments": ask_comments,
+    "listed": ask_listed,
     "events": send_events,
 }
 

@@ -1,14 +1,16 @@
-"""The service as its operator runs it, filled with invented users; and a bare app to compare."""
+"""The service as its operator runs it, filled with invented users; and what it is compared with."""
 
 import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from lsvcr_client.requests import Event, SendEvents
 
 USERS = 2_000
 START_S = 180
+PEERS = ("plain", "litserve", "bentoml")
+UVICORN = ("uvicorn", "--no-access-log", "--log-level", "warning")
 BARE_APP = """
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -70,21 +74,53 @@ def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
     """FastAPI's default way to answer 20 items that nobody had to compute; yields its port."""
     port = free_port()
     (folder / "bare_app.py").write_text(BARE_APP)
-    command = [sys.executable, "-m", "uvicorn", "bare_app:app", "--app-dir", str(folder)]
-    command += ["--port", str(port), "--workers", str(workers), "--no-access-log"]
-    with _running([*command, "--log-level", "warning"], port):
+    command = [sys.executable, "-m", *UVICORN, "bare_app:app", "--app-dir", str(folder)]
+    with _running([*command, "--port", str(port), "--workers", str(workers)], port):
         yield port
 
 
 @contextlib.contextmanager
-def running_plain_app(bundle: Path, store_url: str, *, workers: int) -> Iterator[int]:
-    """The same model, served as one would do it first (`baselines/plain_app.py`)."""
+def running_peer(
+    name: str, bundle: Path, graph: str, store_url: str, *, workers: int, python: Path
+) -> Iterator[int]:
+    """The same model behind another server, as `baselines/NAME_app.py` has it; yields its port.
+
+    Args:
+        name: One of `PEERS`.
+        graph: The encoder's file in the bundle.
+        python: Of an environment with `baselines/requirements-peers.txt`.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.baselines.plain_app:app"]
-    command += ["--port", str(port), "--workers", str(workers), "--no-access-log"]
-    environment = {"BUNDLE": str(bundle), "STORE": store_url}
-    with _running([*command, "--log-level", "warning"], port, environment):
-        yield port
+    command = {
+        "plain": [*UVICORN, "benchmarks.baselines.plain_app:app"],
+        "litserve": ["benchmarks.baselines.litserve_app"],
+        "bentoml": ["bentoml", "serve", "benchmarks.baselines.bentoml_app:Recommender", "-q"],
+    }[name]
+    command = [str(python), "-m", *command, "--port", str(port)]
+    if name == "bentoml":
+        command += ["--host", "127.0.0.1"]
+    else:
+        command += ["--workers", str(workers)]
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"BUNDLE": str(bundle), "GRAPH": graph, "STORE": store_url}
+        environment |= {"WORKERS": str(workers), "BENTOML_HOME": home}
+        environment |= {"BENTOML_DO_NOT_TRACK": "true"}  # it would report its use
+        ready = "/readyz" if name == "bentoml" else "/health/ready"
+        with _running(command, port, environment, ready):
+            yield port
+
+
+@contextlib.contextmanager
+def halted(ports: Iterable[int]) -> Iterator[None]:
+    """Stop servers while others are measured: some poll their queues when nobody asks."""
+    processes = [process for port in ports for process in _family_of(port)]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
@@ -165,24 +201,31 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    ready: str = "/health/ready",
 ) -> Iterator[None]:
     one_thread = {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env={**os.environ, **one_thread, **(environment or {})})
     try:
-        _wait_until_ready(port, process)
+        _wait_until_ready(port, process, ready)
         yield
     finally:
+        family = _family_of(port)
         process.terminate()
         process.wait(timeout=30)
+        for left in family:  # LitServe ends without its workers
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(port: int, process: subprocess.Popen[bytes], path: str) -> None:
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         with contextlib.suppress(OSError):
-            connection.request("GET", "/health/ready")
+            connection.request("GET", path)
             if connection.getresponse().status == 200:
                 return
         time.sleep(0.1)
