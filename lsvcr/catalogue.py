@@ -11,7 +11,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -294,7 +294,8 @@ def load_array(path: Path, *dtypes: Any, dimensions: int) -> NDArray[Any]:
 
 def dtype_of(annotation: Any) -> Any:
     """The element type in an annotation such as `NDArray[np.int32]`."""
-    return get_args(get_args(annotation)[1])[0]
+    last = get_args(annotation)[-1]  # since numpy 2.5 the element; before, `np.dtype[element]`
+    return get_args(last)[0] if get_origin(last) is np.dtype else last
 
 
 def _check_text(name: str, text: TextColumn) -> None:
