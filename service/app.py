@@ -31,6 +31,7 @@ from service.experiments.report_process import ReportProcess
 from service.experiments.shadow_work import ShadowWork
 from service.exposure_log import ExposureLog
 from service.history_store import HistoryStore
+from service.load_shedding import LoadShedding
 from service.metrics import Metrics
 from service.openapi_document import complete_openapi
 from service.popularity_follower import PopularityFollower
@@ -48,7 +49,7 @@ from service.routes import (
     playground,
     recommend,
 )
-from service.routes.hot_routes import HotRoutes
+from service.routes.hot_routes import HotRoutes, routes_by_path
 from service.routes.query_parameters import refuse_unknown
 from service.schemas import Limits
 from service.settings import EMBEDDED, Settings
@@ -58,6 +59,8 @@ from service.tracing import Tracing
 
 _EXPERIMENT_CONNECTIONS = 8
 _RATE_CONNECTIONS = 4
+_WAITING_SHARE = 0.2
+"""Of its deadline that a recommendation may spend waiting for others."""
 
 logger = structlog.get_logger(__name__)
 
@@ -126,14 +129,20 @@ _PROBLEM: dict[str, Any] = {
 
 def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list[Middleware]:
     """From the outside in; keys are checked only where there are some."""
+    shedding = Middleware(
+        LoadShedding,
+        paths=routes_by_path(recommend.router.routes),
+        metrics=metrics,
+        max_wait_s=settings.deadline_ms / 1000 * _WAITING_SHARE,
+    )
     context = Middleware(RequestContext, metrics=metrics, deadline_ms=settings.deadline_ms)
     authentication = [Middleware(Authentication, key_ring=key_ring)] if key_ring else []
     admission = Middleware(Admission, max_under_way=settings.max_under_way)
     body_limit = Middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     hot_routes = Middleware(HotRoutes, routes=[*recommend.router.routes, *events.router.routes])
     if settings.otlp_endpoint is not None:  # the framework's own way makes the spans
-        return [context, *authentication, admission, body_limit]
-    return [context, *authentication, admission, body_limit, hot_routes]
+        return [shedding, context, *authentication, admission, body_limit]
+    return [shedding, context, *authentication, admission, body_limit, hot_routes]
 
 
 def _limits(settings: Settings) -> Limits:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.engine.queries import Answer
@@ -24,6 +24,12 @@ it is imported. `service.serving` sets it for its worker processes."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def keep_process_id() -> None:
+    """For a process that never forks: the library asks the system at every step of a counter."""
+    process_id = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: process_id)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)

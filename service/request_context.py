@@ -2,9 +2,9 @@
 
 import re
 import time
+from collections.abc import Mapping
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidRequestError
@@ -13,8 +13,8 @@ from service.problem_details import problem_response
 from service.random_ids import new_request_id
 from service.tracing import trace_id_of
 
-_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
-_DEADLINE = re.compile(r"[0-9]{1,9}")
+_REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
+_DEADLINE = re.compile(rb"[0-9]{1,9}")
 
 logger = structlog.get_logger(__name__)
 
@@ -40,8 +40,9 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         started_s = time.monotonic()
-        headers = Headers(scope=scope)
-        request_id = _choose_request_id(headers.get("x-request-id"))
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = choose_request_id(headers.get(b"x-request-id"))
+        id_header = (b"x-request-id", request_id.encode())
         scope.setdefault("state", {}).update(request_id=request_id, started_s=started_s)
         status = 0
 
@@ -49,7 +50,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id, **_read_trace(headers)):
@@ -74,18 +75,19 @@ class RequestContext:
         )
 
 
-def _choose_request_id(given: str | None) -> str:
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
+def choose_request_id(given: bytes | None) -> str:
+    """The one that a header brings, if it can be taken over, or a new one."""
+    return given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def _read_trace(headers: Headers) -> dict[str, str]:
+def _read_trace(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """The trace's id, so that log lines can be found by it."""
     trace_id = trace_id_of(headers)
     return {} if trace_id is None else {"trace_id": trace_id}
 
 
-def _read_deadline_ms(headers: Headers, most_ms: int) -> int:
-    given = headers.get("x-deadline-ms")
+def _read_deadline_ms(headers: Mapping[bytes, bytes], most_ms: int) -> int:
+    given = headers.get(b"x-deadline-ms")
     if given is None:
         return most_ms
     if not _DEADLINE.fullmatch(given):

@@ -12,7 +12,6 @@ from typing import Any
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.datastructures import Headers
 
 from lsvcr import __version__
 from service.settings import SettingsError
@@ -73,11 +72,13 @@ class Tracing:
             self._provider.shutdown()
 
 
-def trace_id_of(headers: Headers) -> str | None:
+def trace_id_of(headers: Mapping[bytes, bytes]) -> str | None:
     """The trace that a request belongs to: the caller's, or the one begun for it."""
     span = trace.get_current_span()
     if not span.get_span_context().is_valid:
-        span = trace.get_current_span(_W3C.extract(headers))
+        if (parent := headers.get(b"traceparent")) is None:
+            return None
+        span = trace.get_current_span(_W3C.extract({"traceparent": parent.decode("latin-1")}))
     context = span.get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 

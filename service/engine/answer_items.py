@@ -5,27 +5,61 @@ from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
 from service.engine.queries import RankedComment, RankedVideo, Reason
-from service.engine.scoring import Ranked
+from service.engine.scoring import Ranked, Rows
 
 Because = tuple[Reason, ...] | None
 """None where no explanation is asked for."""
 
+MAX_NAMED = 16_384
 
-def video_items(
-    ranked: Ranked, catalogue: Catalogue, popularity_decile_V: NDArray[np.int8], because: Because
-) -> tuple[RankedVideo, ...]:
-    """Name videos; with `because`, also explain them."""
-    parts = _parts_of_each(ranked, because)
-    return tuple(
-        RankedVideo(*item, because)
-        for item in zip(
-            catalogue.video_id.texts(ranked.row_K),
-            ranked.score_K.tolist(),
-            catalogue.video_title.texts(ranked.row_K),
-            popularity_decile_V[ranked.row_K].tolist(),
-            parts,
+
+class VideoNames:
+    """What an answer says of a video whoever it is for: id, title and decile, by catalogue row.
+
+    Some videos are shown much more often than others, and to decode their texts again each time
+    cost as much as to rank them. What was read is kept, and forgotten as a whole at `MAX_NAMED`.
+
+    Args:
+        popularity_decile_V: Tenth of the catalogue by training events, 1 the most popular.
+    """
+
+    def __init__(self, catalogue: Catalogue, popularity_decile_V: NDArray[np.int8]) -> None:
+        self._catalogue = catalogue
+        self._popularity_decile_V = popularity_decile_V
+        self._known: dict[int, tuple[str, str, int]] = {}
+
+    def of(self, row_K: Rows) -> list[tuple[str, str, int]]:
+        """Id, title and decile of each row."""
+        rows = row_K.tolist()
+        missing = [row for row in rows if row not in self._known]
+        if missing:
+            if len(self._known) + len(missing) > MAX_NAMED:
+                self._known.clear()
+                missing = rows
+            self._read(missing)
+        return [self._known[row] for row in rows]
+
+    def _read(self, rows: list[int]) -> None:
+        row_N = np.array(rows, np.int64)
+        named = zip(
+            self._catalogue.video_id.texts(row_N),
+            self._catalogue.video_title.texts(row_N),
+            self._popularity_decile_V[row_N].tolist(),
             strict=True,
         )
+        self._known.update(zip(rows, named, strict=True))
+
+
+def video_items(ranked: Ranked, names: VideoNames, because: Because) -> tuple[RankedVideo, ...]:
+    """Name videos; with `because`, also explain them."""
+    scores, parts = ranked.score_K.tolist(), _parts_of_each(ranked, because)
+    return tuple(
+        [
+            RankedVideo(video_id, score, title, decile, part, because)
+            for (video_id, title, decile), score, part in zip(
+                names.of(ranked.row_K), scores, parts, strict=True
+            )
+        ]
     )
 
 

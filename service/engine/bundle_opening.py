@@ -39,10 +39,13 @@ class WarmBundle:
     ) -> tuple[Encoding, list[Candidates]]:
         """Encode users and find as many videos for each as `counts` says."""
         encoding = self.encoder.encode(history, with_comments=with_comments)
-        preference_BD = encoding.video_preference_BD
+        return encoding, self.find_videos(encoding.video_preference_BD, counts)
+
+    def find_videos(self, preference_BD: FloatArray, counts: Sequence[int]) -> list[Candidates]:
+        """Find each user's nearest videos."""
         # What isn't finite finds nothing, and must not disturb its neighbours.
         query_BD = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
-        return encoding, self.video_index.search(query_BD, counts)
+        return self.video_index.search(query_BD, counts)
 
 
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:

@@ -103,9 +103,8 @@ class CpuEncoder:
             np.zeros((users, slots), np.float32),
             np.zeros((users, states, width), np.float32),
         )
-        by_length_B = np.argsort(_events(history), kind="stable")
-        for start in range(0, users, MICRO_BATCH):
-            self._encode_into(encoding, history, by_length_B[start : start + MICRO_BATCH])
+        for row_B in runs_of(history):
+            self._encode_into(encoding, history, row_B)
         return encoding
 
     def _encode_into(
@@ -139,6 +138,16 @@ class CpuEncoder:
             expect_outputs(self._video_encoder, VIDEO_OUTPUTS, path.name)
 
 
+def runs_of(history: HistoryBatch) -> list[NDArray[np.intp]]:
+    """The rows of a batch, the shortest histories first, in runs that the CPU encodes together."""
+    slot_BS = np.concatenate([history.video_BI, history.comment_video_BJ], axis=1)
+    by_length_B = np.argsort(np.count_nonzero(slot_BS, axis=1), kind="stable")
+    return [
+        by_length_B[start : start + MICRO_BATCH]
+        for start in range(0, len(by_length_B), MICRO_BATCH)
+    ]
+
+
 def one_thread() -> Any:
     """Session options without a thread pool."""
     options = ort.SessionOptions()
@@ -169,12 +178,6 @@ def expect_outputs(session: Any, expected: Sequence[str], name: str) -> None:
     if not actual.issuperset(expected):
         missing = ", ".join(sorted(set(expected) - actual))
         raise BundleError(f"{name} has no output {missing}")
-
-
-def _events(history: HistoryBatch) -> NDArray[np.intp]:
-    """Count the occupied slots of both sides in each row."""
-    slot_BS = np.concatenate([history.video_BI, history.comment_video_BJ], axis=1)
-    return np.asarray(np.count_nonzero(slot_BS, axis=1))
 
 
 def _rows(history: HistoryBatch, row_B: NDArray[np.intp]) -> HistoryBatch:

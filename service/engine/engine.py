@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
@@ -29,7 +30,7 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
 from service.engine.candidate_index import Candidates, IndexSize
-from service.engine.encoder_session import Encoding
+from service.engine.encoder_session import Encoding, runs_of
 from service.errors import EngineFailedError
 
 PROVE_AGAIN_S = 1.0
@@ -144,8 +145,29 @@ class LocalBundle:
         self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
-        encoding, candidates = await self._run(self._warm.encode, history, with_comments, counts)
-        return EncodedUsers(encoding, candidates)
+        warm = self._warm
+        if self._thread is not None:
+            found = await self._run(warm.encode, history, with_comments, counts)
+            return EncodedUsers(*found)
+        encoding = await self._encode_in_turns(history, with_comments)
+        preference_BD = encoding.video_preference_BD
+        return EncodedUsers(encoding, await self._run(warm.find_videos, preference_BD, counts))
+
+    async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
+        """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
+        runs, arrays = runs_of(history), history.arrays().values()
+        encoded = []
+        for row_B in runs:
+            run = HistoryBatch(*(array[row_B] for array in arrays))
+            encode = partial(self._warm.encoder.encode, run, with_comments=with_comments)
+            encoded.append(await self._run(encode))
+            await asyncio.sleep(0)
+        place_B = np.argsort(np.concatenate(runs))
+        return Encoding(
+            np.concatenate([part.video_preference_BD for part in encoded])[place_B],
+            np.concatenate([part.video_share_BI for part in encoded])[place_B],
+            np.concatenate([part.comment_state_BJD for part in encoded])[place_B],
+        )
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]

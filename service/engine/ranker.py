@@ -13,7 +13,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
-from service.engine.answer_items import Because, comment_items, video_items
+from service.engine.answer_items import Because, VideoNames, comment_items, video_items
 from service.engine.comment_ranking import CommentRanking, find_video
 from service.engine.encoder_session import CommentHead
 from service.engine.engine import OpenBundle
@@ -60,7 +60,7 @@ class Ranker:
         self._catalogue = self.bundle.catalogue
         self._head = CommentHead(self.bundle)
         self._videos = VideoRanking(opened)
-        self._popularity_decile_V = self._videos.popular.deciles()
+        self._video_names = VideoNames(self._catalogue, self._videos.popular.deciles())
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
         self._prior: PopularityPrior | None = None
@@ -221,7 +221,7 @@ class Ranker:
         because: Because = None
         if explain:
             because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
-        return video_items(ranked, self._catalogue, self._popularity_decile_V, because)
+        return video_items(ranked, self._video_names, because)
 
     def _comment_items(
         self, ranked: Ranked, user: User, taste: _CommentTaste | None, explain: bool

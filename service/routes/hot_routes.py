@@ -14,20 +14,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.routes.json_route import JsonRoute
 
 
+def routes_by_path(routes: Iterable[BaseRoute]) -> dict[str, JsonRoute]:
+    """Those of some routes that read a JSON body and have no names in their path."""
+    return {
+        route.path: route
+        for route in routes
+        if isinstance(route, JsonRoute) and route.reads_body and not route.param_convertors
+    }
+
+
 class HotRoutes:
     """The innermost ASGI middleware, so that keys, limits, ids and deadlines hold as elsewhere.
 
     Args:
-        routes: Of these, all that read a JSON body and have no names in their path.
+        routes: Of these, those by `routes_by_path`.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._by_path = {
-            route.path: route
-            for route in routes
-            if isinstance(route, JsonRoute) and route.reads_body and not route.param_convertors
-        }
+        self._by_path = routes_by_path(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to one of the routes, or leave it to the framework."""

@@ -1,0 +1,107 @@
+"""Refuses recommendations before anything is spent on them, where too many are under way already.
+
+A request that has been read, checked and queued in vain costs a fifth of one that is answered, so
+at several times the capacity little would be left for answers. Here a refusal costs as much as an
+empty answer. What is bounded is the time that a request waits for those before it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import OverloadedError
+from service.metrics import Metrics
+from service.problem_details import MEDIA_TYPE, describe_problem
+from service.request_context import choose_request_id
+
+SAMPLE = 256
+"""Requests after which it is measured anew how fast they are answered."""
+ALWAYS = 64
+"""Requests under way that are never too many: some few may be slow without any load."""
+
+
+class LoadShedding:
+    """The outermost ASGI middleware.
+
+    Time is measured while at least one request is under way: the answers in that time tell how
+    many more can be answered within `max_wait_s`. Other paths are left to `Admission`.
+
+    Args:
+        paths: Whose requests are counted, and refused where too many are under way.
+        max_wait_s: How long a request may wait for those before it.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        paths: Collection[str],
+        metrics: Metrics,
+        max_wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._paths = frozenset(paths)
+        self._metrics = metrics
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._limit = math.inf
+        self._under_way = 0
+        self._busy_from_s = 0.0
+        self._busy_s = 0.0
+        self._answered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it at once."""
+        if scope["type"] != "http" or scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+            return
+        if self._under_way >= self._limit:
+            await self._refuse(scope, send)
+            return
+        if not self._under_way:
+            self._busy_from_s = self._clock()
+        self._under_way += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            self._answered += 1
+            if not self._under_way or self._answered == SAMPLE:
+                self._measure()
+
+    def _measure(self) -> None:
+        now_s = self._clock()
+        self._busy_s += now_s - self._busy_from_s
+        self._busy_from_s = now_s
+        if self._answered >= SAMPLE:
+            answers_within = self._max_wait_s * self._answered / max(self._busy_s, 1e-9)
+            self._limit = max(ALWAYS, answers_within)
+            self._busy_s, self._answered = 0.0, 0
+
+    async def _refuse(self, scope: Scope, send: Send) -> None:
+        request_id = choose_request_id(dict(scope["headers"]).get(b"x-request-id"))
+        error = OverloadedError("more requests are under way than can be answered soon")
+        problem, headers = describe_problem(error, request_id)
+        body = msgspec.json.encode(problem)
+        described = {
+            **headers,
+            "content-type": MEDIA_TYPE,
+            "content-length": str(len(body)),
+            "x-request-id": request_id,
+        }
+        await send(
+            {
+                "type": "http.response.start",
+                "status": problem.status,
+                "headers": [
+                    (name.lower().encode(), value.encode()) for name, value in described.items()
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+        self._metrics.record_request(scope["path"], problem.status, 0.0)

@@ -1,0 +1,140 @@
+"""What is refused before anything is spent on it, and what never is."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from service.load_shedding import ALWAYS, SAMPLE, LoadShedding
+from service.metrics import Metrics
+
+PATH = "/recommend/videos"
+REQUEST_SECONDS = 0.125
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 50.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class App:
+    """Stands where all the rest would, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.begun = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
+        await self.may_end.wait()
+
+
+def request(path: str = PATH, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Scope:
+    return {"type": "http", "method": "POST", "path": path, "headers": [*headers]}
+
+
+async def nothing(*_: Any) -> Any:
+    return None
+
+
+async def warmed(max_wait_s: float) -> tuple[LoadShedding, App, Clock, Metrics]:
+    """After `SAMPLE` requests, one at a time, that took `REQUEST_SECONDS` each."""
+    app, clock, metrics = App(), Clock(), Metrics(max_queue=1)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if clock.now_s < 50.0 + SAMPLE * REQUEST_SECONDS - 1e-6:
+            clock.now_s += REQUEST_SECONDS
+        else:
+            await app(scope, receive, send)
+
+    shedding = LoadShedding(
+        serve, paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock
+    )
+    for _ in range(SAMPLE):
+        await shedding(request(), nothing, nothing)
+    return shedding, app, clock, metrics
+
+
+async def begin(shedding: LoadShedding, count: int) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(shedding(request(), nothing, nothing)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_as_many_are_let_in_as_can_be_answered_in_time() -> None:
+    async def main() -> None:
+        shedding, app, _, metrics = await warmed(max_wait_s=100 * REQUEST_SECONDS)
+        tasks = await begin(shedding, 150)
+        assert app.begun == 100
+        assert sum(task.done() for task in tasks) == 50
+        assert b'lsvcr_requests_total{route="/recommend/videos",status="503"} 50.0' in (
+            metrics.render()
+        )
+        app.may_end.set()
+        await asyncio.gather(*tasks)
+        await begin(shedding, 1)  # there is room again
+        assert app.begun == 101
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_a_problem_with_the_callers_id() -> None:
+    async def main() -> None:
+        shedding, app, _, _ = await warmed(max_wait_s=0)
+        tasks = await begin(shedding, ALWAYS)
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await shedding(request(headers=((b"x-request-id", b'my "id"'),)), nothing, send)
+        start, body = sent
+        headers = dict(start["headers"])
+        assert start["status"] == 503
+        assert headers[b"retry-after"] == b"1"
+        assert headers[b"x-request-id"] == b'my "id"'
+        assert headers[b"content-type"] == b"application/problem+json"
+        assert int(headers[b"content-length"]) == len(body["body"])
+        problem = msgspec.json.decode(body["body"])
+        assert problem["type"] == "urn:lsvcr:problem:overloaded"
+        assert problem["request_id"] == 'my "id"'
+        app.may_end.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_few_requests_and_other_paths_are_never_refused() -> None:
+    async def main() -> None:
+        shedding, app, _, _ = await warmed(max_wait_s=0)
+        tasks = await begin(shedding, ALWAYS)
+        tasks += [
+            asyncio.create_task(shedding(request(path), nothing, nothing))
+            for path in ("/health/ready", "/events", "/admin/models")
+        ]
+        await asyncio.sleep(0)
+        assert app.begun == ALWAYS + 3
+        app.may_end.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_idle_time_does_not_count_as_slowness() -> None:
+    async def main() -> None:
+        shedding, app, clock, _ = await warmed(max_wait_s=100 * REQUEST_SECONDS)
+        app.may_end.set()
+        for _ in range(SAMPLE):
+            clock.now_s += 1000  # nobody asks
+            await shedding(request(), nothing, nothing)
+        app.may_end.clear()
+        tasks = await begin(shedding, 150)  # the last ones took no time at all
+        assert app.begun == SAMPLE + 150
+        app.may_end.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
