@@ -24,11 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from redis import Redis
+    from analysis.log_export import connect, export_log
 
-    from analysis.log_export import export_log
-
-    with Redis.from_url(args.redis, socket_timeout=60, protocol=2) as redis:
+    with connect(args.redis) as redis:
         done = export_log(redis, args.out, since_ms=args.since, base=args.base)
     for table, rows in done.added.items():
         print(f"{table}: {rows:,} new rows")

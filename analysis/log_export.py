@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from redis import Redis
-from redis.exceptions import RedisError
+from redis import Redis, RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
 
 from analysis.log_tables import KEYS, read_events, read_exposures
 from lsvcr.errors import DataError
 
 STATE_FILE, _LOCK = "export.json", ".export.lock"
 PAGE = 5_000
+CLUSTER = "+cluster"
+TIMEOUT_S = 60
+
+Store = Redis | RedisCluster
 ITEMS = {
     "video_events": ("videos", "video_id"),
     "comment_events": ("comments", "comment_id"),
@@ -63,8 +67,23 @@ class Cursor:
     entries: int | None
 
 
+def connect(url: str) -> Store:
+    """Connect to the service's store, by the URL that the service has.
+
+    Raises:
+        DataError: If it isn't one, or the cluster can't be reached.
+    """
+    try:
+        if CLUSTER in url:
+            at = url.replace(CLUSTER, "", 1)
+            return RedisCluster.from_url(at, socket_timeout=TIMEOUT_S, protocol=2)
+        return Redis.from_url(url, socket_timeout=TIMEOUT_S, protocol=2)
+    except (RedisError, RedisClusterException, ValueError) as error:
+        raise DataError(f"the store cannot be read: {error}") from error
+
+
 def export_log(
-    redis: Redis, folder: Path, *, since_ms: int = 0, base: Path | None = None
+    redis: Store, folder: Path, *, since_ms: int = 0, base: Path | None = None
 ) -> Exported:
     """Add what is new in the logs to a folder's tables.
 
@@ -84,7 +103,7 @@ def export_log(
         return _export(redis, folder, since_ms, base)
 
 
-def _export(redis: Redis, folder: Path, since_ms: int, base: Path | None) -> Exported:
+def _export(redis: Store, folder: Path, since_ms: int, base: Path | None) -> Exported:
     if base is not None and not (folder / "videos.parquet").is_file():
         _begin_with(base, folder)
     exported, cursors = Exported(), _read_cursors(folder)
@@ -99,7 +118,7 @@ def _export(redis: Redis, folder: Path, since_ms: int, base: Path | None) -> Exp
                 cursors[stream.decode()] = after
                 for table, rows in read([fields[name.encode()] for fields in entries]).items():
                     new[table].append(rows)
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise DataError(f"the store cannot be read: {error}") from error
     for table, parts in new.items():
         _add(folder, table, pl.concat(parts), exported)
@@ -109,7 +128,7 @@ def _export(redis: Redis, folder: Path, since_ms: int, base: Path | None) -> Exp
 
 
 def _read_stream(
-    redis: Redis, stream: bytes, before: Cursor
+    redis: Store, stream: bytes, before: Cursor
 ) -> tuple[list[dict[bytes, bytes]], Cursor]:
     """Read a stream's entries after a cursor, up to the newest there is now."""
     info: Any = redis.xinfo_stream(stream)
@@ -121,7 +140,7 @@ def _read_stream(
 
 
 def _pages(
-    redis: Redis, stream: bytes, after_id: str, last_id: str
+    redis: Store, stream: bytes, after_id: str, last_id: str
 ) -> Iterator[list[tuple[bytes, dict[bytes, bytes]]]]:
     start = f"({after_id}"
     while True:

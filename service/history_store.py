@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 import msgspec
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
 from lsvcr.popularity import HOUR_MS
@@ -41,7 +41,7 @@ from service.history_value import (
 )
 from service.joined_reads import JoinedReads
 from service.popularity_counters import EXPIRY_S, counted_hours, decode_counters
-from service.store_connection import close_store, connect_store, is_cluster
+from service.store_connection import FAILURES, close_store, connect_store, is_cluster
 from service.store_keys import StoreKeys, tag_of
 from service.store_migration import migrate
 
@@ -339,7 +339,7 @@ class HistoryStore:
         try:
             async with asyncio.timeout(timeout_s):
                 result = await call
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             if not isinstance(error, ResponseError):
                 self._breaker.record_failure()
             self._on_failure()

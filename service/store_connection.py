@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from service.errors import HistoryStoreError
 
@@ -15,6 +15,8 @@ ResultT = TypeVar("ResultT")
 
 
 CLUSTER = "+cluster"
+FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What the library raises where the store fails; a cluster's kind isn't one of the others."""
 
 
 def connect_store(url: str, *, timeout_s: float, max_connections: int) -> Any:
@@ -72,5 +74,5 @@ async def finish_within(call: Awaitable[ResultT], timeout_s: float) -> ResultT:
     try:
         async with asyncio.timeout(timeout_s):
             return await call
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise HistoryStoreError(f"the store failed: {type(error).__name__}") from error

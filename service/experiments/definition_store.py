@@ -21,6 +21,8 @@ _REVISION, _RECORDS, _AUDIT = (
 )
 _AUDIT_ENTRIES = 10_000
 _SCRIPT = "experiment_change.lua"
+_FETCH = b"return {redis.call('GET', KEYS[1]), redis.call('HGETALL', KEYS[2])}"
+"""Both at one time. A transaction would do, but the library's for clusters can't read a hash."""
 
 
 class Record(Body):
@@ -78,6 +80,7 @@ class DefinitionStore:
         self._timeout_s = timeout_s
         script = resources.files("service.experiments").joinpath(_SCRIPT).read_bytes()
         self._change = redis.register_script(script)
+        self._fetch = redis.register_script(_FETCH)
 
     async def fetch_revision(self) -> int | None:
         """How often anything was changed; None where the store has no definitions at all."""
@@ -86,13 +89,11 @@ class DefinitionStore:
 
     async def fetch(self) -> Snapshot:
         """All records, with their revision."""
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.get(_REVISION)
-        pipeline.hgetall(_RECORDS)
-        revision, records = await finish_within(pipeline.execute(), self._timeout_s)
+        reading = self._fetch(keys=[_REVISION, _RECORDS])
+        revision, flat = await finish_within(reading, self._timeout_s)
+        names = [name.decode() for name in flat[::2]]
         return Snapshot(
-            None if revision is None else int(revision),
-            {name.decode(): record for name, record in records.items()},
+            None if revision is None else int(revision), dict(zip(names, flat[1::2], strict=True))
         )
 
     async def change(self, based_on: Snapshot, record: Record | None, entry: AuditEntry) -> bool:

@@ -1,5 +1,9 @@
-"""From the running service's logs to a dataset folder and a report, without anything invented."""
+"""From the running service's logs to a dataset folder and a report, without anything invented.
 
+All of it from one server and from a cluster of three.
+"""
+
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,7 +20,8 @@ from redis import Redis
 from starlette.testclient import TestClient
 
 from analysis.__main__ import main
-from analysis.log_export import STATE_FILE, export_log
+from analysis.log_export import STATE_FILE, connect, export_log
+from faults.store_cluster import StoreCluster
 from lsvcr.errors import DataError
 from service.embedded_store import EmbeddedStore
 from service.experiments import report_process
@@ -31,10 +36,26 @@ USERS = [f"u{number}" for number in range(12)]
 AT_MS = 1_700_000_000_000
 
 
-@pytest.fixture(scope="module")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedStore(tmp_path_factory.mktemp("store")) as embedded:
-        yield embedded.url
+@contextlib.contextmanager
+def store(kind: str, folder: Path) -> Iterator[str]:
+    if kind == "server":
+        with EmbeddedStore(folder) as embedded:
+            yield embedded.url
+        return
+    cluster = StoreCluster(folder)
+    try:
+        cluster.start()
+        yield cluster.url
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module", params=["server", "cluster"])
+def store_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with store(request.param, tmp_path_factory.mktemp("store")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +119,7 @@ def read(folder: Path, table: str) -> pl.DataFrame:
 def test_everything_that_was_shown_and_done_is_exported_once(
     store_url: str, shown: dict[str, Any], tmp_path: Path
 ) -> None:
-    with Redis.from_url(store_url, protocol=2) as redis:
+    with connect(store_url) as redis:
         done = export_log(redis, tmp_path)
         assert (done.lost, done.left_out) == (0, 0)
         exposures = read(tmp_path, "exposures")
@@ -143,7 +164,7 @@ def test_a_dataset_folder_goes_on_where_the_export_ends(
     pl.DataFrame(
         {"user_id": ["u0", "u0"], "video_id": ["v1", "v1"], "timestamp": [AT_MS - 5] * 2}
     ).write_parquet(base / "video_events.parquet")
-    with Redis.from_url(store_url, protocol=2) as redis:
+    with connect(store_url) as redis:
         done = export_log(redis, folder, base=base)
         assert done.left_out == len(USERS)  # the videos that nobody has heard of
         assert set(export_log(redis, folder, base=base).added.values()) == {0}
@@ -152,7 +173,7 @@ def test_a_dataset_folder_goes_on_where_the_export_ends(
     assert len(dataset.comment_events) == len(USERS)
     command = [sys.executable, "-m", "training", "data", "check", str(folder)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    with Redis.from_url(store_url, protocol=2) as redis, pytest.raises(DataError, match="videos"):
+    with connect(store_url) as redis, pytest.raises(DataError, match="videos"):
         export_log(redis, tmp_path / "other", base=tmp_path / "nowhere")
 
 
@@ -183,14 +204,20 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert "the store cannot be read" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--since", "yesterday"])
+    for url, reason in (("redis+cluster://127.0.0.1:1", "cluster"), ("nonsense", "scheme")):
+        assert main(["export", "--redis", url, "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert "the store cannot be read" in said
+        assert reason in said.lower()
 
 
+@pytest.mark.parametrize("kind", ["server", "cluster"])
 def test_the_report_is_made_of_what_was_shown_and_done(
-    tiny_master: Path, store_folder: Path
+    tiny_master: Path, store_folder: Path, kind: str
 ) -> None:
     with (
-        EmbeddedStore(store_folder) as embedded,
-        serve(make_settings(tiny_master, embedded.url)) as client,
+        store(kind, store_folder) as url,
+        serve(make_settings(tiny_master, url)) as client,
     ):
         put(client, definition(arms=ARMS, primary_metric="video_watch_time_ms"))
         nothing = client.get("/admin/experiments/x/report")

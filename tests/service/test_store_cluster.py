@@ -117,6 +117,33 @@ def test_a_service_on_a_cluster_reads_what_it_wrote(
         assert not [name for name in names if name.endswith(f":{user}-0")]
 
 
+def test_a_cluster_that_is_gone_costs_answers_their_history_and_no_more(
+    tiny_master: Path, cluster: StoreCluster, user: str
+) -> None:
+    question = {"user_id": user, "k": 3}
+    event = {"event_id": user, "user_id": user, "type": "video_like", "timestamp": 1}
+    events = {"events": [{**event, "video_id": "v1"}]}
+    settings = make_settings(tiny_master, cluster.url, store_shards=12)
+    with serve(settings) as client:
+        assert client.post("/events", json=events).json()["accepted"] == 1
+        for server in cluster.servers:
+            server.kill()
+        for _ in range(8):  # before the breaker opens, and after
+            answer = client.post("/recommend/videos", json=question)
+            assert answer.status_code == 200
+            assert answer.json()["degraded"] == ["history_store"]
+        assert client.post("/events", json=events).status_code == 503
+        assert client.get("/health/ready").json()["degraded"] == ["history_store"]
+        assert client.get("/admin/experiments").status_code == 503
+        for server in cluster.servers:
+            server.start(*cluster.options(server))
+        end_s = time.monotonic() + 60
+        while client.post("/recommend/videos", json=question).json()["degraded"]:
+            assert time.monotonic() < end_s, "not back"
+            time.sleep(0.05)
+        assert client.post("/events", json=events).json()["duplicates"] == 1
+
+
 def test_keys_of_an_older_version_are_renamed_with_values_and_expiries(
     make_store: MakeStore, store_folder: Path
 ) -> None:
