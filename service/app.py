@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from lsvcr import __version__
 from lsvcr.errors import LsvcrError
+from service.admin_port import AdminPort
 from service.admission import Admission
 from service.auth import Authentication, KeyRing
 from service.body_limit import BodyLimit
@@ -136,13 +137,17 @@ def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list
         max_wait_s=settings.deadline_ms / 1000 * _WAITING_SHARE,
     )
     context = Middleware(RequestContext, metrics=metrics, deadline_ms=settings.deadline_ms)
-    authentication = [Middleware(Authentication, key_ring=key_ring)] if key_ring else []
+    outer = [shedding, context]
+    if settings.admin_port is not None:
+        outer.append(Middleware(AdminPort, port=settings.admin_port))
+    if key_ring:
+        outer.append(Middleware(Authentication, key_ring=key_ring))
     admission = Middleware(Admission, max_under_way=settings.max_under_way)
     body_limit = Middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     hot_routes = Middleware(HotRoutes, routes=[*recommend.router.routes, *events.router.routes])
     if settings.otlp_endpoint is not None:  # the framework's own way makes the spans
-        return [shedding, context, *authentication, admission, body_limit]
-    return [shedding, context, *authentication, admission, body_limit, hot_routes]
+        return [*outer, admission, body_limit]
+    return [*outer, admission, body_limit, hot_routes]
 
 
 def _limits(settings: Settings) -> Limits:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import ssl
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from lsvcr.errors import LsvcrError
 from service.app import create_app
@@ -67,15 +69,28 @@ def _serve(settings: Settings) -> int:
         "timeout_graceful_shutdown": 10,
         **_tls_options(settings),
     }
-    if settings.workers == 1:
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
-        server.run()
-        return 0 if server.started else 1
-    with tempfile.TemporaryDirectory(prefix="lsvcr-metrics-") as shared:
+    with contextlib.ExitStack() as stack:
+        sockets = None
+        if settings.admin_port is not None:
+            sockets = [stack.enter_context(one) for one in _listen_on_both(settings, options)]
+            settings = settings.model_copy(update={"admin_port": sockets[1].getsockname()[1]})
+        if settings.workers == 1:
+            gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+            server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))
+            server.run(sockets)
+            return 0 if server.started else 1
+        shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsvcr-metrics-"))
         os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
-        uvicorn.run("service.serving:worker_app", factory=True, workers=settings.workers, **options)
+        options |= {"factory": True, "workers": settings.workers}
+        config = uvicorn.Config("service.serving:worker_app", **options)
+        Multiprocess(config, sockets=sockets or [config.bind_socket()]).run()
     return 0
+
+
+def _listen_on_both(settings: Settings, options: dict[str, Any]) -> list[socket.socket]:
+    """Bind the public port and then that of the admins."""
+    admin = {**options, "host": settings.admin_host, "port": settings.admin_port}
+    return [uvicorn.Config(worker_app, **one).bind_socket() for one in (options, admin)]
 
 
 def _tls_options(settings: Settings) -> dict[str, Any]:

@@ -60,6 +60,13 @@ class Settings(BaseSettings):
         description="Address to listen on. Default: 0.0.0.0 with keys, 127.0.0.1 without.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for what needs an admin's key, which the other one then doesn't know.",
+    )
+    admin_host: str = Field(default=LOOPBACK, description="Address of that port.")
     workers: int = Field(default=1, ge=1, description="Processes that answer requests.")
     engine: Literal["auto", "inline", "process"] = Field(
         default="auto",
