@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from faults.replica import Replica
 from faults.world import World
 from lsvcr.bundle import load_bundle
 from lsvcr.errors import BundleError
@@ -147,6 +148,29 @@ def registry_full(world: World) -> None:
         time.sleep(1.0)
 
 
+def registry_read_only(world: World) -> None:
+    """A replica whose registry is mounted read-only refuses to activate, and follows others."""
+    registry = str(world.registry)
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    within = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, registry)
+    with world.one_more(within=within) as replica:
+        with world.fault():
+            status, answer = replica.call("POST", f"/admin/models/{TINY_VERSIONS[1]}/activate")
+            world.expect(status == 409, f"activating said {status} {answer}")
+            world.expect("Read-only" in str(answer), f"the reason is {answer}")
+            world.replicas[0].call("POST", f"/admin/models/{TINY_VERSIONS[1]}/activate")
+            until_s = time.monotonic() + 20
+            while _answering(replica) != TINY_VERSIONS[1] and time.monotonic() < until_s:
+                time.sleep(0.1)
+            world.expect(_answering(replica) == TINY_VERSIONS[1], "it doesn't follow")
+        world.replicas[0].call("POST", f"/admin/models/{TINY_VERSIONS[0]}/activate")
+
+
+def _answering(replica: Replica) -> str:
+    version: str = replica.call("GET", "/health/ready")[1]["model"]["version"]
+    return version
+
+
 def _publish(
     registry: Path,
     source: str,
@@ -212,4 +236,5 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     publish_killed,
     two_publishers,
     registry_full,
+    registry_read_only,
 )

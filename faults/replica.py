@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ class Replica:
 
     Args:
         arguments: Further flags.
-        environment: Further variables.
         log: Where standard error goes.
+        within: A command that runs the service as its arguments.
     """
 
     def __init__(
@@ -33,18 +32,17 @@ class Replica:
         log: Path,
         *,
         arguments: tuple[str, ...] = (),
-        environment: Mapping[str, str] | None = None,
+        within: tuple[str, ...] = (),
     ) -> None:
         self.port = free_port()
         self._log = log
-        self._command = [sys.executable, "-m", "service", "--registry", str(registry)]
+        self._command = [*within, sys.executable, "-m", "service", "--registry", str(registry)]
         self._command += ["--redis", store_url, "--port", str(self.port), "--host", "127.0.0.1"]
         self._command += ["--device", "cpu", "--log-level", "warning", *arguments]
         self._environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "LSVCR_ADMIN_KEYS": ADMIN_KEY,
-            **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -46,7 +46,7 @@ def rolling_restart(world: World) -> None:
 
 def worker_killed(world: World) -> None:
     """A replica of two workers loses one by `kill -9`; its parent starts another."""
-    with _one_more(world, "--workers", "2") as victim:
+    with world.one_more("--workers", "2") as victim:
         workers = victim.children()
         with world.fault():
             os.kill(max(workers), signal.SIGKILL)
@@ -83,7 +83,7 @@ def engine_stuck(world: World) -> None:
 @contextlib.contextmanager
 def _with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
     """One more replica, with an engine process that another one waits to replace."""
-    with _one_more(world, "--engine", "process", *arguments) as replica:
+    with world.one_more("--engine", "process", *arguments) as replica:
         until_s = time.monotonic() + 20
         while len(replica.children()) < 2 and time.monotonic() < until_s:
             time.sleep(0.1)
@@ -123,26 +123,13 @@ def descriptors_exhausted(world: World) -> None:
 
 def log_disk_full(world: World) -> None:
     """A replica whose log can't be written answers all the same, also what it would log."""
-    with _one_more(world, log=Path("/dev/full")) as victim:
+    with world.one_more(log=Path("/dev/full")) as victim:
         with world.fault():
             world.store.freeze()  # each failure is a line in the log
             time.sleep(2.0)
             world.store.thaw()
         status, _ = victim.readiness()
         world.expect(status == 200, f"the replica with a full log says {status}")
-
-
-@contextlib.contextmanager
-def _one_more(world: World, *arguments: str, log: Path | None = None) -> Iterator[Replica]:
-    """Let another replica take part; the running load knows it from the beginning."""
-    replica = world.extra(*arguments, log=log)
-    replica.start()
-    time.sleep(1.0)
-    try:
-        yield replica
-    finally:
-        time.sleep(1.0)
-        replica.stop()
 
 
 LOSES: set[str] = set()

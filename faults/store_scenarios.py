@@ -1,14 +1,18 @@
 """What can happen to the store."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from faults.synced_size import SyncedSize
 from faults.world import World
 
 HOLD_S = 4.0
+EVERYSEC_S = 2.0
+"""What Redis and Valkey may keep from the disk: a second, and another while a sync is slow."""
 
 
 def store_killed(world: World) -> None:
@@ -88,12 +92,38 @@ def store_empty(world: World) -> None:
         world.store.start()
 
 
+def store_power_cut(world: World) -> None:
+    """A power cut with `everysec`: the server is killed, and what wasn't synced is cut off."""
+    if not SyncedSize.can_watch():
+        world.notes.append("not done: it takes strace")
+        with world.fault():
+            return
+    with world.store.client() as redis:
+        redis.config_set("appendfsync", "everysec")
+    synced = SyncedSize(world.store, world.folder / "syncs")
+    with contextlib.ExitStack() as stack:
+        with synced.watch():
+            time.sleep(HOLD_S)
+            stack.enter_context(world.fault())
+            accepted, ended_s = world.accepted(), time.time()
+            world.store.kill()
+        os.truncate(world.store.log_file(), synced.size_bytes())
+        world.store.start()
+    lost = len(accepted - world.store.logged_event_ids())
+    unsynced_s = ended_s - synced.syncs_s()[-1]
+    may_be = int(EVERYSEC_S * world.events_per_s)
+    world.notes.append(
+        f"last sync {unsynced_s:.2f} s before; {lost} events lost of {may_be} at most"
+    )
+    world.expect(lost <= may_be, f"{lost} events lost, more than {may_be}")
+
+
 def _drop_clients(redis) -> None:  # type: ignore[no-untyped-def]
     with contextlib.suppress(RedisError):
         redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-LOSES = {"store_empty"}
+LOSES = {"store_empty", "store_power_cut"}
 SCENARIOS: tuple[Callable[[World], None], ...] = (
     store_killed,
     store_restarted,
@@ -104,4 +134,5 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     store_read_only,
     store_password,
     store_empty,
+    store_power_cut,
 )

@@ -71,6 +71,16 @@ class StoreServer:
         """Lose all files, as a volume that is gone."""
         shutil.rmtree(self._folder)
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._running().pid
+
+    def log_file(self) -> Path:
+        """Where the newest writes are."""
+        [path] = self._folder.glob("appendonlydir/*.incr.aof")
+        return path
+
     def client(self, password: str | None = None) -> "Redis":
         """A client of its own, past any proxy."""
         return Redis(port=self.port, password=password, socket_timeout=5)

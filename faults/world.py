@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +64,29 @@ class World:
         if not is_true:
             self.failures.append(otherwise)
 
-    def extra(self, *arguments: str, log: Path | None = None) -> Replica:
-        """One more replica for one scenario, not started yet; a running load asks it too."""
-        replica = self.replica(*arguments, log=log)
+    def accepted(self) -> frozenset[str]:
+        """Ids of the events that were accepted so far."""
+        assert self.running is not None
+        return frozenset(self.running.record.accepted.copy())
+
+    @contextlib.contextmanager
+    def one_more(
+        self, *arguments: str, log: Path | None = None, within: tuple[str, ...] = ()
+    ) -> Iterator[Replica]:
+        """Let another replica take part; the running load asks it too."""
+        replica = self.replica(*arguments, log=log, within=within)
         if self.running is not None:
             self.running.also_ask(replica)
-        return replica
+        replica.start()
+        time.sleep(1.0)
+        try:
+            yield replica
+        finally:
+            time.sleep(1.0)
+            replica.stop()
 
     def replica(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, log: Path | None = None
+        self, *arguments: str, log: Path | None = None, within: tuple[str, ...] = ()
     ) -> Replica:
         """A replica of this world, not started yet."""
         return Replica(
@@ -80,7 +94,7 @@ class World:
             self._store_url(),
             log or self.folder / f"service-{len(self.replicas)}.log",
             arguments=("--refresh-s", "0.5", "--drain-s", "1", "--store-shards", "12", *arguments),
-            environment=environment,
+            within=within,
         )
 
     def _store_url(self) -> str:
