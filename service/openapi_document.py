@@ -1,15 +1,16 @@
-"""What the OpenAPI document says beyond what the framework knows: keys and limits."""
+"""What the OpenAPI document says beyond what the framework knows: keys, limits and links."""
 
 from typing import Any
 
 from fastapi import FastAPI
 
 from service.auth import role_needed
+from service.openapi_links import add_links
 from service.schemas import LIMITED_BY, Limits
 
 
 def complete_openapi(app: FastAPI, limits: Limits) -> None:
-    """Let an application's document name the role of each operation and the limits in force."""
+    """Let an application's document name roles, the limits in force, and where answers lead."""
     build = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -18,6 +19,7 @@ def complete_openapi(app: FastAPI, limits: Limits) -> None:
             app.openapi_schema = document
             _document_keys(document)
             _document_limits(document, limits)
+            add_links(document)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -209,3 +209,20 @@ def test_pages_load_nothing_from_elsewhere_and_can_not_be_framed(
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_every_link_of_the_document_leads_to_parameters_that_are_there(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    operations = {one["operationId"]: one for path in paths.values() for one in path.values()}
+    links = [
+        link
+        for operation in operations.values()
+        for answer in operation["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert len(links) > 20
+    for link in links:
+        target = operations[link["operationId"]]
+        known = {f"{one['in']}.{one['name']}" for one in target.get("parameters", ())}
+        assert set(link.get("parameters", ())) <= known
+        assert "requestBody" in target or "requestBody" not in link
