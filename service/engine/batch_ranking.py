@@ -7,6 +7,7 @@ Shape suffixes: B queries, V video rows, G groups of them, N (query, row) pairs,
 E excluded rows, D width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +22,9 @@ from service.engine.scoring import Parts, Ranked, Rows, sum_parts
 from service.engine.video_conditions import Allows
 
 MIN_GROUPS = 256
-POPULAR = 4096
-"""Popular videos that are compared for every query: so many that, together with what the index
-fetches, one look is nearly always enough."""
+POPULAR, POPULAR_OF_ROOT = 4096, 10
+"""Popular videos that are compared for every query, at least and times the catalogue's square root:
+so many that, together with what the index fetches, one look is nearly always enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class BatchRanking:
         fetched = [query.fetched.row_N for query in queries]
         popular = Candidates(np.empty(0, np.int64), 0.0)
         if prior is not None:
-            popular = prior.propose(POPULAR)
+            root = math.sqrt(len(self._candidate_VD))
+            popular = prior.propose(max(POPULAR, round(POPULAR_OF_ROOT * root)))
             is_other = prior.place_V >= len(popular.row_N)  # these are proposed once
             fetched = [row_N[is_other[row_N]] for row_N in fetched]
         owner_N = np.repeat(np.arange(len(queries)), [len(row_N) for row_N in fetched])

@@ -81,6 +81,7 @@ def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
     strength: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_ranking, "POPULAR", 64)
+    monkeypatch.setattr(batch_ranking, "POPULAR_OF_ROOT", 0)
     candidate_ND, prior = invent(strength)
     queries = [
         ask(candidate_ND, row, count, fetch)
