@@ -17,7 +17,7 @@ from shutil import copyfile
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from benchmarks.invented_users import build_timelines, invent_events
 from lsvcr.bundle import (
@@ -67,6 +67,9 @@ def large_registry_of(folder: Path, videos: int, comments: int) -> Path:
 
             registry_of(folder, SMALL)
         bundle = load_bundle(small / list_versions(small)[0])
+        counts = bundle.manifest.counts  # golden histories name its rows
+        if videos < counts.videos or comments < counts.comments:
+            raise SystemExit(f"at least {counts.videos} videos and {counts.comments} comments")
         version = f"invented-{videos}"
         (registry / version).mkdir(parents=True)
         write_large_bundle(bundle, registry / version, videos=videos, comments=comments)
@@ -88,16 +91,14 @@ def write_large_bundle(small: Bundle, folder: Path, *, videos: int, comments: in
     catalogue = _catalogue(videos, comments)
     catalogue.save(folder / "catalogue")
     seeds_QD = _preferences(small)
-    tables, lists = _tables(small, seeds_QD, videos, comments)
-    for name, table in tables.items():
-        np.save(folder / "tables" / f"{name}.npy", table, allow_pickle=False)
+    tables, lists = _write_tables(small, seeds_QD, folder / "tables", videos, comments)
     if small.comment_profile_CF is not None:
-        profile_CF = _repeat(small.comment_profile_CF, comments, seed=9)
-        np.save(folder / PROFILE_TABLE, profile_CF, allow_pickle=False)
+        _repeat(small.comment_profile_CF, comments, folder / PROFILE_TABLE, seed=9)
     _popular(small, videos).save(folder / "popular")
-    golden = _golden(small, tables)
+    grown = Bundle(**{**vars(small), "tables": tables, "catalogue": catalogue})
+    golden = _golden(grown)
     golden.save(folder / "golden")
-    asked_QD = np.concatenate([golden.video_preference_BD, seeds_QD[:ASKED]])
+    asked_QD = np.concatenate([golden.video_preference_BD, _preferences(grown)[:ASKED]])
     indexes = {}
     for kind, name in (("video", "video_candidate_VD"), ("comment", "comment_candidate_CD")):
         path = folder / "index" / f"{kind}.faiss"
@@ -168,35 +169,44 @@ def _hash_all(part: tuple[bytes, int]) -> NDArray[np.uint64]:
     return item_hashes([text[at : at + width].decode() for at in range(0, len(text), width)])
 
 
-def _preferences(small: Bundle) -> FloatArray:
+def _preferences(bundle: Bundle) -> FloatArray:
     """What the encoder makes of invented users: the directions that will be asked for."""
-    events = invent_events(small.catalogue, ASKERS, seed=5)
-    timelines = build_timelines(small.catalogue, events, ASKERS, small.manifest.comments_per_event)
-    history = timelines.latest_windows(small.manifest.max_history)
-    return CpuEncoder(small).encode(history, with_comments=False).video_preference_BD
+    events = invent_events(bundle.catalogue, ASKERS, seed=5)
+    keep = bundle.manifest.comments_per_event
+    timelines = build_timelines(bundle.catalogue, events, ASKERS, keep)
+    history = timelines.latest_windows(bundle.manifest.max_history)
+    return CpuEncoder(bundle).encode(history, with_comments=False).video_preference_BD
 
 
-def _tables(
-    small: Bundle, seeds_QD: FloatArray, videos: int, comments: int
+def _write_tables(
+    small: Bundle, seeds_QD: FloatArray, folder: Path, videos: int, comments: int
 ) -> tuple[dict[str, FloatArray], dict[str, tuple[FloatArray, NDArray[np.int32]]]]:
-    """Every table, and for the candidates each row's cluster."""
+    """Every table, mapped from its file, and for the candidates each row's cluster."""
     tables, lists = {}, {}
     for seed, (name, table) in enumerate(small.tables.items()):
         rows = videos if name.endswith("VD") else comments
+        path = folder / f"{name}.npy"
         if "candidate" in name:
-            tables[name], *clusters = _clustered(seeds_QD, rows, seed)
+            tables[name], *clusters = _clustered(seeds_QD, rows, path, seed)
             lists[name] = (clusters[0], clusters[1])
         else:
-            tables[name] = _repeat(table, rows, seed)
+            tables[name] = _repeat(table, rows, path, seed)
     return tables, lists
 
 
-def _repeat(table_ND: NDArray[np.floating], rows: int, seed: int) -> NDArray[np.floating]:
+def _map_new(path: Path, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[np.floating]:
+    """An array in a new file, as all of them would not fit into memory together."""
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+
+def _repeat(
+    table_ND: NDArray[np.floating], rows: int, path: Path, seed: int
+) -> NDArray[np.floating]:
     """The padding row, the table's own rows, then as many of them again as are wanted."""
     source_N = np.random.default_rng(seed).integers(1, len(table_ND), rows + 1)
     own = min(len(table_ND), rows + 1)
     source_N[:own] = np.arange(own)
-    repeated = np.empty((rows + 1, table_ND.shape[1]), table_ND.dtype)
+    repeated = _map_new(path, (rows + 1, table_ND.shape[1]), table_ND.dtype)
 
     def fill(start: int) -> None:
         repeated[start : start + CHUNK] = table_ND[source_N[start : start + CHUNK]]
@@ -206,7 +216,7 @@ def _repeat(table_ND: NDArray[np.floating], rows: int, seed: int) -> NDArray[np.
 
 
 def _clustered(
-    seeds_QD: FloatArray, rows: int, seed: int
+    seeds_QD: FloatArray, rows: int, path: Path, seed: int
 ) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
     """Unit vectors around centres that lie around the seeds; also the centres and whose each is."""
     random = np.random.default_rng(seed)
@@ -215,7 +225,7 @@ def _clustered(
     noise_LD = random.standard_normal((lists, width), np.float32) / np.float32(np.sqrt(width))
     centre_LD = _unit(seeds_QD[random.integers(0, len(seeds_QD), lists)] + SPREAD * noise_LD)
     owner_N = random.integers(0, lists, rows + 1).astype(np.int32)
-    vector_ND = np.zeros((rows + 1, width), np.float32)
+    vector_ND = _map_new(path, (rows + 1, width), np.float32)
 
     def fill(start: int) -> None:
         own = np.random.default_rng([seed, start])
@@ -253,10 +263,9 @@ def _popular(small: Bundle, videos: int) -> PopularVideos:
     )
 
 
-def _golden(small: Bundle, tables: dict[str, FloatArray]) -> Golden:
+def _golden(grown: Bundle) -> Golden:
     """The small bundle's golden histories, answered with these tables."""
-    golden = small.golden
-    grown = Bundle(**{**vars(small), "tables": tables})
+    golden, tables = grown.golden, grown.tables
     encoding = CpuEncoder(grown).encode(golden.history, with_comments=True)
     preference_BTD, _ = CommentHead(grown).prefer_comments(
         encoding.comment_state_BJD,

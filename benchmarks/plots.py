@@ -24,14 +24,21 @@ def plot_curves(
     y_label: str,
     *,
     log_x: bool = False,
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Some lines over one axis; the vertical one is logarithmic."""
+    """Some lines over one axis; the vertical one is logarithmic.
+
+    Args:
+        notes: What stands beside each point of a line.
+    """
     from matplotlib.figure import Figure  # without a display, and only where one plots
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, (x, y) in curves.items():
         axes.plot(x, y, marker="o", label=name)
+        for note, *point in zip((notes or {}).get(name, ()), x, y, strict=False):
+            axes.annotate(note, point, textcoords="offset points", xytext=(5, 5), fontsize=8)
     axes.set(title=title, xlabel=x_label, ylabel=y_label, yscale="log")
     if log_x:
         axes.set_xscale("log")
