@@ -60,7 +60,6 @@ class CandidateIndex:
         Raises:
             BundleError: If it can't be read or doesn't fit the catalogue.
         """
-        faiss.omp_set_num_threads(1)  # several thread pools in one process fight
         try:
             index = faiss.read_index(str(path))
         except (RuntimeError, MemoryError) as error:
@@ -90,6 +89,7 @@ class CandidateIndex:
         largest = min(max(counts, default=0), self.extent.rows, self.extent.max_count)
         if largest < 1:
             return [Candidates(np.empty(0, np.int64), -np.inf) for _ in counts]
+        faiss.omp_set_num_threads(1)  # of this thread: several pools in one process fight
         similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), largest)
         return [
             _candidates(similarity_N[:count], row_N[:count], self.extent.rows)

@@ -1,4 +1,5 @@
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -54,6 +55,21 @@ def test_queries_of_one_search_get_as_many_as_each_asks_for(tmp_path: Path) -> N
     assert (few.row_N.tolist(), few.floor) == (alone.row_N.tolist(), alone.floor)
     assert (len(none.row_N), none.floor) == (0, np.inf)
     assert (len(all_found.row_N), all_found.floor) == (100, -np.inf)
+
+
+def test_a_search_takes_one_thread_wherever_the_index_was_loaded(tmp_path: Path) -> None:
+    table_ND = vectors(100)
+    write_index(tmp_path / "x", table_ND)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+
+    def threads_after_a_search() -> int:
+        faiss.omp_set_num_threads(2)
+        index.search(table_ND[1:2], [3])
+        threads: int = faiss.omp_get_max_threads()
+        return threads
+
+    with ThreadPoolExecutor(1) as serving:
+        assert serving.submit(threads_after_a_search).result() == 1
 
 
 def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
