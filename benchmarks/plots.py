@@ -40,6 +40,8 @@ def plot_curves(
         for note, *point in zip((notes or {}).get(name, ()), x, y, strict=False):
             axes.annotate(note, point, textcoords="offset points", xytext=(5, 5), fontsize=8)
     axes.set(title=title, xlabel=x_label, ylabel=y_label, yscale="log")
+    if notes:
+        axes.margins(x=0.1)
     if log_x:
         axes.set_xscale("log")
     axes.grid(alpha=0.3)
