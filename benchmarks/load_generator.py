@@ -29,7 +29,6 @@ EVENTS_A_CALL = 100
 DRAIN_S = 10.0
 MAX_CONNECTIONS = 4096
 """Of one generator: where none is free an arrival opens another one."""
-NOW_MS = 1_780_000_000_000
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,14 @@ def ask_comments(load: Load, random: np.random.Generator) -> Iterator[bytes]:
 
 
 def send_events(load: Load, random: np.random.Generator) -> Iterator[bytes]:
-    """New events of random users on random videos."""
+    """New events of random users on random videos, as they happen."""
     names = itertools.count(int(random.integers(0, 2**62)))
     while True:
+        now_ms = time.time_ns() // 1_000_000
         events = b",".join(
             b'{"event_id": "e%d", "user_id": "user-%d", "type": "video_watch", '
-            b'"video_id": "video-%d", "timestamp": %d}' % (next(names), user, user, NOW_MS + step)
-            for step, user in enumerate(random.integers(0, load.items, EVENTS_A_CALL).tolist())
+            b'"video_id": "video-%d", "timestamp": %d}' % (next(names), user, user, now_ms)
+            for user in random.integers(0, load.items, EVENTS_A_CALL).tolist()
         )
         yield b'{"events": [%b]}' % events
 

@@ -6,7 +6,6 @@ twice in the log and in its hour's counts.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -17,30 +16,15 @@ from typing import Any, TypeVar
 import msgspec
 from redis.exceptions import NoScriptError, ResponseError
 
-from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
-from lsvcr.popularity import HOUR_MS
+from service.append_script import AppendScript, Command
 from service.circuit_breaker import CircuitBreaker
 from service.engine.popularity_prior import CountsByHash
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
-from service.event_log import (
-    Event,
-    LogEntry,
-    encode_event,
-    events_of,
-    owners_of,
-)
-from service.history_value import (
-    COMMENT_SIDE,
-    VIDEO_SIDE,
-    StoredEvent,
-    decode_events,
-    decode_history,
-    encode_id,
-    encode_record,
-)
+from service.event_log import Event, LogEntry, events_of, owners_of
+from service.history_value import StoredEvent, decode_events, decode_history
 from service.joined_reads import JoinedReads
-from service.popularity_counters import EXPIRY_S, counted_hours, decode_counters
+from service.popularity_counters import decode_counters
 from service.store_connection import FAILURES, close_store, connect_store, is_cluster
 from service.store_keys import StoreKeys, tag_of
 from service.store_migration import migrate
@@ -52,7 +36,6 @@ logger = logging.getLogger(__name__)
 _MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
 _MIGRATION_S = 600.0
-_SCRIPT = "history_append.lua"
 _ARMS_SCRIPT = "sticky_arms.lua"
 _decode_arms = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -106,16 +89,19 @@ class HistoryStore:
         self._read_timeout_s = read_timeout_ms / 1000
         self._write_timeout_s = write_timeout_ms / 1000
         self._keys = StoreKeys(log_shards)
-        log_entries = max(1, log_max_entries // log_shards)
-        self._script_settings = (max_events, expiry_s, log_entries, EXPIRY_S)
-        self._clock = clock
+        self._expiry_s = expiry_s
+        self._script = AppendScript(
+            self._keys,
+            max_events=max_events,
+            expiry_s=expiry_s,
+            log_entries=max(1, log_max_entries // log_shards),
+            clock=clock,
+        )
         self._on_failure = on_failure
         self._redis = connect_store(
             url, timeout_s=self._write_timeout_s, max_connections=_MAX_CONNECTIONS
         )
-        self._script = resources.files("service").joinpath(_SCRIPT).read_bytes()
         self._arms_script = resources.files("service").joinpath(_ARMS_SCRIPT).read_bytes()
-        self._script_sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
         self._breaker = CircuitBreaker()
         self._reads = JoinedReads(self._read_values)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -151,7 +137,7 @@ class HistoryStore:
         if len(self._tasks) >= _MAX_CONNECTIONS:
             return
         call = self._redis.eval(
-            self._arms_script, 1, self._keys.arms(unit), experiment, arm, self._script_settings[1]
+            self._arms_script, 1, self._keys.arms(unit), experiment, arm, self._expiry_s
         )
         task = asyncio.ensure_future(self._guard(call, self._write_timeout_s))
         self._tasks.add(task)
@@ -163,18 +149,8 @@ class HistoryStore:
         Raises:
             HistoryStoreError: If the store failed. Sending the events again is safe.
         """
-        calls: dict[str, _Call] = {}
-        hours = counted_hours(self._clock())
-        for event in events:
-            is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
-            key = (
-                self._keys.history(event.user_id) if is_history else self._keys.views(event.user_id)
-            )
-            call = calls.get(key)
-            if call is None:
-                call = calls[key] = _Call([key, self._keys.events_of(event.user_id)], [])
-            call.add(event, hours, self._counters(event))
-        flags = await self._finish(self._append([*calls.values()]), self._write_timeout_s)
+        commands = self._script.commands(events)
+        flags = await self._finish(self._append(commands), self._write_timeout_s)
         return AppendResult(accepted=sum(flags), duplicates=len(flags) - sum(flags))
 
     async def fetch_events(self, user_id: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
@@ -257,11 +233,6 @@ class HistoryStore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await close_store(self._redis)
 
-    def _counters(self, event: Event) -> str:
-        """Where an event is counted."""
-        shard = self._keys.shard_of(event.user_id)
-        return self._keys.popularity(shard, event.timestamp // HOUR_MS)
-
     async def _read_values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         read = self._read_by_shard(keys) if is_cluster(self._redis) else self._redis.mget(keys)
         values: list[bytes | None]
@@ -297,20 +268,17 @@ class HistoryStore:
                 return found
             start = b"(" + page[-1][0]
 
-    async def _append(self, calls: Sequence["_Call"]) -> list[int]:
-        """Run the script once for each value, in one pipeline; 1 or 0 for each event."""
-        commands = [
-            (len(call.keys), *call.keys, *self._script_settings, *call.arguments) for call in calls
-        ]
+    async def _append(self, commands: Sequence[Command]) -> list[int]:
+        """Run the script for each call, in one pipeline; 1 or 0 for each event."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
                 # Not by its name, which a cluster's client refuses: our keys are in one slot.
-                pipeline.execute_command("EVALSHA", self._script_sha, *command)
+                pipeline.execute_command(*command)
             results = await pipeline.execute(raise_on_error=False)
         flags: list[int] = []
         for command, result in zip(commands, results, strict=True):
             if isinstance(result, NoScriptError):  # a server that was started since, or flushed
-                result = await self._redis.eval(self._script, *command)
+                result = await self._redis.eval(self._script.text, *command[2:])
             if isinstance(result, Exception):
                 raise result
             flags += result
@@ -347,34 +315,6 @@ class HistoryStore:
             raise HistoryStoreError("the history store did not answer in time") from error
         self._breaker.record_success()
         return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One run of the script, without its settings."""
-
-    keys: list[str]
-    arguments: list[bytes | int]
-
-    def add(self, event: Event, hours: range, counters: str) -> None:
-        """Append one event, to be counted if it is on a video and in one of some hours."""
-        is_video = event.type in VIDEO_EVENT_TYPES
-        item_id = event.video_id if is_video else event.comment_id
-        if item_id is None:
-            raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
-        record = encode_record(
-            event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
-        )
-        side = VIDEO_SIDE if is_video else COMMENT_SIDE
-        hour = event.timestamp // HOUR_MS
-        counted_by = self._key_number(counters) if is_video and hour in hours else 0
-        self.arguments.extend([side, record, encode_id(item_id), encode_event(event), counted_by])
-
-    def _key_number(self, key: str) -> int:
-        """Where a key stands in `KEYS`, which begins at 1; added where it isn't there yet."""
-        if key not in self.keys:
-            self.keys.append(key)
-        return self.keys.index(key) + 1
 
 
 def _discard(call: Awaitable[Any]) -> None:

@@ -14,6 +14,7 @@ stay one command. docs/decisions/0021.
 """
 
 import zlib
+from typing import Literal
 
 SCHEMA = 2
 SCHEMA_KEY = "lsvcr:schema"
@@ -40,6 +41,10 @@ class StoreKeys:
     def events_of(self, user_id: str) -> str:
         """The stream that a user's events are in."""
         return self.events(self.shard_of(user_id))
+
+    def value(self, shard: int, kind: Literal["history", "views"], user_id: str) -> str:
+        """What a user of a shard did, or what of it is only logged."""
+        return self._tagged(shard, kind, user_id)
 
     def history(self, user_id: str) -> str:
         """A user's history."""

@@ -104,7 +104,7 @@ def _arm_of(experiments: KnownExperiments, user_id: str) -> str:
 
 
 def _event(body: EventBody) -> Event:
-    return Event(**body.model_dump())
+    return Event(**vars(body))
 
 
 def _describe(refused: Refused) -> str:

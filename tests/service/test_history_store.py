@@ -333,6 +333,45 @@ async def _append(store: HistoryStore, events: list[Event]) -> None:
     await store.append_events(events)
 
 
+def test_a_value_that_cannot_be_read_leaves_its_whole_call_unwritten(
+    make_store: MakeStore, store_url: str
+) -> None:
+    keys = StoreKeys(1)
+    fine, broken = new_user(), new_user()
+    store = make_store(log_shards=1)
+
+    async def scenario() -> None:
+        async with AsyncRedis.from_url(store_url) as redis:
+            await redis.set(keys.history(broken), b"LSV\x09" + bytes(12))
+            logged = await redis.xlen(keys.events(0))
+            with pytest.raises(HistoryStoreError):
+                await store.append_events([event(fine, 1, 1), event(broken, 2, 2)])
+            assert await store.fetch_history(fine) is None
+            assert await redis.xlen(keys.events(0)) == logged
+            await redis.delete(keys.history(broken))
+            written = await store.append_events([event(fine, 1, 1), event(broken, 2, 2)])
+            assert written == AppendResult(2, 0)
+
+    run_with(store, scenario)
+
+
+def test_more_events_than_one_call_takes_are_stored_and_counted_once(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(log_shards=1, max_events=300)
+    users = [new_user() for _ in range(3)]
+    events = [event(users[number % 3], number, 1000 + number) for number in range(2, 252)]
+
+    async def scenario() -> None:
+        assert await store.append_events([*events, *events[:7]]) == AppendResult(250, 7)
+        for place, user in enumerate(users):
+            videos, _ = await store.fetch_events(user)
+            expected = [f"v{number}" for number in range(2, 252) if number % 3 == place]
+            assert [video.item_id for video in videos] == expected
+
+    run_with(store, scenario)
+
+
 def test_a_user_takes_no_more_than_the_cap_allows(make_store: MakeStore, store_url: str) -> None:
     """16 bytes, then for each kept event a record of 24 and an id of 128 at most, its length."""
     store, user = make_store(max_events=20), new_user()
