@@ -444,11 +444,11 @@ def _check_dimensions(bundle: Bundle) -> None:
                 f"tables/{name}.npy is {table.dtype}{table.shape}, not float32{expected}"
             )
         most = float(np.finfo(np.float32).max) if "input" in name else MAX_COMPONENT
-        if not _is_within(table, most):
+        if not is_within(table, most):
             raise BundleError(f"tables/{name}.npy holds values that are not finite, or huge")
     profile_CF = bundle.comment_profile_CF
     if profile_CF is not None and (
-        len(profile_CF) != rows["C"] or not _is_within(profile_CF, MAX_COMPONENT)
+        len(profile_CF) != rows["C"] or not is_within(profile_CF, MAX_COMPONENT)
     ):
         raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue or is not finite")
     _check_golden(bundle.golden, manifest, rows)
@@ -473,8 +473,19 @@ def _check_dimensions(bundle: Bundle) -> None:
         raise BundleError("popular/category_start.npy does not span by_category_Q")
 
 
-def _is_within(array: NDArray[np.floating[Any]], most: float) -> bool:
-    """Whether no number is NaN or beyond a bound; without a copy of a large table."""
+def is_within(array: NDArray[np.floating[Any]], most: float) -> bool:
+    """Whether no number is NaN or beyond a bound; without a copy of a large table.
+
+    Args:
+        array: Not empty; float16 or float32.
+        most: A number of the array's type.
+    """
+    if array.dtype == np.float16:
+        # Numpy compares halves one by one. Their bits are ordered as they are, first those
+        # without and then those with a sign, each from 0 to infinity and on to NaN.
+        most_bits, least_bits = np.array([most, -most], np.float16).view(np.uint16)
+        is_small = array.view(np.int16).max() <= most_bits
+        return bool(is_small and array.view(np.uint16).max() <= least_bits)
     return float(array.max()) <= most and float(array.min()) >= -most
 
 
