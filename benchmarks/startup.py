@@ -24,10 +24,24 @@ from lsvcr.registry import list_versions
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_bundle_arguments(parser)
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", help="numbers of videos; comments grow with them"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    registry = large_registry_of(args.work, args.videos, args.comments)
+    runs = []
+    for videos in args.sizes or [args.videos]:
+        comments = videos * args.comments // args.videos
+        registry = large_registry_of(args.work, videos, comments)
+        print(f"{videos:,} videos, {comments:,} comments", flush=True)
+        run = measure(registry, args)
+        runs.append({"videos": videos, "comments": comments, **run})
+    write_results(args.out, {"device": args.device, "workers": args.workers, "runs": runs})
+
+
+def measure(registry: Path, args: argparse.Namespace) -> dict[str, object]:
+    """One bundle: seconds by way, and what the service holds once it is ready."""
     folder = registry / list_versions(registry)[0]
     memory: list[dict[str, int]] = []
 
@@ -55,17 +69,11 @@ def main() -> None:
         print_row(name, values, "s", digits=2)
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"bundle {size_bytes / 1e9:.2f} GB; memory {memory[-1]}")
-    write_results(
-        args.out,
-        {
-            "videos": args.videos,
-            "comments": args.comments,
-            "workers": args.workers,
-            "bundle_bytes": size_bytes,
-            "memory": memory[-1],
-            "seconds": {name: spread(values, digits=2) for name, values in took_s.items()},
-        },
-    )
+    return {
+        "bundle_bytes": size_bytes,
+        "memory": memory[-1],
+        "seconds": {name: spread(values, digits=2) for name, values in took_s.items()},
+    }
 
 
 def timed(function: Callable[[Path], object], folder: Path) -> float:
