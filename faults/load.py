@@ -8,6 +8,7 @@ accepted are sent again, with the same id, as the interface says.
 import asyncio
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from faults.replica import ADMIN_KEY, Replica
 USERS = 300
 DEADLINE_MS = 1000
 LOOK_S = 0.2
+HURRYING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,27 @@ class Load:
         replicas: All that there may ever be; they may come and go.
         asks_per_s, events_per_s: Recommendations and single events.
         tag: Begins all event ids.
+        users_stay_s: After so long other users come in place of these.
+        at_once: Requests under way, at most; others wait, and their time counts.
     """
 
     def __init__(
-        self, replicas: Sequence[Replica], *, asks_per_s: float, events_per_s: float, tag: str
+        self,
+        replicas: Sequence[Replica],
+        *,
+        asks_per_s: float,
+        events_per_s: float,
+        tag: str,
+        users_stay_s: float = math.inf,
+        at_once: int = 400,
     ) -> None:
         self._replicas = list(replicas)
         self._asks_per_s = asks_per_s
         self._events_per_s = events_per_s
         self._tag = tag
+        self._users_stay_s = users_stay_s
+        self._at_once = at_once
+        self._room = asyncio.Semaphore(at_once)
         self._ready = set(range(len(replicas)))
         self._turn = itertools.count()
         self._is_ending = False
@@ -88,11 +102,32 @@ class Load:
         self._thread.join(60)
         return self.record
 
-    async def _main(self) -> None:
-        limits = httpx2.Limits(max_connections=400, max_keepalive_connections=100)
+    def measure_capacity(self, seconds: float, *, events_share: float) -> float:
+        """Requests answered a second where each of a few is followed by another at once."""
+        return asyncio.run(self._hurry(seconds, events_share)) / seconds
+
+    async def _hurry(self, seconds: float, events_share: float) -> int:
+        until_s = time.monotonic() + seconds
+        numbers = itertools.count()
+
+        async def ask(client: httpx2.AsyncClient) -> None:
+            while (now_s := time.monotonic()) < until_s:
+                number = next(numbers)
+                is_event = number % round(1 / events_share) == 0
+                await (self._write if is_event else self._ask)(client, number, now_s)
+
+        async with self._client() as client:
+            await asyncio.gather(*(ask(client) for _ in range(HURRYING)))
+        return next(numbers)
+
+    def _client(self) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_connections=self._at_once)
         headers = {"Authorization": f"Bearer {ADMIN_KEY}", "X-Deadline-Ms": str(DEADLINE_MS)}
+        return httpx2.AsyncClient(limits=limits, headers=headers, timeout=10)
+
+    async def _main(self) -> None:
         async with (
-            httpx2.AsyncClient(limits=limits, headers=headers, timeout=10) as client,
+            self._client() as client,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(self._look(client))
@@ -127,14 +162,14 @@ class Load:
         self.record.readiness.append((time.monotonic(), number, status, degraded))
 
     async def _ask(self, client: httpx2.AsyncClient, number: int, due_s: float) -> None:
-        body = {"user_id": f"user-{number % USERS}", "k": 10}
+        body = {"user_id": self._user(number, due_s), "k": 10}
         self.record.asked.append(await self._post(client, "/recommend/videos", body, due_s))
 
     async def _write(self, client: httpx2.AsyncClient, number: int, due_s: float) -> None:
         event_id = f"{self._tag}-{number}"
         event = {
             "event_id": event_id,
-            "user_id": f"user-{number % USERS}",
+            "user_id": self._user(number, due_s),
             "type": "video_watch",
             "video_id": f"v{number % 50 + 1}",
             "timestamp": int(time.time() * 1000),
@@ -149,6 +184,9 @@ class Load:
                 return
             await asyncio.sleep(0.5)
 
+    def _user(self, number: int, at_s: float) -> str:
+        return f"user-{number % USERS}-{int(at_s / self._users_stay_s)}"
+
     async def _post(
         self, client: httpx2.AsyncClient, path: str, body: object, due_s: float
     ) -> Answered:
@@ -157,7 +195,8 @@ class Load:
             number = self._choose(but=number)
             url = f"http://127.0.0.1:{self._replicas[number].port}{path}"
             try:
-                response = await client.post(url, content=content)
+                async with self._room:  # the client itself gets slow where many wait in it
+                    response = await client.post(url, content=content)
             except httpx2.HTTPError:
                 is_retried = True
                 continue

@@ -1,6 +1,8 @@
 """`python -m faults.soak`: a steady load, a new model every minute, users turning over.
 
-Memory, file descriptors and latency are looked at all the while; what grows is told.
+The load is a part of what this machine answers at most, generator and store included. Memory, file
+descriptors and latency are looked at all the while, and judged by the goals; the exit status is 1
+where one was missed.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,20 +18,41 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import write_results
-from faults.load import Record
+from faults.load import Load, Record
 from faults.world import World, running_world
 from tests.tiny_bundle_builder import TINY_VERSIONS
 
 LOOK_S = 5.0
 WARM_UP = 0.25
 """Of the whole time: until then caches and pools fill."""
+EVENTS_SHARE = 0.25
+"""Events among all requests."""
+USERS_STAY_S = 120.0
+AT_ONCE = 32
+CAPACITY_S = 10.0
+"""How long it is tried what can be answered at most."""
+
+MOST_MEMORY_PERCENT_PER_HOUR = 1.0
+MOST_MORE_DESCRIPTORS = 2
+MOST_P99_RATIO = 1.25
+LEAST_MINUTES = 20
+"""In less time memory's slope can't be told from noise."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a process held at a time."""
+
+    at_s: float
+    resident_bytes: int
+    descriptors: int
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run for some minutes and print what was found."""
+    """Run for some minutes, print what was found, and judge it."""
     parser = argparse.ArgumentParser(prog="python -m faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--asks-per-s", type=float, default=40)
+    parser.add_argument("--share", type=float, default=0.6, help="of what can be answered at most")
     parser.add_argument("--reload-s", type=float, default=60)
     parser.add_argument("--out", type=Path, help="file for the figures as JSON")
     options = parser.parse_args(arguments)
@@ -36,52 +60,80 @@ def main(arguments: Sequence[str]) -> int:
         tempfile.TemporaryDirectory(prefix="lsvcr-soak-") as folder,
         running_world(Path(folder), replicas=1) as world,
     ):
-        world.asks_per_s = options.asks_per_s
-        found = _soak(world, options.minutes * 60, options.reload_s)
+        trying = Load(world.replicas, asks_per_s=0, events_per_s=0, tag="try")
+        most_per_s = trying.measure_capacity(CAPACITY_S, events_share=EVENTS_SHARE)
+        world.asks_per_s = options.share * (1 - EVENTS_SHARE) * most_per_s
+        world.events_per_s = options.share * EVENTS_SHARE * most_per_s
+        world.users_stay_s, world.asks_at_once = USERS_STAY_S, AT_ONCE
+        found = {"most_per_s": round(most_per_s), "share": options.share}
+        found |= _soak(world, options.minutes * 60, options.reload_s)
+    missed = judge(found)
+    found["goals_missed"] = missed
     for name, value in found.items():
         print(f"{name:28} {value}")
     write_results(options.out, {"date": datetime.now(UTC).isoformat(timespec="seconds"), **found})
-    return 0
+    return 1 if missed else 0
+
+
+def judge(found: dict[str, Any]) -> list[str]:
+    """Name the goals that were missed; empty is good."""
+    first_ms, second_ms = found["p50_p99_ms_first_half"][1], found["p50_p99_ms_second_half"][1]
+    slope = found["memory_percent_per_hour"]
+    more = found["descriptors_last"] - found["descriptors_warm"]
+    goals = {
+        f"memory grows by {slope} % an hour": slope < MOST_MEMORY_PERCENT_PER_HOUR
+        or found["minutes"] < LEAST_MINUTES,
+        f"{more} more descriptors": more <= MOST_MORE_DESCRIPTORS,
+        f"p99 went from {first_ms} to {second_ms} ms": second_ms <= MOST_P99_RATIO * first_ms,
+        f"{found['not_answered_well']} not answered well": found["not_answered_well"] == 0,
+        f"{found['events_lost']} accepted events lost": found["events_lost"] == 0,
+    }
+    return [missed for missed, is_met in goals.items() if not is_met]
 
 
 def _soak(world: World, seconds: float, reload_s: float) -> dict[str, Any]:
-    looks: list[tuple[float, int, int]] = []
+    looks: list[Look] = []
     reloads = 0
     with world.load("soak") as load:
         began_s = time.monotonic()
         while (now_s := time.monotonic() - began_s) < seconds:
-            looks.append((now_s, *_look(world.replicas[0].pid)))
+            looks.append(_look(world.replicas[0].pid, now_s))
             if now_s >= (reloads + 1) * reload_s:
                 reloads += 1
                 version = TINY_VERSIONS[reloads % 2]
                 world.replicas[0].call("POST", f"/admin/models/{version}/activate")
             time.sleep(LOOK_S)
+    accepted = load.record.accepted
     return {
         "minutes": round(seconds / 60, 1),
         "reloads": reloads,
         **_growth(looks, seconds),
         **_latency(load.record, began_s, seconds),
+        "events_accepted": len(accepted),
+        "events_lost": len(accepted - world.store.logged_event_ids()),
     }
 
 
-def _look(pid: int) -> tuple[int, int]:
-    """Resident bytes and open file descriptors of a process."""
+def _look(pid: int, at_s: float) -> Look:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Look(at_s, pages * 4096, len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
-def _growth(looks: Sequence[tuple[float, int, int]], seconds: float) -> dict[str, Any]:
-    at_N, bytes_N, files_N = (np.array(column, float) for column in zip(*looks, strict=True))
-    warm_N = at_N > seconds * WARM_UP
-    slope = np.polyfit(at_N[warm_N], bytes_N[warm_N], 1)[0] * 3600
+def _growth(looks: Sequence[Look], seconds: float) -> dict[str, Any]:
+    """Memory by a line through all looks after warm-up; descriptors by medians of their thirds."""
+    warm = [one for one in looks if one.at_s > seconds * WARM_UP]
+    bytes_N = np.array([one.resident_bytes for one in warm], float)
+    slope = np.polyfit([one.at_s for one in warm], bytes_N, 1)[0] * 3600
+    third = len(warm) // 3
+    descriptors_N = np.array([one.descriptors for one in warm])
     return {
-        "memory_mb_first": round(bytes_N[0] / 1e6, 1),
-        "memory_mb_warm": round(bytes_N[warm_N][0] / 1e6, 1),
+        "memory_mb_first": round(looks[0].resident_bytes / 1e6, 1),
+        "memory_mb_warm": round(bytes_N[0] / 1e6, 1),
         "memory_mb_last": round(bytes_N[-1] / 1e6, 1),
-        "memory_percent_per_hour": round(100 * slope / bytes_N[warm_N].mean(), 2),
-        "descriptors_warm": int(files_N[warm_N][0]),
-        "descriptors_last": int(files_N[-1]),
-        "descriptors_most": int(files_N.max()),
+        "memory_percent_per_hour": round(100 * slope / bytes_N.mean(), 2),
+        "descriptors_warm": int(np.median(descriptors_N[:third])),
+        "descriptors_last": int(np.median(descriptors_N[-third:])),
+        "descriptors_most": max(one.descriptors for one in looks),
     }
 
 
@@ -95,9 +147,9 @@ def _latency(record: Record, began_s: float, seconds: float) -> dict[str, Any]:
     return {
         "requests": len(record.asked),
         "not_answered_well": sum(one.status != 200 for one in record.asked),
+        "degraded": sum(bool(one.degraded) for one in record.asked),
         "p50_p99_ms_first_half": percentiles[0],
         "p50_p99_ms_second_half": percentiles[1],
-        "events_accepted": len(record.accepted),
     }
 
 

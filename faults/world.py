@@ -1,6 +1,7 @@
 """What every scenario begins with: a store behind a proxy, replicas, a registry, a load."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class World:
     replicas: list[Replica]
     asks_per_s: float = 40.0
     events_per_s: float = 15.0
+    users_stay_s: float = math.inf
+    asks_at_once: int = 400
     began_s: float = 0.0
     ended_s: float = 0.0
     running: Load | None = None
@@ -106,7 +109,12 @@ class World:
     def load(self, tag: str) -> Iterator[Load]:
         """Ask before, during and after what the block does."""
         load = Load(
-            self.replicas, asks_per_s=self.asks_per_s, events_per_s=self.events_per_s, tag=tag
+            self.replicas,
+            asks_per_s=self.asks_per_s,
+            events_per_s=self.events_per_s,
+            tag=tag,
+            users_stay_s=self.users_stay_s,
+            at_once=self.asks_at_once,
         )
         self.running = load
         load.start()

@@ -7,8 +7,11 @@ from typing import Any
 from app_client import make_settings, serve
 from experiment_apps import definition, put, wait_until
 from redis import Redis
+from starlette.testclient import TestClient
 
 from service.embedded_store import EmbeddedStore
+
+EVENT = {"type": "video_watch", "timestamp": 5}
 
 
 def everything(redis: Redis) -> Iterator[tuple[bytes, bytes]]:
@@ -70,3 +73,46 @@ def test_nothing_of_an_erased_user_is_left_in_the_store(
             assert not left
             exported = one.get(f"/users/{gone}/export").json()
             assert not any(exported[part] for part in ("views", "event_log"))
+
+
+def test_the_bytes_of_erased_entries_go_with_the_newest_that_the_log_may_keep(
+    tiny_master: Path, store_folder: Path
+) -> None:
+    """As stated: a deleted entry's bytes stay until the log has as many newer ones as it keeps."""
+    gone, kept_entries = "user-to-be-forgotten", 400
+
+    def dumped(redis: Redis) -> bytes:
+        return b"".join(redis.dump(key) for key in redis.scan_iter(count=1000))
+
+    def fill(client: TestClient, first: int, count: int) -> None:
+        for number in range(first, first + count, 100):
+            users = [f"user-{one}" for one in range(number, number + 100)]
+            events = [
+                {**EVENT, "event_id": f"{user}-watch", "user_id": user, "video_id": "v2"}
+                for user in users
+            ]
+            assert client.post("/events", json={"events": events}).json()["accepted"] == 100
+            requests = [{"kind": "videos", "user_id": user} for user in users]
+            answers = client.post("/recommend/batch", json={"requests": requests})
+            assert answers.status_code == 200
+
+    with EmbeddedStore(store_folder) as embedded, Redis.from_url(embedded.url, protocol=2) as redis:
+        redis.config_set("rdbcompression", "no")  # else their bytes could not be found
+        settings = make_settings(
+            tiny_master,
+            embedded.url,
+            event_log_max_entries=kept_entries,
+            exposure_log_max_entries=kept_entries,
+        )
+        with serve(settings) as client:
+            put(client, definition("both"))
+            fill(client, 0, 100)  # neighbours in the block of the entries
+            event = {**EVENT, "event_id": "gone", "user_id": gone, "video_id": "v1"}
+            assert client.post("/events", json={"events": [event]}).json()["accepted"] == 1
+            assert client.post("/recommend/videos", json={"user_id": gone}).status_code == 200
+            wait_until(lambda: exposures_of(redis, gone) == 1, "the exposure is written")
+            assert client.delete(f"/users/{gone}").status_code == 204
+            assert not any(gone.encode() in key + content for key, content in everything(redis))
+            assert gone.encode() in dumped(redis), "no longer needed: say so in the documents"
+            fill(client, 100, 2 * kept_entries)
+            wait_until(lambda: gone.encode() not in dumped(redis), "the log has moved on")
