@@ -1,18 +1,21 @@
 """What memory a video, a comment, a worker and a user cost.
 
-The service at two catalogue sizes and with two numbers of workers; shared pages count once. The
+The service at some catalogue sizes and with some numbers of workers; shared pages count once. The
 naive way is every process with everything in memory: the bundle as many times as there are workers.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.results_file import write_results
 from benchmarks.service_process import USERS, fill_store, memory_of, running_service
+from lsvcr.registry import list_versions
 from service.embedded_store import EmbeddedStore
 
 
@@ -23,37 +26,68 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--engine", choices=["inline", "process"], default="inline")
     args = parser.parse_args()
-    rows = []
-    arguments = ["--device", args.device, "--engine", args.engine]
+    runs = []
     for videos in args.sizes:
         comments = videos * args.comments // args.videos
         registry = large_registry_of(args.work, videos, comments)
-        files = sum(path.stat().st_size for path in registry.rglob("*") if path.is_file())
-        for workers in args.workers:
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                EmbeddedStore(Path(folder)) as store,
-                running_service(
-                    registry,
-                    Path(folder, "unused"),
-                    workers=workers,
-                    arguments=[*arguments, "--redis", store.url],
-                ) as port,
-            ):
-                empty = used_memory(store.url)
-                fill_store(port, registry, full=True)
-                row = {
-                    "videos": videos,
-                    "comments": comments,
-                    "workers": workers,
-                    "bundle_bytes": files,
-                    "naive_bytes": files * workers,
-                    **memory_of(port),
-                    "store_bytes_a_user": round((used_memory(store.url) - empty) / USERS),
-                }
-            rows.append(row)
-            print(row, flush=True)
-    write_results(args.out, {"engine": args.engine, "runs": rows})
+        bundle = registry / list_versions(registry)[0]
+        kinds = bytes_by_kind(bundle)
+        size_bytes = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+        rows = [measure(registry, workers, size_bytes, args) for workers in args.workers]
+        run = {
+            "videos": videos,
+            "comments": comments,
+            "bundle_bytes": size_bytes,
+            "bundle_bytes_a_video": round(kinds["video"] / videos),
+            "bundle_bytes_a_comment": round(kinds["comment"] / comments),
+            "bytes_a_further_worker": further_worker(rows),
+            "by_workers": rows,
+        }
+        runs.append(run)
+        print(run, flush=True)
+    write_results(args.out, {"engine": args.engine, "users": USERS, "runs": runs})
+
+
+def measure(
+    registry: Path, workers: int, bundle_bytes: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The processes' memory after every user's events were stored, and the store's."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedStore(Path(folder)) as store,
+        running_service(
+            registry,
+            Path(folder, "unused"),
+            workers=workers,
+            arguments=["--device", args.device, "--engine", args.engine, "--redis", store.url],
+        ) as port,
+    ):
+        empty = used_memory(store.url)
+        fill_store(port, registry, full=True)
+        return {
+            "workers": workers,
+            "naive_bytes": bundle_bytes * workers,
+            **memory_of(port),
+            "store_bytes_a_user": round((used_memory(store.url) - empty) / USERS),
+        }
+
+
+def bytes_by_kind(bundle: Path) -> dict[str, int]:
+    """Bytes of a bundle's files that have a row for each video, and for each comment."""
+    total = {"video": 0, "comment": 0}
+    for folder in ("tables", "index", "catalogue", "popular"):
+        for path in (bundle / folder).iterdir():
+            is_comment = "comment" in path.stem and not path.stem.endswith(("VD", "V1"))
+            total["comment" if is_comment else "video"] += path.stat().st_size
+    return total
+
+
+def further_worker(rows: Sequence[dict[str, Any]]) -> int | None:
+    """What a worker adds, from the fewest and the most that were measured."""
+    few, many = (order(rows, key=lambda row: row["workers"]) for order in (min, max))
+    if few is many:
+        return None
+    return round((many["pss_bytes"] - few["pss_bytes"]) / (many["workers"] - few["workers"]))
 
 
 def used_memory(url: str) -> int:
