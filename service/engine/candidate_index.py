@@ -60,8 +60,9 @@ class CandidateIndex:
         Raises:
             BundleError: If it can't be read or doesn't fit the catalogue.
         """
+        in_place = 0 if on_gpu else faiss.IO_FLAG_MMAP_IFC  # one copy for all processes
         try:
-            index = faiss.read_index(str(path))
+            index = faiss.read_index(str(path), in_place)
         except (RuntimeError, MemoryError) as error:
             logger.warning("%s: %s", path.name, error)
             raise BundleError(f"index/{path.name} cannot be read") from error
