@@ -107,7 +107,7 @@ def _soak(world: World, seconds: float, reload_s: float) -> dict[str, Any]:
     return {
         "minutes": round(seconds / 60, 1),
         "reloads": reloads,
-        **_growth(looks, seconds),
+        **measure_growth(looks, seconds),
         **_latency(load.record, began_s, seconds),
         "events_accepted": len(accepted),
         "events_lost": len(accepted - world.store.logged_event_ids()),
@@ -119,7 +119,7 @@ def _look(pid: int, at_s: float) -> Look:
     return Look(at_s, pages * 4096, len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
-def _growth(looks: Sequence[Look], seconds: float) -> dict[str, Any]:
+def measure_growth(looks: Sequence[Look], seconds: float) -> dict[str, Any]:
     """Memory by a line through all looks after warm-up; descriptors by medians of their thirds."""
     warm = [one for one in looks if one.at_s > seconds * WARM_UP]
     bytes_N = np.array([one.resident_bytes for one in warm], float)

@@ -11,6 +11,8 @@ from faults.synced_size import SyncedSize
 from faults.world import World
 
 HOLD_S = 4.0
+NEARLY_S = 0.8
+"""From a sync until shortly before the next one: when most is lost."""
 EVERYSEC_S = 2.0
 """What Redis and Valkey may keep from the disk: a second, and another while a sync is slow."""
 
@@ -104,6 +106,8 @@ def store_power_cut(world: World) -> None:
     with contextlib.ExitStack() as stack:
         with synced.watch():
             time.sleep(HOLD_S)
+            synced.await_next()
+            time.sleep(NEARLY_S)
             stack.enter_context(world.fault())
             accepted, ended_s = world.accepted(), time.time()
             world.store.kill()

@@ -12,6 +12,7 @@ from pathlib import Path
 from faults.store_server import StoreServer
 
 LOOK_S = 0.005
+MOST_WAIT_S = 5.0
 
 
 class SyncedSize:
@@ -51,6 +52,13 @@ class SyncedSize:
         """When syncs began, Unix time."""
         lines = [line.split() for line in self._seen.read_text().splitlines()]
         return [float(line[1]) for line in lines if "sync(" in line[2]]
+
+    def await_next(self) -> None:
+        """Wait for a sync."""
+        before = len(self.syncs_s())
+        until_s = time.monotonic() + MOST_WAIT_S
+        while len(self.syncs_s()) == before and time.monotonic() < until_s:
+            time.sleep(LOOK_S)
 
     def size_bytes(self) -> int:
         """How long the file was when the last sync began."""
