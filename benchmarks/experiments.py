@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import http.client
 import json
 import statistics
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import write_results
-from benchmarks.service_process import running_service
+from benchmarks.service_process import ask, running_service
 from service.embedded_store import EmbeddedStore
 from service.experiments.assignment import assign_all
 from service.experiments.decision import decide
@@ -104,11 +103,11 @@ def stops_ms(registry: Path, count: int) -> dict[str, float]:
             running_service(registry, Path(folder), workers=1, arguments=shared) as other,
         ):
             for _ in range(count):
-                _ask(one, "PUT", f"/admin/experiments/{NAME}", _definition())
+                ask(one, "PUT", f"/admin/experiments/{NAME}", _definition())
                 while _reason(other) != "bucket":
                     time.sleep(0.01)
                 started_s = time.monotonic()
-                _ask(one, "POST", f"/admin/experiments/{NAME}/stop")
+                ask(one, "POST", f"/admin/experiments/{NAME}/stop")
                 while _reason(other) != "stopped":
                     time.sleep(0.005)
                 times_ms.append((time.monotonic() - started_s) * 1000)
@@ -125,16 +124,5 @@ def _definition() -> dict[str, Any]:
 
 
 def _reason(port: int) -> str | None:
-    found = _ask(port, "GET", "/experiments/assignment?user_id=u")["assignments"]
+    found = ask(port, "GET", "/experiments/assignment?user_id=u")["assignments"]
     return str(found[0]["reason"]) if found else None
-
-
-def _ask(port: int, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request(method, path, None if body is None else json.dumps(body))
-    answer = connection.getresponse()
-    content = answer.read()
-    connection.close()
-    if answer.status != 200:
-        raise RuntimeError(f"{path} answered {answer.status}: {content!r}")
-    return dict(json.loads(content))

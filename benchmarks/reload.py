@@ -5,20 +5,20 @@ than twice the 99th percentile of the quiet run.
 """
 
 import argparse
-import http.client
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.http import load
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.load_generator import offer
 from benchmarks.results_file import write_results
-from benchmarks.service_process import fill_store, memory_of, running_service
+from benchmarks.service_process import ask, fill_store, memory_of, running_service
 from lsvcr.registry import list_versions
 
 
@@ -70,9 +70,11 @@ def main() -> None:
     write_results(args.out, {"videos": args.videos, "comments": args.comments, **found})
 
 
-def add_version(registry: Path, version: str, name: str) -> None:
-    """The same bundle under another name; its files are links, only the manifest is new."""
-    shutil.copytree(registry / version, registry / name, copy_function=os.link)
+def add_version(
+    registry: Path, version: str, name: str, copy: Callable[[str, str], object] = os.link
+) -> None:
+    """The same bundle under another name; its files are links by default, the manifest is new."""
+    shutil.copytree(registry / version, registry / name, copy_function=copy)
     manifest = registry / name / "manifest.json"
     fields = json.loads(manifest.read_text())
     manifest.unlink()
@@ -84,12 +86,7 @@ def activate(port: int, versions: list[str], took_s: list[float]) -> None:
     for version in versions:
         time.sleep(1)
         started_s = time.perf_counter()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("POST", f"/admin/models/{version}/activate")
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{version} was refused: {content!r}")
+        ask(port, "POST", f"/admin/models/{version}/activate")
         took_s.append(time.perf_counter() - started_s)
 
 

@@ -151,6 +151,18 @@ def fill_store(port: int, registry: Path, *, full: bool = False) -> None:
             client.send(SendEvents(sent[start : start + 500]))
 
 
+def ask(port: int, method: str, path: str, body: Any = None) -> Any:
+    """One request and its JSON, if it answers any; raises RuntimeError where it fails."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, None if body is None else json.dumps(body))
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    if answer.status not in (200, 204):
+        raise RuntimeError(f"{path} answered {answer.status}: {content!r}")
+    return json.loads(content or b"null")
+
+
 def memory_of(port: int) -> dict[str, int]:
     """Bytes of all processes of the service that listens on a port.
 
