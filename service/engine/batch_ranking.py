@@ -46,6 +46,22 @@ class PlainQuery:
     fetched: Candidates
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Rows that are scored for every query.
+
+    Attributes:
+        vector_DP: As they are multiplied with twice as fast.
+        logit_P: Of the prior; None without one.
+        place_V: Where in `row_P` a catalogue row stands; behind its end where it doesn't.
+    """
+
+    row_P: Rows
+    vector_DP: NDArray[np.float32]
+    logit_P: NDArray[np.float32] | None
+    place_V: NDArray[np.integer]
+
+
 class BatchRanking:
     """Scores a batch's videos.
 
@@ -57,10 +73,10 @@ class BatchRanking:
     def __init__(self, candidate_VD: NDArray[np.float32], temperature: float) -> None:
         self._candidate_VD = candidate_VD
         self._temperature = np.float32(temperature)
+        self._popular: tuple[PopularityPrior, _Compared] | None = None
 
     @cached_property
     def _candidate_DV(self) -> NDArray[np.float32]:
-        """A small catalogue's vectors as they are multiplied with twice as fast."""
         return np.ascontiguousarray(self._candidate_VD.T)
 
     def rank_all(
@@ -71,7 +87,9 @@ class BatchRanking:
         Scores everything roughly, then exactly what may be among the best, ties included.
         """
         row_V = np.arange(len(self._candidate_VD))
-        owner_N, row_N = self._best_of(queries, prior, row_V, row_V)
+        logit_V = None if prior is None else prior.logit_V
+        compared = _Compared(row_V, self._candidate_DV, logit_V, row_V)
+        owner_N, row_N = self._best_of(queries, compared)
         return self._rank(queries, prior, owner_N, row_N)
 
     def rank_candidates(
@@ -87,14 +105,15 @@ class BatchRanking:
         if prior is not None:
             root = math.sqrt(len(self._candidate_VD))
             popular = prior.propose(max(POPULAR, round(POPULAR_OF_ROOT * root)))
-            is_other = prior.place_V >= len(popular.row_N)  # these are proposed once
-            fetched = [row_N[is_other[row_N]] for row_N in fetched]
+            fetched = [  # the popular ones are proposed once
+                row_N[prior.place_V[row_N] >= len(popular.row_N)] for row_N in fetched
+            ]
         owner_N = np.repeat(np.arange(len(queries)), [len(row_N) for row_N in fetched])
         row_N: Rows = np.concatenate(fetched)
         is_allowed_N = self._allows(queries, owner_N, row_N)
         owners, rows = [owner_N[is_allowed_N]], [row_N[is_allowed_N]]
         if prior is not None:
-            owner_N, row_N = self._best_of(queries, prior, popular.row_N, prior.place_V)
+            owner_N, row_N = self._best_of(queries, self._compare(prior, popular.row_N))
             owners.append(owner_N)
             rows.append(row_N)
         ranked = self._rank(queries, prior, np.concatenate(owners), np.concatenate(rows))
@@ -103,34 +122,35 @@ class BatchRanking:
             for query, best in zip(queries, ranked, strict=True)
         ]
 
+    def _compare(self, prior: PopularityPrior, row_P: Rows) -> _Compared:
+        """The popular rows' vectors, gathered once for each prior."""
+        known = self._popular
+        if known is None or known[0] is not prior:
+            vector_DP = np.ascontiguousarray(self._candidate_VD[row_P].T)
+            known = prior, _Compared(row_P, vector_DP, prior.logit_V[row_P], prior.place_V)
+            self._popular = known
+        return known[1]
+
     def _best_of(
-        self,
-        queries: Sequence[PlainQuery],
-        prior: PopularityPrior | None,
-        row_P: Rows,
-        place_V: NDArray[np.integer],
+        self, queries: Sequence[PlainQuery], compared: _Compared
     ) -> tuple[NDArray[np.intp], Rows]:
         """Pairs that hold each query's best of some rows, ties included, and few others.
 
         Scores everything roughly: equal videos only nearly equally.
-
-        Args:
-            row_P: The same for all queries.
-            place_V: Where in `row_P` a catalogue row stands; behind its end where it doesn't.
         """
-        is_all = len(row_P) == len(self._candidate_VD)
-        vector_DP = self._candidate_DV if is_all else self._candidate_VD[row_P].T
+        row_P = compared.row_P
         preference_BD = (_preferences(queries) / self._temperature).astype(np.float32, copy=False)
-        score_BP = preference_BD @ vector_DP
-        if prior is not None:
-            score_BP += _weights(queries)[:, None] * prior.logit_V[row_P]
+        score_BP = preference_BD @ compared.vector_DP
+        if compared.logit_P is not None:
+            score_BP += _weights(queries)[:, None] * compared.logit_P
         for score_P, query in zip(score_BP, queries, strict=True):
-            place_E = place_V[query.excluded_E]
+            place_E = compared.place_V[query.excluded_E]
             score_P[place_E[place_E < len(row_P)]] = -np.inf
             if query.matching is not None:
                 score_P[~query.matching(row_P)] = -np.inf
-        if is_all:
-            score_BP[:, 0] = -np.inf  # the padding row
+        padding = compared.place_V[0]
+        if padding < len(row_P):
+            score_BP[:, padding] = -np.inf
         floor_B = _at_most_the_worst(score_BP, [query.count for query in queries])
         floor_B -= 2 * ROUNDING / self._temperature
         np.maximum(floor_B, np.finfo(np.float32).min, out=floor_B)  # never what was left out
