@@ -31,7 +31,7 @@ _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 """Answers of one batch are some thousand objects, and none of them is in a cycle: with Python's 700
 a tenth of a worker's time went into looking for some."""
 
-_ACCEPTED_A_TURN = 16
+_ACCEPTED_A_TURN = 4
 """The event loop accepts one connection of a socket a turn, and some turns take ten milliseconds:
 of clients that connect together many waited for seconds. So a worker has each socket so many times.
 A worker alone, which binds its socket itself, has it once."""

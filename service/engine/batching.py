@@ -20,6 +20,10 @@ AnswerT = TypeVar("AnswerT")
 
 logger = logging.getLogger(__name__)
 
+SENT_TOGETHER = 4
+"""Answers that are sent in one turn of the event loop: each takes a while to write, and requests
+that have just come wait."""
+
 NEWEST_WEIGHT = 0.2
 """Of the last batch in the moving average of what a query costs."""
 
@@ -133,10 +137,12 @@ class Batcher(Generic[QueryT, AnswerT]):
                 ended_s = time.monotonic()
                 query_s = (ended_s - started_s) / len(jobs)
                 self._query_s += NEWEST_WEIGHT * (query_s - self._query_s)
-                for job, answer in zip(jobs, answers, strict=True):
+                for number, (job, answer) in enumerate(zip(jobs, answers, strict=True), start=1):
                     if ended_s >= job.deadline_s:
                         answer = DeadlineExceededError("the answer was ready too late")
                     _settle(job, answer, (started_s - job.submitted_s) * 1000)
+                    if number % SENT_TOGETHER == 0:
+                        await asyncio.sleep(0)
             await asyncio.sleep(0)  # what has arrived meanwhile joins the next batch
         self._draining -= 1
 
