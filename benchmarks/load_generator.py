@@ -60,6 +60,7 @@ class Seen:
         begun_N: Seconds from the start at which each was due.
         behind_ms: The median of how late requests were sent.
         degraded: Answers with status 200 for which something was missing.
+        cpu_s: Processor time that the generators took while they sent.
     """
 
     load: Load
@@ -68,6 +69,7 @@ class Seen:
     status_N: NDArray[np.int64]
     behind_ms: float
     degraded: int
+    cpu_s: float
 
     @property
     def goodput_per_s(self) -> float:
@@ -117,6 +119,7 @@ def offer(port: int, load: Load) -> Seen:
         *(np.concatenate([part[name] for part in seen]) for name in ("begun", "latency", "status")),
         behind_ms=max(float(part["behind"]) for part in seen),
         degraded=sum(int(part["degraded"]) for part in seen),
+        cpu_s=sum(float(part["cpu_s"]) for part in seen),
     )
 
 
@@ -209,6 +212,7 @@ class _Generator:
         self._connections = 0
         self.degraded = 0
         self._behind_ms: list[float] = []
+        self._cpu_s = 0.0
         self._seen: list[tuple[float, float, int]] = []
 
     async def run(self) -> None:
@@ -216,12 +220,14 @@ class _Generator:
         for _ in range(self._load.connections):
             await self._connect()
         self._start_s = time.perf_counter()
+        started_cpu_s = time.process_time()
         if self._load.per_s:
             await self._send_when_due()
         else:
             while self._idle:
                 self._send(self._idle.popleft(), self._passed_s())
             await asyncio.sleep(self._load.seconds)
+        self._cpu_s = time.process_time() - started_cpu_s
         until_s = self._passed_s() + DRAIN_S
         while (self._under_way or self._late) and self._passed_s() < until_s:
             await asyncio.sleep(0.01)
@@ -238,6 +244,7 @@ class _Generator:
             status=status,
             behind=behind,
             degraded=self.degraded,
+            cpu_s=self._cpu_s,
         )
 
     def finish(self, connection: _Connection, status: int) -> None:

@@ -1,19 +1,30 @@
 """What becomes of requests when more come than can be answered.
 
 First the peak, by a closed loop; then an open loop at multiples of it, with the service's own
-deadline: how many are still answered, and how fast the rest is refused.
+deadline: how many are still answered, and how fast the rest is refused. All is on the same cores,
+so each rate is also offered to an app that only refuses: what that and the load's generator take is
+lost for answers whatever the service does, and `possible_of_peak` is what would be left.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.http import load
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
-from benchmarks.load_generator import offer
+from benchmarks.load_generator import Load, offer
 from benchmarks.results_file import write_results
-from benchmarks.service_process import fill_store, running_service
+from benchmarks.service_process import (
+    cpu_s_of,
+    fill_store,
+    running_refusing_app,
+    running_service,
+)
 
 DEADLINE_MS = 1000
 """The service's default. Time in sockets that it hasn't read yet counts here, not there."""
@@ -26,6 +37,7 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="of the closed loop")
     parser.add_argument("--factors", type=float, nargs="*", default=[0.8, 1.5, 5.0])
     args = parser.parse_args()
     args.path = "videos"
@@ -37,20 +49,50 @@ def main() -> None:
         ) as port,
     ):
         fill_store(port, registry)
-        closed = [offer(port, load(args, 0, seed=seed)) for seed in range(4)]
+        closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)]
         peak = statistics.median(seen.goodput_per_s for seen in closed[1:])
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
+    with running_refusing_app(workers=args.workers) as port:
+        refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
+    generating = statistics.median(seen.cpu_s for seen in closed[1:]) / args.seconds
+    cores = len(os.sched_getaffinity(0))
     rows = []
-    for factor, seen in zip(args.factors, runs, strict=True):
+    for factor, seen, refused in zip(args.factors, runs, refusing, strict=True):
         in_time = seen.in_time_per_s(DEADLINE_MS) / peak
-        row = {"offered_of_peak": factor, "in_time_of_peak": round(in_time, 3)}
+        rejected = float(np.mean(seen.status_N == 503))
+        lost = refused.generator_cores + refused.server_cores * rejected
+        row = {
+            "offered_of_peak": factor,
+            "in_time_of_peak": round(in_time, 3),
+            "possible_of_peak": round(min(1.0, (cores - lost) / (cores - generating)), 3),
+            "refused_by_bare_app": asdict(refused),
+        }
         rows.append({**row, **seen.describe()})
         print(rows[-1])
     write_results(
         args.out,
         {"videos": args.videos, "workers": args.workers, "peak_per_s": round(peak), "runs": rows},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """What a load costs that is refused at once; cores are seconds of processor time a second."""
+
+    generator_cores: float
+    server_cores: float
+    p50_ms: float
+    p99_ms: float
+
+
+def refuse(port: int, load: Load) -> Refusing:
+    """Offer a load to an app that refuses all of it."""
+    before_s = cpu_s_of(port)
+    seen = offer(port, load)
+    cores = (seen.cpu_s / load.seconds, (cpu_s_of(port) - before_s) / load.seconds)
+    latencies_ms = np.percentile(seen.latency_ms_N, [50, 99])
+    return Refusing(*(round(float(value), 3) for value in (*cores, *latencies_ms)))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def running_refusing_app(*, workers: int) -> Iterator[int]:
+    """The cheapest server of 503s (`baselines/refusing_app.py`); yields its port."""
+    port = free_port()
+    command = [sys.executable, "-m", *UVICORN, "benchmarks.baselines.refusing_app:app"]
+    with _running([*command, "--port", str(port), "--workers", str(workers)], port):
+        yield port
+
+
+@contextlib.contextmanager
 def running_peer(
     name: str, bundle: Path, graph: str, store_url: str, *, workers: int, python: Path
 ) -> Iterator[int]:

@@ -17,7 +17,6 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lsvcr.catalogue import item_hash
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
@@ -30,6 +29,7 @@ MAX_TIMESTAMP_MS = 2**48 - 1
 
 VIDEO_SIDE, COMMENT_SIDE = 1, 2
 
+_MILLISECONDS = np.uint64(MAX_TIMESTAMP_MS)
 _HEADER = struct.Struct("<4sHHII")
 _RECORD = struct.Struct("<QQQ")
 _ID_LENGTH = struct.Struct("<H")
@@ -65,9 +65,9 @@ def decode_history(value: bytes) -> EventHistory:
         HistoryStoreError: If the value has another format.
     """
     videos, comments = _read_header(value)
-    words = np.frombuffer(value, "<u8", 3 * (videos + comments), _HEADER.size).reshape(-1, 3)
-    item_NM = words[:, 1].astype(np.uint64)
-    time_NM = _milliseconds(words[:, 2])
+    words = np.frombuffer(value, "<u8", 3 * (videos + comments), _HEADER.size)
+    item_NM = words[1::3].astype(np.uint64, copy=False)
+    time_NM = (words[2::3] & _MILLISECONDS).view(np.int64)
     return EventHistory(item_NM[:videos], time_NM[:videos], item_NM[videos:], time_NM[videos:])
 
 
@@ -88,10 +88,6 @@ def decode_events(value: bytes) -> tuple[list[StoredEvent], list[StoredEvent]]:
         event_type = EVENT_TYPES[word >> 48 & 0xFF]
         events.append(StoredEvent(item_id, event_type, word & MAX_TIMESTAMP_MS))
     return events[:videos], events[videos:]
-
-
-def _milliseconds(word_N: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (word_N & np.uint64(MAX_TIMESTAMP_MS)).astype(np.int64)
 
 
 def _read_header(value: bytes) -> tuple[int, int]:
