@@ -53,11 +53,14 @@ def main() -> None:
         fill_store(service, registry, full=args.full)
         offer(service, load(args, 0))  # the first round warms up
         ports = {"bare FastAPI": bare, "service": service}
-        bundle = registry / list_versions(registry)[0]
+        asked = {
+            "BUNDLE": str(registry / list_versions(registry)[0]),
+            "STORE": store.url,
+            "GRAPH": args.peers_graph,
+            "THREADS": str(args.peers_threads),
+        }
         for name in args.peers:
-            peer = running_peer(
-                name, bundle, args.graph, store.url, workers=args.workers, python=args.peers_python
-            )
+            peer = running_peer(name, asked, workers=args.workers, python=args.peers_python)
             ports[name] = stack.enter_context(peer)
             closed[name], cpu_us[name] = [], []
             offer(ports[name], load_of(args, name, 0))
@@ -100,7 +103,7 @@ def main() -> None:
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
             "cpu_us_per_request": {name: spread(values) for name, values in cpu_us.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
-            "graph": args.graph if args.peers else None,
+            "peers": {"graph": args.peers_graph, "threads": args.peers_threads},
             "service_over": {name: spread(rounds, digits=3) for name, rounds in ratios.items()},
             "open_loop": [seen.describe() for seen in opened],
         },
@@ -132,9 +135,12 @@ def parse_arguments() -> argparse.Namespace:
         help="of an environment with baselines/requirements-peers.txt",
     )
     parser.add_argument(
-        "--graph",
+        "--peers-graph",
         default="encoder_packed_videos.onnx",
-        help="the bundle's encoder that peers run; the service's own, or encoder.onnx, as exported",
+        help="the bundle's encoder that they run: the service's own, or encoder.onnx, as exported",
+    )
+    parser.add_argument(
+        "--peers-threads", type=int, default=1, help="of a session; 0 is the runtime's own choice"
     )
     parser.add_argument("--plot", type=Path, help="PNG file")
     return parser.parse_args()

@@ -90,13 +90,13 @@ def running_refusing_app(*, workers: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def running_peer(
-    name: str, bundle: Path, graph: str, store_url: str, *, workers: int, python: Path
+    name: str, environment: Mapping[str, str], *, workers: int, python: Path
 ) -> Iterator[int]:
     """The same model behind another server, as `baselines/NAME_app.py` has it; yields its port.
 
     Args:
         name: One of `PEERS`.
-        graph: The encoder's file in the bundle.
+        environment: What `baselines/plain_model.py` reads.
         python: Of an environment with `baselines/requirements-peers.txt`.
     """
     port = free_port()
@@ -106,16 +106,18 @@ def running_peer(
         "bentoml": ["bentoml", "serve", "benchmarks.baselines.bentoml_app:Recommender", "-q"],
     }[name]
     command = [str(python), "-m", *command, "--port", str(port)]
+    ready = "/health/ready"
     if name == "bentoml":
         command += ["--host", "127.0.0.1"]
+        ready = "/readyz"
+    elif name == "litserve":  # each has a process for HTTP beside it
+        command += ["--workers", str(max(1, workers // 2))]
     else:
         command += ["--workers", str(workers)]
     with tempfile.TemporaryDirectory() as home:
-        environment = {"BUNDLE": str(bundle), "GRAPH": graph, "STORE": store_url}
-        environment |= {"WORKERS": str(workers), "BENTOML_HOME": home}
-        environment |= {"BENTOML_DO_NOT_TRACK": "true"}  # it would report its use
-        ready = "/readyz" if name == "bentoml" else "/health/ready"
-        with _running(command, port, environment, ready):
+        bentoml = {"WORKERS": str(workers), "BENTOML_HOME": home}
+        bentoml |= {"BENTOML_DO_NOT_TRACK": "true"}  # it would report its use
+        with _running(command, port, {**environment, **bentoml}, ready):
             yield port
 
 

@@ -2,7 +2,7 @@
 
 The same model, index and histories as the service's, read with `lsvcr`; no prior, no filters, no
 experiments, no deadlines. `BUNDLE` names the bundle's folder, `STORE` the store's URL, `GRAPH` the
-encoder's file in the bundle.
+encoder's file in the bundle, `THREADS` how many a session has.
 
 Shape suffixes: B users, N video events, M comment events, K candidates, D width.
 """
@@ -46,14 +46,14 @@ class Answer(BaseModel):
 
 
 class PlainModel:
-    """Answers some users together; one thread, as there is a process for every core."""
+    """Answers some users together."""
 
     def __init__(self) -> None:
         folder = Path(os.environ["BUNDLE"])
         self._bundle = load_bundle(folder, verify_checksums=False)
         self._catalogue = self._bundle.catalogue
         options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = int(os.environ["THREADS"])  # 0: as many as there are cores
         self._session = ort.InferenceSession(
             folder / os.environ["GRAPH"], options, providers=["CPUExecutionProvider"]
         )
