@@ -4,7 +4,7 @@ Who wrote a text shows in the smallest pieces: endings, spacing, spelling, marks
 are the standard features of authorship attribution (Stamatatos 2009). Their components are kept in
 the same store as those of the language model (`training.text_embedding`).
 
-Shape suffixes: N texts, H buckets, G trigrams of some texts.
+Shape suffixes: N texts, H buckets, G trigrams of some texts, P pairs of a text and a bucket in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from training.text_vectors import TextBasis
 
-NAME = "byte-trigrams"
-BUCKETS = 2048
-AT_ONCE = 1024
-"""Texts counted together: their dense counts take 8 MiB."""
+BUCKETS = 2**14
+NAME = f"byte-trigrams-{BUCKETS}"
 BYTES_PER_TOKEN = 4
 """A text is cut where a language model would cut it, roughly."""
 
@@ -44,14 +42,11 @@ class ByteTrigrams:
         Returns:
             `vector_NH`, in the order of `texts`.
         """
+        row_P, bucket_P, count_P = _counts(texts, BYTES_PER_TOKEN * max_tokens)
         vector_NH = np.zeros((len(texts), BUCKETS), np.float32)
-        for start in range(0, len(texts), AT_ONCE):
-            part = slice(start, min(start + AT_ONCE, len(texts)))
-            count_NH = _counts(texts[part], BYTES_PER_TOKEN * max_tokens)
-            damped_NH = np.where(count_NH > 0, 1 + np.log(np.maximum(count_NH, 1)), 0)
-            length_N1 = np.linalg.norm(damped_NH, axis=1, keepdims=True)
-            vector_NH[part] = damped_NH / np.maximum(length_N1, 1e-6)
-            on_batch(range(part.start, part.stop))
+        vector_NH[row_P, bucket_P] = 1 + np.log(count_P)
+        vector_NH /= np.maximum(np.linalg.norm(vector_NH, axis=1, keepdims=True), 1e-6)
+        on_batch(range(len(texts)))
         return vector_NH
 
 
@@ -72,15 +67,18 @@ def fit_by_rarity(vector_NH: NDArray[np.float32], width: int) -> TextBasis:
     )
 
 
-def _counts(texts: Sequence[str], most_bytes: int) -> NDArray[np.int64]:
-    """How often each bucket's trigrams stand in each text, a space before and behind it."""
+def _counts(texts: Sequence[str], most_bytes: int) -> tuple[NDArray[np.int64], ...]:
+    """How often each bucket's trigrams stand in each text, a space before and behind it.
+
+    Returns:
+        Texts, buckets and counts of all pairs that occur: `row_P`, `bucket_P`, `count_P`.
+    """
     encoded = [f" {text} ".encode()[:most_bytes] if text else b"" for text in texts]
     byte_G = np.frombuffer(b"".join(encoded), np.uint8).astype(np.uint64)
     text_G = np.repeat(np.arange(len(encoded)), [len(one) for one in encoded])
-    if len(byte_G) < 3:
-        return np.zeros((len(texts), BUCKETS), np.int64)
     trigram_G = (byte_G[:-2] << np.uint64(16)) | (byte_G[1:-1] << np.uint64(8)) | byte_G[2:]
-    bucket_G = (trigram_G * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - 11)  # 2^11 buckets
+    bucket_G = (trigram_G * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - 14)  # 2^14 buckets
     is_within_G = text_G[2:] == text_G[:-2]
     place_G = text_G[2:][is_within_G] * BUCKETS + bucket_G[is_within_G].astype(np.int64)
-    return np.bincount(place_G, minlength=len(texts) * BUCKETS).reshape(len(texts), BUCKETS)
+    place_P, count_P = np.unique(place_G, return_counts=True)
+    return place_P // BUCKETS, place_P % BUCKETS, count_P

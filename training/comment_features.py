@@ -22,6 +22,9 @@ WHITENING = 0.75
 STYLE_SCALE = 0.6
 """Typical length of the style part, that of the text part being 1."""
 
+AT_ONCE = 128
+"""Features whose running means are made together."""
+
 _WORDS = r"\S+"
 _SHARES_OF_LETTERS = (r"\p{Lu}", r"\p{Nd}", r"[^\w\s]", r"\s", ",", "!", r"\?", r"['’]")
 _SHARES_OF_WORDS = (r"\bI\b", r"\bi\b", r"\b\p{Lu}{2,}\b")
@@ -56,8 +59,8 @@ class FeatureScales:
     text_divisor_E: NDArray[np.float32]
     style_mean_S: NDArray[np.float64]
     style_divisor_S: NDArray[np.float64]
-    least_F: NDArray[np.float64]
-    most_F: NDArray[np.float64]
+    least_F: NDArray[np.float32]
+    most_F: NDArray[np.float32]
 
     @classmethod
     def fit(cls, vectors: Vectors, style_CS: NDArray[np.float64]) -> Self:
@@ -69,8 +72,8 @@ class FeatureScales:
             text_divisor_E=divisor_E,
             style_mean_S=style_CS.mean(0),
             style_divisor_S=np.maximum(style_CS.std(0), 1e-6) / style_length,
-            least_F=np.full(numbers, -np.inf),
-            most_F=np.full(numbers, np.inf),
+            least_F=np.full(numbers, -np.inf, np.float32),
+            most_F=np.full(numbers, np.inf, np.float32),
         )
         fitted_CF = unbound.apply(vectors, style_CS)
         least_F, most_F = fitted_CF.min(0), fitted_CF.max(0)
@@ -79,10 +82,10 @@ class FeatureScales:
 
     def apply(self, vectors: Vectors, style_CS: NDArray[np.float64]) -> NDArray[np.float32]:
         """Features of any comments, (C, F)."""
-        text_CE = np.concatenate(vectors, axis=1) / self.text_divisor_E
         style_CS = (style_CS - self.style_mean_S) / self.style_divisor_S
-        feature_CF = np.concatenate([text_CE, style_CS], axis=1)
-        return np.clip(feature_CF, self.least_F, self.most_F).astype(np.float32)
+        feature_CF = np.concatenate([style_CS.astype(np.float32), *vectors], axis=1)
+        feature_CF[:, style_CS.shape[1] :] /= self.text_divisor_E
+        return np.clip(feature_CF, self.least_F, self.most_F, out=feature_CF)
 
 
 def _divisor(vector_CE: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,9 +157,12 @@ def profiles_before(
     comment_MK = timelines.comment_MK
     to_M = timelines.comments_before(user_M, timelines.comment_first_M)
     from_M = np.maximum(timelines.comment_start_U1[user_M], to_M - most_events)
-    sum_MF = np.zeros((len(comment_MK) + 1, feature_CF.shape[1]))
-    np.cumsum(feature_CF[comment_MK].sum(1), axis=0, out=sum_MF[1:])
     count_M = np.concatenate([[0], np.cumsum((comment_MK > 0).sum(1))])
     counts_M = (count_M[to_M] - count_M[from_M]).astype(np.float32)
-    feature_MF = (sum_MF[to_M] - sum_MF[from_M]) / np.maximum(counts_M, 1)[:, None]
-    return Profiles(feature_MF.astype(np.float32), counts_M)
+    feature_MF = np.zeros((len(comment_MK), feature_CF.shape[1]), np.float32)
+    for start in range(0, feature_CF.shape[1], AT_ONCE):  # sums of all features take gigabytes
+        part = slice(start, start + AT_ONCE)
+        sum_Mf = np.zeros((len(comment_MK) + 1, feature_MF[:, part].shape[1]))
+        np.cumsum(feature_CF[:, part][comment_MK].sum(1), axis=0, out=sum_Mf[1:])
+        feature_MF[:, part] = (sum_Mf[to_M] - sum_Mf[from_M]) / np.maximum(counts_M, 1)[:, None]
+    return Profiles(feature_MF, counts_M)

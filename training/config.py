@@ -64,7 +64,7 @@ class TextConfig(_Frozen):
     width: int = Field(128, ge=1, description="E: principal components kept, in int8.")
     batch_tokens: int = Field(16_384, ge=1, description="Tokens a batch, padding included.")
     trigrams: int = Field(
-        128, ge=0, description="Components of byte trigrams, which profiles compare; 0: none."
+        1024, ge=0, description="Components of byte trigrams, which profiles compare; 0: none."
     )
 
 
@@ -101,6 +101,9 @@ class ModelConfig(_Frozen):
         200,
         ge=0,
         description="Comment events that a user's profile is the mean of; 0: no profile.",
+    )
+    profile_width: int = Field(
+        512, ge=1, description="Numbers that profiles compare comments by, learned from features."
     )
 
     @model_validator(mode="after")

@@ -297,15 +297,16 @@ class ProfileSimilarity(nn.Module):
 
     Source:
         docs/model.md: (s0 + s1 log(1 + n)) cos(P p, P x), p the mean features of the n
-        earlier comments. P begins as the identity, s0 as 8.
+        earlier comments. P begins as the identity of the first features, s0 as 8.
     """
 
     feature_CF: Tensor
 
-    def __init__(self, feature_CF: Tensor) -> None:
+    def __init__(self, feature_CF: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("feature_CF", feature_CF, persistent=False)
-        self.project = nn.Linear(feature_CF.shape[1], feature_CF.shape[1], bias=False)
+        features = feature_CF.shape[1]
+        self.project = nn.Linear(features, min(features, width), bias=False)
         self.scale = nn.Parameter(torch.empty(()))
         self.scale_by_count = nn.Parameter(torch.empty(()))
 
@@ -345,7 +346,9 @@ class Recommender(nn.Module):
             category_V = torch.zeros(len(title_VE), dtype=torch.int32)
         self.items = ItemVectors(config, title_VE, comment_CE, category_V)
         self.sequence = SequenceEncoder(config)
-        self.profile = ProfileSimilarity(feature_CF) if config.profile_events else None
+        self.profile = (
+            ProfileSimilarity(feature_CF, config.profile_width) if config.profile_events else None
+        )
         half_lives = len(config.prior_half_lives_days)
         self.prior = PriorModel(half_lives).requires_grad_(False) if half_lives else None
         self.reset_parameters()

@@ -76,7 +76,15 @@ TABLES = {
         MAIN_SET,
         (
             Row("small"),
-            Row("aligned", ("align.epochs=1", "align.max_samples=4000", "align.compile=false")),
+            Row(
+                "aligned",
+                (
+                    "align.epochs=1",
+                    "align.max_samples=4000",
+                    "align.compile=false",
+                    "align.recompute_activations=true",
+                ),
+            ),
         ),
         seeds=(2024,),
     ),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -26,6 +27,8 @@ from lsvcr.catalogue import item_hashes
 from lsvcr.errors import DataError
 
 BASIS_FILE = "basis.safetensors"
+MOST_EXACT = 4096
+"""Where vectors and their numbers are both more than this, components are approximated."""
 
 PACKED_BYTES = 14 * 2**20
 """Size of a packed file: large, yet small enough to be mailed or checked in."""
@@ -52,10 +55,12 @@ class TextBasis:
     def fit(cls, vector_NH: NDArray[np.float32], width: int) -> Self:
         """Fit min(`width`, H, N - 1) components to the vectors; the others are zero."""
         mean_H = vector_NH.mean(0, dtype=np.float64)
-        centred_NH = vector_NH - mean_H
         kept = min(width, vector_NH.shape[1], len(vector_NH) - 1)
-        components_HE = np.zeros((vector_NH.shape[1], width))
-        components_HE[:, :kept] = _principal_directions(centred_NH)[:, :kept]
+        many = min(vector_NH.shape) > MOST_EXACT
+        centred_NH = vector_NH - mean_H.astype(np.float32 if many else np.float64)
+        directions = _leading_directions if many else _principal_directions
+        components_HE = np.zeros((vector_NH.shape[1], width), centred_NH.dtype)
+        components_HE[:, :kept] = directions(centred_NH, kept)
         largest_E = components_HE[np.abs(components_HE).argmax(0), np.arange(width)]
         components_HE *= np.where(largest_E < 0, -1, 1)  # eigenvectors have no sign of their own
         peak_E = np.abs(centred_NH @ components_HE).max(0)
@@ -83,11 +88,19 @@ class TextBasis:
         return np.clip(code_NE, -127, 127).astype(np.int8)
 
 
-def _principal_directions(centred_NH: NDArray[np.float64]) -> NDArray[np.float64]:
+def _principal_directions(centred_NH: NDArray[np.float64], kept: int) -> NDArray[np.float64]:
     """Orthonormal columns, largest variance first; by the smaller of the two products."""
     if len(centred_NH) < centred_NH.shape[1]:
-        return np.linalg.svd(centred_NH, full_matrices=False)[2].T
-    return np.linalg.eigh(centred_NH.T @ centred_NH)[1][:, ::-1]
+        return np.linalg.svd(centred_NH, full_matrices=False)[2].T[:, :kept]
+    return np.linalg.eigh(centred_NH.T @ centred_NH)[1][:, : -kept - 1 : -1]
+
+
+def _leading_directions(centred_NH: NDArray[np.float32], kept: int) -> NDArray[np.float32]:
+    """The same, nearly, of far more vectors and numbers: by projections (Halko et al. 2011)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, _, direction_HE = torch.svd_lowrank(torch.from_numpy(centred_NH), kept + 32, niter=2)
+    return direction_HE[:, :kept].numpy()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from training.alignment_losses import (
 from training.alignment_model import AlignmentModel, Preferences
 from training.alignment_samples import AlignmentSamples
 from training.alignment_texts import AlignmentTexts, TokenBatch
+from training.byte_trigrams import NAME
 from training.checkpoint import (
     ALIGNED,
     ALIGNED_LANGUAGE_MODEL,
@@ -780,7 +781,7 @@ def test_the_whole_run_by_commands(start, tmp_path, capsys):
     assert vectors.name == "aligned_language_model.safetensors-128-32"
     # Profiles compare what the model read before it was tuned, and spelling.
     shared = tmp_path / "text_vectors" / "data"
-    untuned, spelling = shared / "model-128-32", shared / "byte-trigrams-128-32"
+    untuned, spelling = shared / "model-128-32", shared / f"{NAME}-128-32"
     assert sorted(shared.iterdir()) == [spelling, untuned]
     opened = RunFolder.open(run)
     prepared = load_prepared(opened)
