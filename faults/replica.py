@@ -84,7 +84,8 @@ class Replica:
     def children(self) -> list[int]:
         """Process ids of its workers and engines, the oldest first, whichever thread began them."""
         lists = Path(f"/proc/{self.pid}/task").glob("*/children")
-        return sorted(int(pid) for one in lists for pid in one.read_text().split())
+        pids = [int(pid) for one in lists for pid in one.read_text().split()]
+        return sorted(pids, key=_started)
 
     def readiness(self) -> tuple[int, list[str]]:
         """Status of `/health/ready` (0 without an answer) and what is degraded."""
@@ -111,3 +112,9 @@ class Replica:
             raise OSError(str(error)) from error
         finally:
             connection.close()
+
+
+def _started(pid: int) -> int:
+    """When a process began, in ticks since the machine did; ids themselves begin anew some time."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])

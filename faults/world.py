@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults.load import Load, Record
+from faults.load import USERS, Load, Record
 from faults.replica import Replica
 from faults.store_cluster import StoreCluster
 from faults.store_server import StoreServer
@@ -151,11 +151,29 @@ def running_world(folder: Path, *, replicas: int = 2, clustered: bool = False) -
             for _ in range(replicas):
                 world.replicas.append(world.replica())
                 world.replicas[-1].start()
+            _give_histories(world.replicas[0])
             yield world
         finally:
             for replica in world.replicas:
                 replica.stop()
             store.stop()
+
+
+def _give_histories(replica: Replica) -> None:
+    """Let every user have watched something: who hasn't gets popular videos, whatever happens."""
+    events = [
+        {
+            "event_id": f"before-{user}",
+            "user_id": f"user-{user}-0",
+            "type": "video_watch",
+            "video_id": f"v{user % 50 + 1}",
+            "timestamp": int(time.time() * 1000),
+        }
+        for user in range(USERS)
+    ]
+    status, answer = replica.call("POST", "/events", {"events": events})
+    if status != 200 or answer["accepted"] != USERS:
+        raise RuntimeError(f"the first events are not accepted: {status} {answer}")
 
 
 def events_found(world: World, record: Record) -> int:
