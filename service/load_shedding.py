@@ -1,8 +1,7 @@
 """Refuses recommendations before anything is spent on them, where too many are under way already.
 
-A request that has been read, checked and queued in vain costs a fifth of one that is answered, so
-at several times the capacity little would be left for answers. Here a refusal costs as much as an
-empty answer. What is bounded is the time that a request waits for those before it.
+What is bounded is the time that a request waits for those before it. A refusal here costs 9 us
+beside what the server takes for any answer (docs/decisions/0032).
 """
 
 import math
