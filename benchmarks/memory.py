@@ -62,13 +62,12 @@ def measure(
             arguments=["--device", args.device, "--engine", args.engine, "--redis", store.url],
         ) as port,
     ):
-        empty = used_memory(store.url)
         fill_store(port, registry, full=True)
         return {
             "workers": workers,
             "naive_bytes": bundle_bytes * workers,
             **memory_of(port),
-            "store_bytes_a_user": round((used_memory(store.url) - empty) / USERS),
+            **store_bytes(store.url),
         }
 
 
@@ -90,10 +89,17 @@ def further_worker(rows: Sequence[dict[str, Any]]) -> int | None:
     return round((many["pss_bytes"] - few["pss_bytes"]) / (many["workers"] - few["workers"]))
 
 
-def used_memory(url: str) -> int:
-    """Bytes that the store has in use."""
+def store_bytes(url: str) -> dict[str, int]:
+    """What the store holds for a user with a full history, and for an event in its capped log."""
     with Redis.from_url(url) as redis:
-        return int(redis.info("memory")["used_memory"])
+        histories = [redis.memory_usage(key) for key in redis.scan_iter(match="*:history:*")]
+        streams = list(redis.scan_iter(_type="stream"))
+        log_bytes = sum(redis.memory_usage(key, samples=0) for key in streams)
+        events = sum(redis.xlen(key) for key in streams)
+    return {
+        "history_bytes_a_user": round(sum(histories) / len(histories)),
+        "log_bytes_an_event": round(log_bytes / events),
+    }
 
 
 if __name__ == "__main__":
