@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import random
 import time
 from pathlib import Path
@@ -86,6 +87,7 @@ def ask_from_processes(
     registry: Path, sockets: list[Path], what: str, args: argparse.Namespace
 ) -> list[float]:
     """Users a second of all askers together, round by round."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # as a service's workers have it
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(args.clients)
     with context.Pool(args.clients, initializer=_remember, initargs=(barrier,)) as pool:

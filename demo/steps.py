@@ -31,7 +31,7 @@ def steps_of(folder: Path) -> list[Step]:
     """Data, training and export, everything below `folder`."""
     data, run, registry = folder / "data", folder / "run", folder / "registry"
     # Rows of some 40 events: with small batches 12 epochs are enough to beat popularity clearly.
-    fit = ("--set", "fit.batch_rows=16", "--set", "fit.epochs=12")
+    fit = ("--set", "fit.batch_rows=16", "--set", "fit.epochs=12", "--set", "text.trigrams=128")
     return [
         Step("Generate a world", data, ("training", "data", "demo", "--out", str(data))),
         Step(

@@ -14,5 +14,5 @@ if [ ! -e "$work/data" ]; then
     python -m training data demo --out "$work/data"
 fi
 python -m training run --data "$work/data" --preset small \
-    --set fit.batch_rows=16 --set fit.epochs=12 --out "$work/run"
+    --set fit.batch_rows=16 --set fit.epochs=12 --set text.trigrams=128 --out "$work/run"
 python -m export --run "$work/run" --registry "$registry" --activate

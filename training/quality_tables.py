@@ -104,8 +104,13 @@ TABLES = {
             "model.max_history=200",
             "model.pool=last",
             "model.width=128",
+            "model.encoder_layers=8",
+            "model.dropout=0.3",
+            "model.temperature=0.05",
             "fit.epochs=60",
+            "fit.patience=8",
             "evaluate.exclude_seen=true",
         ),
+        seeds=(2024,),
     ),
 }

@@ -85,7 +85,9 @@ def test_an_error_of_the_first_process_ends_all(start, tmp_path):
 def fit_in_fp32(folder):
     torch.autocast = lambda *_, **__: contextlib.nullcontext()  # rounding to bf16 hides more
     folder.mkdir(exist_ok=True)
-    run = config("fit.batch_rows=4", "fit.epochs=8", "model.dropout=0", "fit.device=cuda")
+    run = config(
+        "fit.batch_rows=4", "fit.epochs=8", "fit.patience=8", "model.dropout=0", "fit.device=cuda"
+    )
     prepared = prepared_world(5, run)
     fit(prepared, random_text(prepared), run, folder)
 
