@@ -19,14 +19,16 @@ from service.request_context import choose_request_id
 SAMPLE = 256
 """Requests after which it is measured anew how fast they are answered."""
 ALWAYS = 64
-"""Requests under way that are never too many: some few may be slow without any load."""
+"""Requests under way that are never too many."""
+BUSY = 32
+"""Requests under way from which on it is measured: what few take says little of what many would."""
 
 
 class LoadShedding:
     """The outermost ASGI middleware.
 
-    Time is measured while at least one request is under way: the answers in that time tell how
-    many more can be answered within `max_wait_s`. Other paths are left to `Admission`.
+    While many requests are under way the time and the answers in it are counted: they tell how
+    many can be answered within `max_wait_s`. Other paths are left to `Admission`.
 
     Args:
         paths: Whose requests are counted, and refused where too many are under way.
@@ -62,18 +64,20 @@ class LoadShedding:
         if self._under_way >= self._limit:
             await self._refuse(scope, send)
             return
-        if not self._under_way:
-            self._busy_from_s = self._clock()
         self._under_way += 1
+        if self._under_way == BUSY:
+            self._busy_from_s = self._clock()
         try:
             await self._app(scope, receive, send)
         finally:
             self._under_way -= 1
-            self._answered += 1
-            if not self._under_way or self._answered == SAMPLE:
-                self._measure()
+            if self._under_way >= BUSY - 1:
+                self._count_answer()
 
-    def _measure(self) -> None:
+    def _count_answer(self) -> None:
+        self._answered += 1
+        if self._under_way >= BUSY and self._answered < SAMPLE:
+            return
         now_s = self._clock()
         self._busy_s += now_s - self._busy_from_s
         self._busy_from_s = now_s

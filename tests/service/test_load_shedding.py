@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from service.load_shedding import ALWAYS, SAMPLE, LoadShedding
+from service.load_shedding import ALWAYS, BUSY, SAMPLE, LoadShedding
 from service.metrics import Metrics
 
 PATH = "/recommend/videos"
@@ -42,20 +42,25 @@ async def nothing(*_: Any) -> Any:
 
 
 async def warmed(max_wait_s: float) -> tuple[LoadShedding, App, Clock, Metrics]:
-    """After `SAMPLE` requests, one at a time, that took `REQUEST_SECONDS` each."""
+    """After `SAMPLE` requests, of `REQUEST_SECONDS` each, beside some that were under way."""
     app, clock, metrics = App(), Clock(), Metrics(max_queue=1)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if clock.now_s < 50.0 + SAMPLE * REQUEST_SECONDS - 1e-6:
-            clock.now_s += REQUEST_SECONDS
+        if "seconds" in scope:
+            clock.now_s += scope["seconds"]
         else:
             await app(scope, receive, send)
 
     shedding = LoadShedding(
         serve, paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock
     )
+    beside = await begin(shedding, BUSY - 1)
     for _ in range(SAMPLE):
-        await shedding(request(), nothing, nothing)
+        await shedding({**request(), "seconds": REQUEST_SECONDS}, nothing, nothing)
+    app.may_end.set()
+    await asyncio.gather(*beside)
+    app.may_end.clear()
+    app.begun = 0
     return shedding, app, clock, metrics
 
 
@@ -124,16 +129,27 @@ def test_few_requests_and_other_paths_are_never_refused() -> None:
     asyncio.run(main())
 
 
-def test_idle_time_does_not_count_as_slowness() -> None:
+def test_what_a_few_requests_take_is_no_measure() -> None:
     async def main() -> None:
-        shedding, app, clock, _ = await warmed(max_wait_s=100 * REQUEST_SECONDS)
-        app.may_end.set()
+        shedding, app, _, _ = await warmed(max_wait_s=100 * REQUEST_SECONDS)
         for _ in range(SAMPLE):
-            clock.now_s += 1000  # nobody asks
-            await shedding(request(), nothing, nothing)
-        app.may_end.clear()
-        tasks = await begin(shedding, 150)  # the last ones took no time at all
-        assert app.begun == SAMPLE + 150
+            await shedding({**request(), "seconds": 1000.0}, nothing, nothing)
+        tasks = await begin(shedding, 150)
+        assert app.begun == 100
+        app.may_end.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_all_are_let_in_until_it_is_known_how_fast_they_are() -> None:
+    async def main() -> None:
+        app = App()
+        shedding = LoadShedding(
+            app, paths=[PATH], metrics=Metrics(max_queue=1), max_wait_s=0, clock=Clock()
+        )
+        tasks = await begin(shedding, 10 * ALWAYS)
+        assert app.begun == 10 * ALWAYS
         app.may_end.set()
         await asyncio.gather(*tasks)
 
