@@ -33,8 +33,8 @@ CAPACITY_S = 10.0
 """How long it is tried what can be answered at most."""
 
 MOST_MEMORY_PERCENT_PER_HOUR = 1.0
-MOST_MORE_DESCRIPTORS = 2
-MOST_P99_RATIO = 1.25
+MOST_MORE_DESCRIPTORS = 4
+MOST_P99_RATIO, NOISE_MS = 1.25, 5.0
 LEAST_MINUTES = 20
 """In less time memory's slope can't be told from noise."""
 
@@ -84,7 +84,8 @@ def judge(found: dict[str, Any]) -> list[str]:
         f"memory grows by {slope} % an hour": slope < MOST_MEMORY_PERCENT_PER_HOUR
         or found["minutes"] < LEAST_MINUTES,
         f"{more} more descriptors": more <= MOST_MORE_DESCRIPTORS,
-        f"p99 went from {first_ms} to {second_ms} ms": second_ms <= MOST_P99_RATIO * first_ms,
+        f"p99 went from {first_ms} to {second_ms} ms": second_ms
+        <= max(MOST_P99_RATIO * first_ms, first_ms + NOISE_MS),
         f"{found['not_answered_well']} not answered well": found["not_answered_well"] == 0,
         f"{found['events_lost']} accepted events lost": found["events_lost"] == 0,
     }
@@ -120,7 +121,10 @@ def _look(pid: int, at_s: float) -> Look:
 
 
 def measure_growth(looks: Sequence[Look], seconds: float) -> dict[str, Any]:
-    """Memory by a line through all looks after warm-up; descriptors by medians of their thirds."""
+    """Memory by a line through all looks after warm-up; descriptors by the fewest of a third.
+
+    Connections come and go with the load's bursts; what leaks is there also between them.
+    """
     warm = [one for one in looks if one.at_s > seconds * WARM_UP]
     bytes_N = np.array([one.resident_bytes for one in warm], float)
     slope = np.polyfit([one.at_s for one in warm], bytes_N, 1)[0] * 3600
@@ -131,8 +135,8 @@ def measure_growth(looks: Sequence[Look], seconds: float) -> dict[str, Any]:
         "memory_mb_warm": round(bytes_N[0] / 1e6, 1),
         "memory_mb_last": round(bytes_N[-1] / 1e6, 1),
         "memory_percent_per_hour": round(100 * slope / bytes_N.mean(), 2),
-        "descriptors_warm": int(np.median(descriptors_N[:third])),
-        "descriptors_last": int(np.median(descriptors_N[-third:])),
+        "descriptors_warm": int(descriptors_N[:third].min()),
+        "descriptors_last": int(descriptors_N[-third:].min()),
         "descriptors_most": max(one.descriptors for one in looks),
     }
 
