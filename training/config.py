@@ -250,7 +250,12 @@ PRESETS: dict[str, RunConfig] = {
     "tiny": RunConfig(
         text=TextConfig(width=32, trigrams=32),
         model=ModelConfig(
-            width=16, feedforward=32, encoder_layers=1, max_history=12, comments_per_event=2
+            width=16,
+            feedforward=32,
+            encoder_layers=1,
+            max_history=12,
+            comments_per_event=2,
+            profile_width=48,
         ),
         align=AlignConfig(
             max_history=4,

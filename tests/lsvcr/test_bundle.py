@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lsvcr.bundle import is_within
+from lsvcr.catalogue import dtype_of
 
 
 @given(
@@ -22,3 +23,8 @@ def test_neither_bound_nor_what_is_not_finite_slips_through() -> None:
         assert is_within(np.array([[-2.0, 2.0], [0.0, -0.0]], dtype), 2.0)
         for beyond in (2.25, -2.25, np.inf, -np.inf, np.nan, -np.nan):
             assert not is_within(np.array([1.0, beyond], dtype), 2.0)
+
+
+def test_annotations_are_read_as_numpy_has_them_before_and_since_2_5() -> None:
+    assert dtype_of(np.ndarray[tuple[int], np.dtype[np.uint64]]) is np.uint64
+    assert dtype_of(list[np.uint64]) is np.uint64  # an alias of one argument, as `NDArray` became

@@ -74,6 +74,28 @@ def test_the_basis_finds_the_direction_of_most_variance_first() -> None:
     np.testing.assert_array_equal(basis.encode(outside_NH)[:, 0], [0, 127])
 
 
+def test_components_of_many_vectors_are_nearly_the_exact_ones(monkeypatch) -> None:
+    generator = np.random.default_rng(0)
+    spread_H = 0.9 ** np.arange(80)
+    rotation_HH = np.linalg.qr(generator.normal(size=(80, 80)))[0]
+    vector_NH = (generator.normal(size=(300, 80)) * spread_H @ rotation_HH).astype(np.float32)
+    exact = TextBasis.fit(vector_NH, 12)
+    monkeypatch.setattr(text_vectors, "MOST_EXACT", 40)
+    approximate = TextBasis.fit(vector_NH, 12)
+    again = TextBasis.fit(vector_NH, 12)
+    assert np.array_equal(approximate.components_HE, again.components_HE)
+    assert approximate.components_HE.T @ approximate.components_HE == pytest.approx(
+        np.eye(12), abs=1e-4
+    )
+    # Later directions have nearly equal variances, and may turn among one another.
+    assert approximate.components_HE[:, :4] == pytest.approx(exact.components_HE[:, :4], abs=0.02)
+    kept, most = (
+        ((vector_NH - basis.mean_H) @ basis.components_HE).var(0).sum()
+        for basis in (approximate, exact)
+    )
+    assert kept > 0.999 * most
+
+
 def test_fewer_texts_than_components_leave_zero_columns(
     model: LanguageModel, config: TextConfig, tmp_path: Path
 ) -> None:
