@@ -65,7 +65,7 @@ def running_service(
     port = free_port()
     command = [sys.executable, "-m", "service", "--registry", str(registry)]
     command += ["--store-folder", str(store), "--port", str(port), "--workers", str(workers)]
-    with _running([*command, "--log-level", "warning", *arguments], port):
+    with running_server([*command, "--log-level", "warning", *arguments], port):
         yield port
 
 
@@ -75,7 +75,7 @@ def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
     port = free_port()
     (folder / "bare_app.py").write_text(BARE_APP)
     command = [sys.executable, "-m", *UVICORN, "bare_app:app", "--app-dir", str(folder)]
-    with _running([*command, "--port", str(port), "--workers", str(workers)], port):
+    with running_server([*command, "--port", str(port), "--workers", str(workers)], port):
         yield port
 
 
@@ -84,7 +84,7 @@ def running_refusing_app(*, workers: int) -> Iterator[int]:
     """The cheapest server of 503s (`baselines/refusing_app.py`); yields its port."""
     port = free_port()
     command = [sys.executable, "-m", *UVICORN, "benchmarks.baselines.refusing_app:app"]
-    with _running([*command, "--port", str(port), "--workers", str(workers)], port):
+    with running_server([*command, "--port", str(port), "--workers", str(workers)], port):
         yield port
 
 
@@ -117,7 +117,7 @@ def running_peer(
     with tempfile.TemporaryDirectory() as home:
         bentoml = {"WORKERS": str(workers), "BENTOML_HOME": home}
         bentoml |= {"BENTOML_DO_NOT_TRACK": "true"}  # it would report its use
-        with _running(command, port, {**environment, **bentoml}, ready):
+        with running_server(command, port, {**environment, **bentoml}, ready):
             yield port
 
 
@@ -223,12 +223,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(
+def running_server(
     command: Sequence[str],
     port: int,
     environment: Mapping[str, str] | None = None,
     ready: str = "/health/ready",
 ) -> Iterator[None]:
+    """A server that answers on a port, once `/health/ready` there says 200."""
     one_thread = {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env={**os.environ, **one_thread, **(environment or {})})
     try:
@@ -247,7 +248,7 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], path: str) ->
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        with contextlib.suppress(OSError):
+        with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.request("GET", path)
             if connection.getresponse().status == 200:
                 return

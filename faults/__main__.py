@@ -10,12 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.results_file import write_results
-from faults import cluster_scenarios, registry_scenarios, service_scenarios, store_scenarios
+from faults import (
+    balancer_scenarios,
+    cluster_scenarios,
+    registry_scenarios,
+    service_scenarios,
+    store_scenarios,
+)
 from faults.report import Row, as_json, as_table, judge
 from faults.world import World, events_found, running_world
 
 Scenario = Callable[[World], None]
-GROUPS = (store_scenarios, service_scenarios, registry_scenarios, cluster_scenarios)
+GROUPS = (
+    store_scenarios,
+    service_scenarios,
+    balancer_scenarios,
+    registry_scenarios,
+    cluster_scenarios,
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +55,8 @@ def _run(names: Sequence[str]) -> Iterator[Row]:
         wanted = [one for one in group.SCENARIOS if one.__name__ in names]
         if not wanted:
             continue
-        with _new_world(clustered=group is cluster_scenarios) as world:
+        is_clustered, is_balanced = group is cluster_scenarios, group is balancer_scenarios
+        with _new_world(clustered=is_clustered, balanced=is_balanced) as world:
             for scenario in wanted:
                 row = _run_one(world, scenario, may_lose=scenario.__name__ in group.LOSES)
                 print(f"{row.scenario}: {'; '.join(row.failures) or 'met'}", file=sys.stderr)
@@ -68,10 +81,10 @@ def _run_one(world: World, scenario: Scenario, *, may_lose: bool) -> Row:
 
 
 @contextmanager
-def _new_world(*, clustered: bool) -> Iterator[World]:
+def _new_world(*, clustered: bool, balanced: bool) -> Iterator[World]:
     with (
         tempfile.TemporaryDirectory(prefix="lsvcr-faults-") as folder,
-        running_world(Path(folder), clustered=clustered) as world,
+        running_world(Path(folder), clustered=clustered, balanced=balanced) as world,
     ):
         yield world
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         tempfile.TemporaryDirectory(prefix="lsvcr-soak-") as folder,
         running_world(Path(folder), replicas=1) as world,
     ):
-        trying = Load(world.replicas, asks_per_s=0, events_per_s=0, tag="try")
+        trying = Load(world.ports, asks_per_s=0, events_per_s=0, tag="try")
         most_per_s = trying.measure_capacity(CAPACITY_S, events_share=EVENTS_SHARE)
         world.asks_per_s = options.share * (1 - EVENTS_SHARE) * most_per_s
         world.events_per_s = options.share * EVENTS_SHARE * most_per_s

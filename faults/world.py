@@ -4,9 +4,10 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from faults.envoy_balancer import envoy_before
 from faults.load import USERS, Load, Record
 from faults.replica import Replica
 from faults.store_cluster import StoreCluster
@@ -23,6 +24,7 @@ class World:
     """Running parts that a scenario may damage.
 
     Attributes:
+        doors: Ports that callers ask, instead of those of the replicas; empty without a balancer.
         began_s, ended_s: `time.monotonic()` of the fault, set by `fault`.
         notes: What a scenario found besides.
     """
@@ -32,6 +34,7 @@ class World:
     any_store: StoreServer | StoreCluster
     proxy: TcpProxy
     replicas: list[Replica]
+    doors: list[int] = field(default_factory=list)
     asks_per_s: float = 40.0
     events_per_s: float = 15.0
     users_stay_s: float = math.inf
@@ -49,6 +52,11 @@ class World:
         """The store, where it is one server."""
         assert isinstance(self.any_store, StoreServer)
         return self.any_store
+
+    @property
+    def ports(self) -> list[int]:
+        """Whom callers ask."""
+        return self.doors or [replica.port for replica in self.replicas]
 
     def cluster(self) -> StoreCluster:
         """The store, where it is a cluster."""
@@ -79,7 +87,7 @@ class World:
         """Let another replica take part; the running load asks it too."""
         replica = self.replica(*arguments, log=log, within=within)
         if self.running is not None:
-            self.running.also_ask(replica)
+            self.running.also_ask(replica.port)
         replica.start()
         time.sleep(1.0)
         try:
@@ -109,7 +117,7 @@ class World:
     def load(self, tag: str) -> Iterator[Load]:
         """Ask before, during and after what the block does."""
         load = Load(
-            self.replicas,
+            self.ports,
             asks_per_s=self.asks_per_s,
             events_per_s=self.events_per_s,
             tag=tag,
@@ -128,13 +136,16 @@ class World:
 
 
 @contextlib.contextmanager
-def running_world(folder: Path, *, replicas: int = 2, clustered: bool = False) -> Iterator[World]:
+def running_world(
+    folder: Path, *, replicas: int = 2, clustered: bool = False, balanced: bool = False
+) -> Iterator[World]:
     """Start everything, and end it all the same.
 
     Args:
         folder: For all files.
         replicas: Of the service.
         clustered: Whether the store is a cluster, without a proxy, or one server behind one.
+        balanced: Whether callers ask a balancer, which asks the replicas.
     """
     registry = folder / "registry"
     for seed, version in enumerate(TINY_VERSIONS):
@@ -152,7 +163,10 @@ def running_world(folder: Path, *, replicas: int = 2, clustered: bool = False) -
                 world.replicas.append(world.replica())
                 world.replicas[-1].start()
             _give_histories(world.replicas[0])
-            yield world
+            with contextlib.ExitStack() as stack:
+                if balanced:
+                    world.doors = [stack.enter_context(envoy_before(world.ports, folder))]
+                yield world
         finally:
             for replica in world.replicas:
                 replica.stop()

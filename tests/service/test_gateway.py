@@ -15,6 +15,7 @@ import pytest
 from experiment_apps import FIRST, SECOND
 from running_service import running, wait_for
 
+from faults.envoy_balancer import envoy_before
 from service.embedded_store import EmbeddedStore
 from service.experiments.assignment import assign
 from service.experiments.definition import Experiment
@@ -196,3 +197,18 @@ def ask_json(port: int, path: str) -> Any:
     with contextlib.closing(connection):
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
+
+
+def test_replicas_behind_one_address_are_asked_in_turn(
+    deployments: dict[str, int], tmp_path: Path
+) -> None:
+    versions: set[str | None] = set()
+    with envoy_before(list(deployments.values()), tmp_path) as port:
+
+        def both_answered() -> bool:
+            answer = ask(port, "/recommend/videos", {"user_id": "u"})
+            assert answer.status == 200
+            versions.add(answer.version)
+            return versions == set(VERSIONS.values())
+
+        wait_for(both_answered)
