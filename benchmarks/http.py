@@ -24,7 +24,7 @@ from benchmarks.service_process import (
     cpu_s_of,
     fill_store,
     halted,
-    running_bare_app,
+    running_app,
     running_peer,
     running_service,
 )
@@ -44,7 +44,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         store = stack.enter_context(EmbeddedStore(folder / "store"))
-        bare = stack.enter_context(running_bare_app(folder, workers=args.workers))
+        bare = stack.enter_context(running_app("bare", workers=args.workers))
         arguments += ["--redis", store.url]
         running = running_service(
             registry, folder / "unused", workers=args.workers, arguments=arguments

@@ -22,7 +22,7 @@ from benchmarks.results_file import write_results
 from benchmarks.service_process import (
     cpu_s_of,
     fill_store,
-    running_refusing_app,
+    running_app,
     running_service,
 )
 
@@ -52,7 +52,7 @@ def main() -> None:
         closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)]
         peak = statistics.median(seen.goodput_per_s for seen in closed[1:])
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
-    with running_refusing_app(workers=args.workers) as port:
+    with running_app("refusing", workers=args.workers) as port:
         refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
     generating = statistics.median(seen.cpu_s for seen in closed[1:]) / args.seconds

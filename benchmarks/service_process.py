@@ -23,38 +23,6 @@ USERS = 2_000
 START_S = 180
 PEERS = ("plain", "litserve", "bentoml")
 UVICORN = ("uvicorn", "--no-access-log", "--log-level", "warning")
-BARE_APP = """
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-class Body(BaseModel):
-    user_id: str
-    k: int = 20
-
-class Item(BaseModel):
-    video_id: str
-    rank: int
-    score: float
-    title: str
-
-class Answer(BaseModel):
-    user_id: str
-    items: list[Item]
-
-app = FastAPI()
-
-@app.post("/recommend/videos", response_model=Answer)
-async def recommend(body: Body):
-    items = [
-        {"video_id": f"video-{n}", "rank": n, "score": 1 / n, "title": f"Title of video {n}"}
-        for n in range(1, body.k + 1)
-    ]
-    return {"user_id": body.user_id, "items": items}
-
-@app.get("/health/ready")
-async def ready():
-    return {}
-"""
 
 
 @contextlib.contextmanager
@@ -70,20 +38,10 @@ def running_service(
 
 
 @contextlib.contextmanager
-def running_bare_app(folder: Path, *, workers: int) -> Iterator[int]:
-    """FastAPI's default way to answer 20 items that nobody had to compute; yields its port."""
+def running_app(name: str, *, workers: int) -> Iterator[int]:
+    """`baselines/NAME_app.py`, which needs no model; yields its port."""
     port = free_port()
-    (folder / "bare_app.py").write_text(BARE_APP)
-    command = [sys.executable, "-m", *UVICORN, "bare_app:app", "--app-dir", str(folder)]
-    with running_server([*command, "--port", str(port), "--workers", str(workers)], port):
-        yield port
-
-
-@contextlib.contextmanager
-def running_refusing_app(*, workers: int) -> Iterator[int]:
-    """The cheapest server of 503s (`baselines/refusing_app.py`); yields its port."""
-    port = free_port()
-    command = [sys.executable, "-m", *UVICORN, "benchmarks.baselines.refusing_app:app"]
+    command = [sys.executable, "-m", *UVICORN, f"benchmarks.baselines.{name}_app:app"]
     with running_server([*command, "--port", str(port), "--workers", str(workers)], port):
         yield port
 

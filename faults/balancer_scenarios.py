@@ -1,6 +1,5 @@
 """What can happen to replicas behind a balancer, the only address that callers know."""
 
-import time
 from collections.abc import Callable
 
 from faults import service_scenarios
@@ -12,11 +11,7 @@ SEEN_S = 1.0
 
 def rolling_restart_behind_envoy(world: World) -> None:
     """Each replica in turn is stopped and started, as for a new release."""
-    with world.fault():
-        for replica in world.replicas:
-            replica.stop()
-            replica.start()
-            time.sleep(SEEN_S)
+    service_scenarios.restart_in_turn(world, pause_s=SEEN_S)
 
 
 def replica_killed_behind_envoy(world: World) -> None:

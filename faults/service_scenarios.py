@@ -38,10 +38,16 @@ def replica_stopped(world: World) -> None:
 
 def rolling_restart(world: World) -> None:
     """Each replica in turn is stopped and started, as for a new release."""
+    restart_in_turn(world)
+
+
+def restart_in_turn(world: World, *, pause_s: float = 0.0) -> None:
+    """Stop and start each replica, with a pause until the next."""
     with world.fault():
         for replica in world.replicas:
             replica.stop()
             replica.start()
+            time.sleep(pause_s)
 
 
 def worker_killed(world: World) -> None:

@@ -8,7 +8,8 @@ import os
 import bentoml
 from redis import Redis
 
-from benchmarks.baselines.plain_model import PATH, STORE_URL, Answer, Body, PlainModel
+from benchmarks.baselines.answer_models import Answer, Body
+from benchmarks.baselines.plain_model import PATH, STORE_URL, PlainModel
 
 
 @bentoml.service(workers=int(os.environ["WORKERS"]), logging={"access": {"enabled": False}})

@@ -5,7 +5,8 @@ import argparse
 import litserve
 from redis import Redis
 
-from benchmarks.baselines.plain_model import PATH, READY, STORE_URL, Body, PlainModel
+from benchmarks.baselines.answer_models import Body
+from benchmarks.baselines.plain_model import PATH, READY, STORE_URL, PlainModel
 
 
 class Recommender(litserve.LitAPI):

@@ -3,7 +3,8 @@
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from benchmarks.baselines.plain_model import PATH, READY, STORE_URL, Answer, Body, PlainModel
+from benchmarks.baselines.answer_models import Answer, Body
+from benchmarks.baselines.plain_model import PATH, READY, STORE_URL, PlainModel
 
 model = PlainModel()
 redis = Redis.from_url(STORE_URL, protocol=2)

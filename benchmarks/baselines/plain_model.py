@@ -14,8 +14,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 import onnxruntime as ort
-from pydantic import BaseModel
 
+from benchmarks.baselines.answer_models import Body
 from lsvcr.bundle import load_bundle
 from lsvcr.history import HistoryBatch, Timelines
 from service.engine.queries import EventHistory
@@ -26,23 +26,6 @@ from service.store_keys import StoreKeys
 STORE_URL = os.environ["STORE"]
 PATH, READY = "/recommend/videos", "/health/ready"
 TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
-
-
-class Body(BaseModel):
-    user_id: str
-    k: int = 20
-
-
-class Item(BaseModel):
-    video_id: str
-    rank: int
-    score: float
-    title: str
-
-
-class Answer(BaseModel):
-    user_id: str
-    items: list[Item]
 
 
 class PlainModel:

@@ -15,7 +15,7 @@ import requests
 from effort import TRIED, effort
 from hypothesis import Phase, settings
 from hypothesis.errors import FlakyStrategyDefinition
-from live_service import running_service
+from keyed_service import KEYS, keyed_service
 from schemathesis import Case, openapi
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -24,7 +24,6 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
     use_after_free,
 )
-from test_openapi_cases import KEYS
 from tiny_bundle_builder import TINY_VERSIONS
 
 from service.answer_schemas import ProblemAnswer
@@ -75,13 +74,8 @@ BEGINNINGS = {
 @pytest.fixture(scope="module")
 def url(tiny_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service that runs, with a key for each role."""
-    folder = tmp_path_factory.mktemp("walked")
-    with pytest.MonkeyPatch.context() as environment:
-        for role, key in KEYS.items():
-            environment.setenv(f"LSVCR_{role.upper()}_KEYS", key)
-        with running_service(tiny_master, folder, "--host", "127.0.0.1") as url:
-            yield url
-        assert '"level": "error"' not in (folder / "log").read_text()
+    with keyed_service(tiny_master, tmp_path_factory.mktemp("walked")) as url:
+        yield url
 
 
 def document_of(url: str) -> dict[str, Any]:
