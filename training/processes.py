@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the group of the moment as a default. Imported later, by a library that needs
+# it, they would keep ours, whose threads then die with the interpreter and abort the process.
+import torch.distributed.nn
 from torch import Tensor
 
 from lsvcr.errors import DataError

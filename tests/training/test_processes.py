@@ -32,16 +32,34 @@ def start(tmp_path):
     return ["--data", str(tmp_path / "data"), "--preset", "tiny", *assignments]
 
 
-def run_by_torchrun(*arguments, count=2):
+def run_by_torchrun(*arguments, program=("-m", "training"), count=2):
     """`torchrun --nproc_per_node 2 -m training …`."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*launch, "--nproc_per_node", str(count), "-m", "training", *arguments],
+        [*launch, "--nproc_per_node", str(count), *program, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+LATE_IMPORT = """
+import weakref
+import torch.distributed
+from training import processes
+with processes.joined():
+    import torch.distributed.nn
+    group = weakref.ref(torch.distributed.group.WORLD)
+print(group())
+"""
+
+
+def test_no_thread_of_the_group_lives_on_whatever_was_imported_meanwhile(tmp_path):
+    script = tmp_path / "late_import.py"
+    script.write_text(LATE_IMPORT)
+    done = run_by_torchrun(program=[str(script)])
+    assert (done.returncode, done.stdout.count("None")) == (0, 2), done.stderr
 
 
 def log(folder):
