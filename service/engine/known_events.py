@@ -64,23 +64,31 @@ def find_events(
 ) -> list[KnownEvents]:
     """Look up the items of many users at once."""
     given = [_NO_EVENTS if history is None else history for history in histories]
-    video_rows = _rows_of_each([history.video_hash_N for history in given], catalogue.video_index)
-    comment_rows = _rows_of_each(
-        [history.comment_hash_M for history in given], catalogue.comment_index
+    videos = _known_of_each(
+        [history.video_hash_N for history in given],
+        [history.video_timestamp_N for history in given],
+        catalogue.video_index,
     )
-    found = []
-    for history, video_N, comment_M in zip(given, video_rows, comment_rows, strict=True):
-        is_video_N, is_comment_M = video_N > 0, comment_M > 0
-        known = KnownEvents(
-            video_N=video_N[is_video_N],
-            video_time_N=history.video_timestamp_N[is_video_N],
-            comment_M=comment_M[is_comment_M],
-            comment_time_M=history.comment_timestamp_M[is_comment_M],
-            ignored=int(np.sum(~is_video_N) + np.sum(~is_comment_M)),
+    comments = _known_of_each(
+        [history.comment_hash_M for history in given],
+        [history.comment_timestamp_M for history in given],
+        catalogue.comment_index,
+    )
+    return [
+        KnownEvents(
+            video_N=video_N,
+            video_time_N=video_time_N,
+            comment_M=comment_M,
+            comment_time_M=comment_time_M,
+            ignored=unknown_videos + unknown_comments,
             max_events=history.max_events,
         )
-        found.append(known)
-    return found
+        for history, (video_N, video_time_N, unknown_videos), (
+            comment_M,
+            comment_time_M,
+            unknown_comments,
+        ) in zip(given, videos, comments, strict=True)
+    ]
 
 
 def build_timelines(
@@ -108,9 +116,21 @@ def count_used(history: HistoryBatch) -> list[tuple[int, int]]:
     return list(zip(videos_B.tolist(), comments_B.tolist(), strict=True))
 
 
-def _rows_of_each(hashes: Sequence[NDArray[np.uint64]], index: IdIndex) -> list[NDArray[np.int32]]:
-    row_N = index.rows(_join(hashes, np.uint64))
-    return np.split(row_N, np.cumsum([len(hash_N) for hash_N in hashes])[:-1])
+def _known_of_each(
+    hashes: Sequence[NDArray[np.uint64]], times: Sequence[NDArray[np.int64]], index: IdIndex
+) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
+    """Rows and times of the events whose item is known, and how many aren't, of each user."""
+    row_N, time_N = index.rows(_join(hashes, np.uint64)), _join(times, np.int64)
+    is_known_N = row_N > 0
+    known_N1 = np.append(0, np.cumsum(is_known_N))
+    row_N, time_N = row_N[is_known_N], time_N[is_known_N]
+    found, start, end = [], 0, 0
+    for hash_N in hashes:
+        first, end = int(known_N1[start]), start + len(hash_N)
+        last = int(known_N1[end])
+        found.append((row_N[first:last], time_N[first:last], len(hash_N) - (last - first)))
+        start = end
+    return found
 
 
 def _owners(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
