@@ -4,13 +4,12 @@ What `retrieval.py` does query by query in some thirty small steps of numpy is d
 large ones: the answers are the same, the cost a fraction.
 
 Shape suffixes: B queries, V video rows, G groups of them, N (query, row) pairs, P popular rows,
-E excluded rows, D width.
+E excluded rows, D width, W width and one more for the prior.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +50,12 @@ class _Compared:
     """Rows that are scored for every query.
 
     Attributes:
-        vector_DP: As they are multiplied with twice as fast.
-        logit_P: Of the prior; None without one.
+        vector_WP: As they are multiplied with twice as fast; behind them, with a prior, its logits.
         place_V: Where in `row_P` a catalogue row stands; behind its end where it doesn't.
     """
 
     row_P: Rows
-    vector_DP: NDArray[np.float32]
-    logit_P: NDArray[np.float32] | None
+    vector_WP: NDArray[np.float32]
     place_V: NDArray[np.integer]
 
 
@@ -73,11 +70,7 @@ class BatchRanking:
     def __init__(self, candidate_VD: NDArray[np.float32], temperature: float) -> None:
         self._candidate_VD = candidate_VD
         self._temperature = np.float32(temperature)
-        self._popular: tuple[PopularityPrior, _Compared] | None = None
-
-    @cached_property
-    def _candidate_DV(self) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self._candidate_VD.T)
+        self._compared: tuple[PopularityPrior | None, _Compared] | None = None
 
     def rank_all(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
@@ -87,9 +80,7 @@ class BatchRanking:
         Scores everything roughly, then exactly what may be among the best, ties included.
         """
         row_V = np.arange(len(self._candidate_VD))
-        logit_V = None if prior is None else prior.logit_V
-        compared = _Compared(row_V, self._candidate_DV, logit_V, row_V)
-        owner_N, row_N = self._best_of(queries, compared)
+        owner_N, row_N, _ = self._best_of(queries, self._compare(prior, row_V, row_V))
         return self._rank(queries, prior, owner_N, row_N)
 
     def rank_candidates(
@@ -100,63 +91,69 @@ class BatchRanking:
         Returns:
             None for a query where a video left out of both may belong to the best.
         """
-        fetched = [query.fetched.row_N for query in queries]
-        popular = Candidates(np.empty(0, np.int64), 0.0)
-        if prior is not None:
+        owner_N = np.repeat(np.arange(len(queries)), [len(one.fetched.row_N) for one in queries])
+        row_N: Rows = np.concatenate([query.fetched.row_N for query in queries])
+        if prior is None:
+            is_allowed_N = self._allows(queries, owner_N, row_N)
+            ranked = self._rank(queries, None, owner_N[is_allowed_N], row_N[is_allowed_N])
+            popular_floor = 0.0
+        else:
             root = math.sqrt(len(self._candidate_VD))
             popular = prior.propose(max(POPULAR, round(POPULAR_OF_ROOT * root)))
-            fetched = [  # the popular ones are proposed once
-                row_N[prior.place_V[row_N] >= len(popular.row_N)] for row_N in fetched
-            ]
-        owner_N = np.repeat(np.arange(len(queries)), [len(row_N) for row_N in fetched])
-        row_N: Rows = np.concatenate(fetched)
-        is_allowed_N = self._allows(queries, owner_N, row_N)
-        owners, rows = [owner_N[is_allowed_N]], [row_N[is_allowed_N]]
-        if prior is not None:
-            owner_N, row_N = self._best_of(queries, self._compare(prior, popular.row_N))
-            owners.append(owner_N)
-            rows.append(row_N)
-        ranked = self._rank(queries, prior, np.concatenate(owners), np.concatenate(rows))
+            popular_floor = popular.floor
+            compared = self._compare(prior, popular.row_N, prior.place_V)
+            best_owner_N, best_row_N, floor_B = self._best_of(queries, compared)
+            score_N = np.concatenate([query.fetched.part_N for query in queries])
+            score_N = (
+                score_N / self._temperature + _weights(queries)[owner_N] * prior.logit_V[row_N]
+            )
+            may_be_best_N = score_N >= floor_B[owner_N]  # of few: the others aren't looked at
+            may_be_best_N &= prior.place_V[row_N] >= len(popular.row_N)
+            owner_N, row_N = owner_N[may_be_best_N], row_N[may_be_best_N]
+            is_allowed_N = self._allows(queries, owner_N, row_N)
+            ranked = self._rank(
+                queries,
+                prior,
+                np.append(best_owner_N, owner_N[is_allowed_N]),
+                np.append(best_row_N, row_N[is_allowed_N]),
+            )
         return [
-            best if self._suffices(best, query, popular.floor) else None
+            best if self._suffices(best, query, popular_floor) else None
             for query, best in zip(queries, ranked, strict=True)
         ]
 
-    def _compare(self, prior: PopularityPrior, row_P: Rows) -> _Compared:
-        """The popular rows' vectors, gathered once for each prior."""
-        known = self._popular
+    def _compare(
+        self, prior: PopularityPrior | None, row_P: Rows, place_V: NDArray[np.integer]
+    ) -> _Compared:
+        """The rows' vectors, gathered once for each prior."""
+        known = self._compared
         if known is None or known[0] is not prior:
-            vector_DP = np.ascontiguousarray(self._candidate_VD[row_P].T)
-            known = prior, _Compared(row_P, vector_DP, prior.logit_V[row_P], prior.place_V)
-            self._popular = known
+            parts = [self._candidate_VD[row_P].T]
+            if prior is not None:
+                parts.append(prior.logit_V[None, row_P])
+            vector_WP = np.ascontiguousarray(np.concatenate(parts))
+            known = prior, _Compared(row_P, vector_WP, place_V)
+            self._compared = known
         return known[1]
 
     def _best_of(
         self, queries: Sequence[PlainQuery], compared: _Compared
-    ) -> tuple[NDArray[np.intp], Rows]:
+    ) -> tuple[NDArray[np.intp], Rows, NDArray[np.float32]]:
         """Pairs that hold each query's best of some rows, ties included, and few others.
 
-        Scores everything roughly: equal videos only nearly equally.
+        Scores everything roughly: equal videos only nearly equally. Also what a video must score
+        to be among the best, or a little less.
         """
         row_P = compared.row_P
-        preference_BD = (_preferences(queries) / self._temperature).astype(np.float32, copy=False)
-        score_BP = preference_BD @ compared.vector_DP
-        if compared.logit_P is not None:
-            score_BP += _weights(queries)[:, None] * compared.logit_P
-        for score_P, query in zip(score_BP, queries, strict=True):
-            place_E = compared.place_V[query.excluded_E]
-            score_P[place_E[place_E < len(row_P)]] = -np.inf
-            if query.matching is not None:
-                score_P[~query.matching(row_P)] = -np.inf
-        padding = compared.place_V[0]
-        if padding < len(row_P):
-            score_BP[:, padding] = -np.inf
+        factor_BW = np.column_stack([_preferences(queries) / self._temperature, _weights(queries)])
+        score_BP = factor_BW[:, : len(compared.vector_WP)] @ compared.vector_WP
+        _leave_out(score_BP, queries, compared)
         floor_B = _at_most_the_worst(score_BP, [query.count for query in queries])
         floor_B -= 2 * ROUNDING / self._temperature
         np.maximum(floor_B, np.finfo(np.float32).min, out=floor_B)  # never what was left out
         pair_N = np.flatnonzero(score_BP >= floor_B[:, None])  # far faster than `nonzero`
         owner_N, place_N = np.divmod(pair_N, len(row_P))
-        return owner_N, row_P[place_N]
+        return owner_N, row_P[place_N], floor_B
 
     def _rank(
         self,
@@ -204,6 +201,22 @@ class BatchRanking:
         return len(best) >= query.count and float(best.score_K[-1]) > left_out
 
 
+def _leave_out(
+    score_BP: NDArray[np.float32], queries: Sequence[PlainQuery], compared: _Compared
+) -> None:
+    """Give the lowest score to what is padding, excluded or filtered out."""
+    row_P, place_V = compared.row_P, compared.place_V
+    owner_N = np.repeat(np.arange(len(queries)), [len(query.excluded_E) for query in queries])
+    place_N = place_V[np.concatenate([query.excluded_E for query in queries])]
+    is_here_N = place_N < len(row_P)
+    score_BP[owner_N[is_here_N], place_N[is_here_N]] = -np.inf
+    if place_V[0] < len(row_P):
+        score_BP[:, place_V[0]] = -np.inf
+    for score_P, query in zip(score_BP, queries, strict=True):
+        if query.matching is not None:
+            score_P[~query.matching(row_P)] = -np.inf
+
+
 def _preferences(queries: Sequence[PlainQuery]) -> NDArray[np.float32]:
     return np.stack([query.preference_D for query in queries])
 
@@ -224,8 +237,8 @@ def _at_most_the_worst(score_BV: NDArray[np.float32], counts: Sequence[int]) -> 
         best_BG = score_BV
     else:
         best_BG = score_BV[:, :whole].reshape(len(score_BV), -1, groups).max(axis=1)
-    worst = [
-        np.partition(best_G, -count)[-count] if count <= len(best_G) else -np.inf
-        for best_G, count in zip(best_BG, counts, strict=True)
-    ]
-    return np.array(worst, np.float32)
+    place_B = np.maximum(best_BG.shape[1] - np.array(counts), 0)
+    sorted_BG = np.partition(best_BG, np.unique(place_B), axis=1)  # at these places
+    worst_B: NDArray[np.float32] = sorted_BG[np.arange(len(counts)), place_B]
+    worst_B[np.array(counts) > best_BG.shape[1]] = -np.inf
+    return worst_B

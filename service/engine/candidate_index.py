@@ -28,11 +28,18 @@ class Candidates:
 
     Attributes:
         row_N: Catalogue rows, nearest first.
-        floor: No row left out is nearer than this inner product; -inf if none was left out.
+        part_N: float32, what each was proposed by: its inner product, or, beside an index, its
+            part of the score.
+        floor: No row left out has more of that; -inf if none was left out.
     """
 
     row_N: NDArray[np.int64]
+    part_N: NDArray[np.float32]
     floor: float
+
+
+NO_CANDIDATES = Candidates(np.empty(0, np.int64), np.empty(0, np.float32), -np.inf)
+"""Nothing proposed, and nothing to make of what is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ class CandidateIndex:
         """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
         largest = min(max(counts, default=0), self.extent.rows, self.extent.max_count)
         if largest < 1:
-            return [Candidates(np.empty(0, np.int64), -np.inf) for _ in counts]
+            return [NO_CANDIDATES for _ in counts]
         faiss.omp_set_num_threads(1)  # of this thread: several pools in one process fight
         similarity_BN, row_BN = self._index.search(np.ascontiguousarray(query_BD), largest)
         return [
@@ -101,10 +108,11 @@ class CandidateIndex:
 def _candidates(
     similarity_N: NDArray[np.float32], row_N: NDArray[np.int64], size: int
 ) -> Candidates:
-    row_N = row_N[row_N > 0]  # -1 stands where the probed lists held too few
-    if len(row_N) == size:
-        return Candidates(row_N, -np.inf)
-    return Candidates(row_N, float(similarity_N[len(row_N) - 1]) if len(row_N) else np.inf)
+    found = int(np.count_nonzero(row_N > 0))  # -1 stands where the probed lists held too few
+    row_N, similarity_N = row_N[:found], similarity_N[:found]
+    if found == size:
+        return Candidates(row_N, similarity_N, -np.inf)
+    return Candidates(row_N, similarity_N, float(similarity_N[-1]) if found else np.inf)
 
 
 def _check(index: Any, name: str, *, rows: int, width: int) -> None:

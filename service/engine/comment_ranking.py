@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import Candidates
+from service.engine.candidate_index import NO_CANDIDATES, Candidates
 from service.engine.engine import OpenBundle
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
@@ -140,7 +140,7 @@ def _profile(user: User) -> Profile | None:
 
 def _whatever(count: int) -> Candidates:
     """Propose nothing, and let pass what is left out."""
-    return Candidates(np.empty(0, np.int64), -np.inf)
+    return NO_CANDIDATES
 
 
 def find_video(catalogue: Catalogue, video_id: str) -> int:

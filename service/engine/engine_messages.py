@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import Candidates, IndexSize
+from service.engine.candidate_index import NO_CANDIDATES, Candidates, IndexSize
 from service.engine.encoder_session import Encoding
 from service.engine.engine import Kind
 from service.errors import (
@@ -97,6 +97,7 @@ class Found(msgspec.Struct, tag=True, array_like=True):
 
     number: int
     row_N: Array
+    part_N: Array
     count_B: list[int]
     floor_B: list[float]
 
@@ -151,20 +152,23 @@ def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
 
 def pack_candidates(number: int, candidates: Sequence[Candidates]) -> Found:
     """Lay out what searches found."""
-    row_N = np.concatenate([np.empty(0, np.int64), *(found.row_N for found in candidates)])
+    found = [NO_CANDIDATES, *candidates]  # so that there is one
     return Found(
         number,
-        row_N.astype(np.int32),
-        [len(found.row_N) for found in candidates],
-        [found.floor for found in candidates],
+        np.concatenate([one.row_N for one in found]).astype(np.int32),
+        np.concatenate([one.part_N for one in found]),
+        [len(one.row_N) for one in candidates],
+        [one.floor for one in candidates],
     )
 
 
 def unpack_candidates(found: Found) -> list[Candidates]:
     """Undo `pack_candidates`."""
-    rows: Sequence[NDArray[np.int64]]
-    rows = np.split(found.row_N.astype(np.int64), np.cumsum(found.count_B)[:-1])
-    return list(map(Candidates, rows, found.floor_B))
+    row_N, end_B = found.row_N.astype(np.int64), np.cumsum(found.count_B)
+    return [
+        Candidates(row_N[start:end], found.part_N[start:end], floor)
+        for start, end, floor in zip([0, *end_B], end_B, found.floor_B, strict=False)
+    ]
 
 
 def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:

@@ -91,9 +91,10 @@ class PopularityPrior:
         Args:
             weight: Above 0.
         """
-        popular = self.popular
-        floor = weight * float(popular.score_P[count]) if count < len(popular.score_P) else -np.inf
-        return Candidates(popular.row_P[:count].astype(np.int64), floor)
+        row_P, score_P = self.popular.row_P, self.popular.score_P
+        floor = weight * float(score_P[count]) if count < len(score_P) else -np.inf
+        part_P = score_P[:count] * np.float32(weight)
+        return Candidates(row_P[:count].astype(np.int64), part_P, floor)
 
 
 def _by_row(bundle: Bundle, counts: CountsByHash) -> HourCounts:

@@ -5,12 +5,12 @@ Shape suffixes: N rows at hand.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.candidate_index import Candidates
+from service.engine.candidate_index import NO_CANDIDATES, Candidates
 from service.engine.engine import Kind, OpenBundle
 from service.engine.scoring import Ranked, Rows, Scorer
 from service.engine.video_conditions import Allows
@@ -38,7 +38,7 @@ parts add to the score of any row left out."""
 
 def no_rows_beside(count: int) -> Candidates:
     """Propose nothing: no part beside the encoder's adds anything."""
-    return Candidates(np.empty(0, np.int64), 0.0)
+    return replace(NO_CANDIDATES, floor=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def ask(candidate_ND: np.ndarray, row: int, count: int, fetch: int) -> PlainQuer
         weight=1.0 if row % 3 else 0.25,
         excluded_E=np.array([row, 5, row]),
         matching=only_even if row % 5 == 0 else None,
-        fetched=Candidates(order_N[:fetch].astype(np.int64), floor),
+        fetched=Candidates(order_N[:fetch].astype(np.int64), cosine_N[order_N[:fetch]], floor),
     )
 
 

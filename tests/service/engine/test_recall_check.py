@@ -22,7 +22,7 @@ class EverySecond:
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
     ) -> list[Candidates]:
         [found] = await self.whole.search(kind, query_BD, counts)
-        return [Candidates(found.row_N[::2], found.floor)]
+        return [Candidates(found.row_N[::2], found.part_N[::2], found.floor)]
 
 
 def open_bundle(tiny_master: Path, folder: Path) -> LocalBundle:
