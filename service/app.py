@@ -85,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.store = await _open_store(store_url, settings, metrics, stack)
             app.state.models = await _open_models(settings, app.state.store, metrics, stack)
             app.state.reporter = StateReporter(app.state.models, app.state.store, metrics, quality)
+            stack.callback(app.state.reporter.report)  # what was counted last
             stack.callback(asyncio.create_task(app.state.reporter.follow()).cancel)
             await _open_experiments(app, store_url, settings, stack)
             if settings.drain_s:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.engine.queries import Answer
+from service.tally import BulkHistogram, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -58,7 +59,7 @@ class Metrics:
     """All counters of one app, in a registry of its own: two apps in a process don't mix.
 
     What is counted for every answer keeps its labelled values at hand (`cache`): finding them again
-    each time cost more than counting.
+    each time cost more than counting. It is told to `registry` by `settle`.
 
     Args:
         max_queue: Requests that may wait for the model, to compare with how many do.
@@ -66,6 +67,7 @@ class Metrics:
 
     def __init__(self, *, max_queue: int) -> None:
         self.registry = CollectorRegistry()
+        self._tally = Tally()
         self._requests = cache(self._counter("requests", "Requests.", "route", "status").labels)
         self._request_seconds = cache(
             self._histogram(
@@ -132,8 +134,8 @@ class Metrics:
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
         """Count one request, whatever came of it."""
-        self._requests(route, str(status)).inc()
-        self._request_seconds(route).observe(seconds)
+        self._tally.count(self._requests(route, str(status)))
+        self._tally.observe(self._request_seconds(route), seconds)
 
     def record_answer(
         self, kind: str, answer: Answer, *, degraded: tuple[str, ...], history_ms: float
@@ -145,17 +147,21 @@ class Metrics:
             degraded: What was missing before the engine was asked.
             history_ms: What reading the history took.
         """
-        self._answers(kind, answer.source, answer.model_version).inc()
+        tally = self._tally
+        tally.count(self._answers(kind, answer.source, answer.model_version))
         for cause in (*degraded, *answer.degraded):
             self._degraded.labels(cause).inc()
-        self._stage_seconds("history").observe(history_ms / 1000)
+        tally.observe(self._stage_seconds("history"), history_ms / 1000)
         for stage, took_ms in answer.timings_ms.items():
             if stage != "total":  # which the request's own time tells, and more
-                self._stage_seconds(stage).observe(took_ms / 1000)
-        self._used.inc(sum(answer.history_used))
-        if answer.ignored:
-            self._ignored.inc(answer.ignored)
-        self._batch_size.observe(answer.batch_size)
+                tally.observe(self._stage_seconds(stage), took_ms / 1000)
+        tally.count(self._used, sum(answer.history_used))
+        tally.count(self._ignored, answer.ignored)
+        tally.observe(self._batch_size, answer.batch_size)
+
+    def settle(self) -> None:
+        """Tell `registry` of all requests and answers until now; to be repeated."""
+        self._tally.settle()
 
     def record_recall(self, *, found: int, missed: int) -> None:
         """Count one check of the video index."""
@@ -255,8 +261,8 @@ class Metrics:
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(f"lsvcr_{name}", text, labels, buckets=buckets, registry=self.registry)
+    ) -> BulkHistogram:
+        return BulkHistogram(f"lsvcr_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def _gauge(self, name: str, text: str, of_workers: str, *labels: str) -> Gauge:
         return Gauge(

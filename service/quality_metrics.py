@@ -9,10 +9,11 @@ from collections import Counter as Counted
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.engine.queries import Answer, RankedVideo
+from service.engine.queries import Answer
 from service.event_log import Event
+from service.tally import BulkHistogram, Tally
 
 NO_ARM = "none"
 COVERAGE_WINDOW_S = 3600
@@ -52,7 +53,7 @@ class QualityMetrics:
             registry=registry,
         )
         self._of_decile = {decile: by_popularity.labels(str(decile)) for decile in range(1, 11)}
-        top_score = Histogram(
+        top_score = BulkHistogram(
             "lsvcr_top_score",
             "The best item's score, where the model answered.",
             ["kind"],
@@ -67,6 +68,9 @@ class QualityMetrics:
             registry=registry,
         )
         self._clock = clock
+        self._tally = Tally()
+        self._deciles: list[int] = []
+        self._shown_ids: set[str] = set()
         self._window = int(clock() // COVERAGE_WINDOW_S)
         self._seen = DistinctCount()
 
@@ -77,18 +81,25 @@ class QualityMetrics:
             kind: As in `Metrics.record_answer`.
             arm: `EXPERIMENT/ARM` of the answer.
         """
-        videos = [item for item in answer.items if isinstance(item, RankedVideo)]
-        comments = len(answer.items) - len(videos)
-        comments += sum(len(video.comments) for video in videos if video.comments)
+        videos = len(answer.popularity_deciles)
         if videos:
-            self._shown("video", arm).inc(len(videos))
-            self._seen.add([video.video_id for video in videos])
-        if comments:
-            self._shown("comment", arm).inc(comments)
-        for decile, count in Counted([video.popularity_decile for video in videos]).items():
-            self._of_decile[decile].inc(count)
+            self._tally.count(self._shown("video", arm), videos)
+            self._deciles += answer.popularity_deciles
+            self._shown_ids.update(answer.video_ids)
+        if comments := len(answer.comment_ids):
+            self._tally.count(self._shown("comment", arm), comments)
         if answer.source == "model" and answer.items:
-            self._top_score(kind).observe(answer.items[0].score)
+            self._tally.observe(self._top_score(kind), answer.items[0].score)
+
+    def settle(self) -> None:
+        """Tell the registry of all answers until now; to be repeated."""
+        self._tally.settle()
+        for decile, count in Counted(self._deciles).items():
+            self._of_decile[decile].inc(count)
+        self._deciles.clear()
+        self._seen.add(self._shown_ids)
+        self._shown_ids.clear()
+        self._close_window()
 
     def record_feedback(self, events: Iterable[Event], arm_of: Callable[[str], str]) -> None:
         """Count what came of recommendations.
@@ -104,8 +115,8 @@ class QualityMetrics:
                     kind = event.type.partition("_")[0]
                     self._watched.labels(kind, arm).inc(event.watch_time_ms / 1000)
 
-    def close_window(self) -> None:
-        """Once an hour is over, tell how many different videos it saw; to be called often."""
+    def _close_window(self) -> None:
+        """Once an hour is over, tell how many different videos it saw."""
         window = int(self._clock() // COVERAGE_WINDOW_S)
         if window != self._window:
             self._covered.set(round(self._seen.estimate()))

@@ -47,12 +47,13 @@ class StateReporter:
             await asyncio.sleep(EVERY_S)
 
     def report(self) -> None:
-        """Report now."""
+        """Report now, and have what was counted until now told as well."""
+        self._metrics.settle()
+        self._quality.settle()
         model = None
         if not self._models.readiness():
             model = _model_state(self._models.current().status())
         self._metrics.record_state(model, store_is_failing=self._store.is_failing)
-        self._quality.close_window()
 
     async def check_recall(self) -> None:
         """Check the index with what somebody asked of it lately, if anybody did."""

@@ -14,7 +14,7 @@ MAX_NAMED = 16_384
 
 
 class VideoNames:
-    """What an answer says of a video whoever it is for: id, title and decile, by catalogue row.
+    """What is told of a video whoever it is for: id, title and decile, by catalogue row.
 
     Some videos are shown much more often than others, and to decode their texts again each time
     cost as much as to rank them. What was read is kept, and forgotten as a whole at `MAX_NAMED`.
@@ -50,34 +50,38 @@ class VideoNames:
         self._known.update(zip(rows, named, strict=True))
 
 
-def video_items(ranked: Ranked, names: VideoNames, because: Because) -> tuple[RankedVideo, ...]:
-    """Name videos; with `because`, also explain them."""
+def video_items(
+    ranked: Ranked, names: VideoNames, because: Because
+) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
+    """Name videos; with `because`, also explain them. Also their deciles of popularity."""
+    named = names.of(ranked.row_K)
     scores, parts = ranked.score_K.tolist(), _parts_of_each(ranked, because)
-    return tuple(
-        [
-            RankedVideo(video_id, score, title, decile, part, because)
-            for (video_id, title, decile), score, part in zip(
-                names.of(ranked.row_K), scores, parts, strict=True
-            )
-        ]
-    )
+    items = [
+        RankedVideo(video_id, rank, score, title, part, because)
+        for rank, ((video_id, title, _), score, part) in enumerate(
+            zip(named, scores, parts, strict=True), start=1
+        )
+    ]
+    return tuple(items), tuple([decile for _, _, decile in named])
 
 
 def comment_items(
     ranked: Ranked, catalogue: Catalogue, because: Because
 ) -> tuple[RankedComment, ...]:
     """Name comments; with `because`, also explain them."""
-    parts = _parts_of_each(ranked, because)
+    told = zip(
+        catalogue.comment_id.texts(ranked.row_K),
+        catalogue.video_id.texts(catalogue.comment_video_C[ranked.row_K]),
+        ranked.score_K.tolist(),
+        catalogue.comment_text.texts(ranked.row_K),
+        _parts_of_each(ranked, because),
+        strict=True,
+    )
     return tuple(
-        RankedComment(*item, because)
-        for item in zip(
-            catalogue.comment_id.texts(ranked.row_K),
-            catalogue.video_id.texts(catalogue.comment_video_C[ranked.row_K]),
-            ranked.score_K.tolist(),
-            catalogue.comment_text.texts(ranked.row_K),
-            parts,
-            strict=True,
-        )
+        [
+            RankedComment(comment_id, video_id, rank, score, text, part, because)
+            for rank, (comment_id, video_id, score, text, part) in enumerate(told, start=1)
+        ]
     )
 
 

@@ -3,12 +3,10 @@
 Shape suffixes: I and J slots of the video and comment side.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.catalogue import Catalogue, TextColumn
+from lsvcr.catalogue import Catalogue
 from service.engine.queries import Reason
 from service.engine.users import EncodedHistory
 
@@ -20,7 +18,7 @@ MIN_SHARE = 0.001
 def explain_videos(encoded: EncodedHistory, catalogue: Catalogue) -> tuple[Reason, ...]:
     """Name the videos that a video preference attends to most: the same for all its videos."""
     shares = _largest(encoded.video_I, encoded.video_share_I)
-    return _reasons("video", shares, catalogue.video_id)
+    return tuple(Reason(video_id=catalogue.video_id[row], share=share) for row, share in shares)
 
 
 def explain_comments(
@@ -32,7 +30,8 @@ def explain_comments(
     for all of them.
     """
     newest_J = encoded.comment_JK[:, 0]
-    return _reasons("comment", _largest(newest_J, share_J), catalogue.comment_id)
+    shares = _largest(newest_J, share_J)
+    return tuple(Reason(comment_id=catalogue.comment_id[row], share=share) for row, share in shares)
 
 
 def _largest(row_S: NDArray[np.int32], share_S: NDArray[np.float32]) -> list[tuple[int, float]]:
@@ -42,10 +41,4 @@ def _largest(row_S: NDArray[np.int32], share_S: NDArray[np.float32]) -> list[tup
         row = int(row_S[slot])
         total[row] = total.get(row, 0.0) + float(share_S[slot])
     best = sorted(total.items(), key=lambda item: -item[1])[:MAX_REASONS]
-    return [(row, share) for row, share in best if share >= MIN_SHARE]
-
-
-def _reasons(
-    kind: Literal["video", "comment"], shares: list[tuple[int, float]], identifiers: TextColumn
-) -> tuple[Reason, ...]:
-    return tuple(Reason(kind, identifiers[row], min(share, 1.0)) for row, share in shares)
+    return [(row, min(share, 1.0)) for row, share in best if share >= MIN_SHARE]

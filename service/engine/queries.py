@@ -121,37 +121,38 @@ class SimilarQuery:
 Query = VideoQuery | CommentQuery | FeedQuery | SimilarQuery
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One history entry that a recommendation rests on, with its share in [0, 1]."""
 
-    kind: Literal["video", "comment"]
-    item_id: str
+    video_id: str | None = None
+    comment_id: str | None = None
     share: float
 
 
-class RankedComment(msgspec.Struct, frozen=True):
-    """A recommended comment; `parts` and `because` only where explanation was asked for."""
+class RankedComment(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A recommended comment as an answer tells it; with reasons only where they were asked for.
+
+    Attributes:
+        rank: From 1, the best.
+        parts: Of the score.
+    """
 
     comment_id: str
     video_id: str
+    rank: int
     score: float
     text: str
     parts: dict[str, float] | None = None
     because: tuple[Reason, ...] | None = None
 
 
-class RankedVideo(msgspec.Struct, frozen=True):
-    """A recommended video; `comments` only in a feed.
-
-    Attributes:
-        popularity_decile: Tenth of the catalogue by training events, 1 the most popular.
-    """
+class RankedVideo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A recommended video, likewise; `comments` only in a feed."""
 
     video_id: str
+    rank: int
     score: float
     title: str
-    popularity_decile: int
     parts: dict[str, float] | None = None
     because: tuple[Reason, ...] | None = None
     comments: tuple[RankedComment, ...] | None = None
@@ -166,6 +167,8 @@ class Answer:
         ignored: Unknown history items and candidates that were skipped.
         timings_ms: Durations by stage: `queue`, `encode`, `retrieve`, …
         batch_size: Queries that were answered together, this one included.
+        popularity_deciles: Of the videos: tenth of the catalogue by training events, 1 the most
+            popular.
     """
 
     items: tuple[RankedVideo, ...] | tuple[RankedComment, ...]
@@ -176,3 +179,20 @@ class Answer:
     degraded: tuple[str, ...]
     timings_ms: dict[str, float]
     batch_size: int
+    popularity_deciles: tuple[int, ...] = ()
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The videos, in the order they are shown in."""
+        return [item.video_id for item in self.items if isinstance(item, RankedVideo)]
+
+    @property
+    def comment_ids(self) -> list[str]:
+        """The comments, in the order they are shown in; a feed's video by video."""
+        found = []
+        for item in self.items:
+            if isinstance(item, RankedComment):
+                found.append(item.comment_id)
+            elif item.comments:
+                found += [comment.comment_id for comment in item.comments]
+        return found

@@ -179,25 +179,29 @@ class Ranker:
             case VideoQuery():
                 if ranked is None:
                     ranked = await self._videos.rank(query, user, prior)
-                return self._answer_with(self._video_items(ranked, user, query.explain), user)
+                items, deciles = self._video_items(ranked, user, query.explain)
+                return self._answer_with(items, user, deciles)
             case FeedQuery():
                 if ranked is None:
                     ranked = await self._videos.rank(query.videos, user, prior)
-                return self._answer_with(self._feed_items(query, ranked, user), user)
+                items, deciles = self._feed_items(query, ranked, user)
+                return self._answer_with(items, user, deciles)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
                 ranked, ignored = await self._comments.rank(query, user, preference_D)
-                items = self._comment_items(ranked, user, taste, query.explain)
-                return self._answer_with(items, user, ignored)
+                comments = self._comment_items(ranked, user, taste, query.explain)
+                return self._answer_with(comments, user, ignored_candidates=ignored)
             case SimilarQuery():
                 row = find_video(self._catalogue, query.video_id)
                 ranked = await self._videos.similar(row, query.k)
-                answer = self._answer_with(self._video_items(ranked, user, False), user)
-                return replace(answer, source="model")
+                items, deciles = self._video_items(ranked, user, False)
+                return replace(self._answer_with(items, user, deciles), source="model")
             case _:
                 assert_never(query)
 
-    def _feed_items(self, query: FeedQuery, ranked: Ranked, user: User) -> tuple[RankedVideo, ...]:
+    def _feed_items(
+        self, query: FeedQuery, ranked: Ranked, user: User
+    ) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
         """Give each video its best comments: one run of the comment head for all of them."""
         explain = query.videos.explain
         tastes: list[_CommentTaste | None] = [None] * len(ranked)
@@ -213,13 +217,16 @@ class Ranker:
         comments = self._comments.rank_under_each(
             ranked.row_K, user, preference_TD, query.comments_per_video
         )
-        videos = self._video_items(ranked, user, explain)
-        return tuple(
+        videos, deciles = self._video_items(ranked, user, explain)
+        with_comments = tuple(
             structs.replace(video, comments=self._comment_items(best, user, taste, explain))
             for video, best, taste in zip(videos, comments, tastes, strict=True)
         )
+        return with_comments, deciles
 
-    def _video_items(self, ranked: Ranked, user: User, explain: bool) -> tuple[RankedVideo, ...]:
+    def _video_items(
+        self, ranked: Ranked, user: User, explain: bool
+    ) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
         because: Because = None
         if explain:
             because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
@@ -239,6 +246,8 @@ class Ranker:
         self,
         items: tuple[RankedVideo, ...] | tuple[RankedComment, ...],
         user: User,
+        popularity_deciles: tuple[int, ...] = (),
+        *,
         ignored_candidates: int = 0,
     ) -> Answer:
         return Answer(
@@ -250,6 +259,7 @@ class Ranker:
             degraded=user.degraded,
             timings_ms={},
             batch_size=1,
+            popularity_deciles=popularity_deciles,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service.engine.queries import Answer, RankedComment, RankedVideo
+from service.engine.queries import Answer
 from service.experiments.assignment import Assignment
 from service.exposure_log import ExposedTo, Exposure
 from service.routes.recommendation_queries import RecommendBody
@@ -29,7 +29,6 @@ def build_exposure(
         body: What was asked.
         exposed: The running experiments that the unit is in.
     """
-    video_ids, comment_ids = _shown(answer)
     return Exposure(
         recommendation_id=content["recommendation_id"],
         timestamp=time.time_ns() // 1_000_000,
@@ -41,9 +40,9 @@ def build_exposure(
         user_id=body.user_id,
         unit_id=body.unit_id,
         experiments=tuple(ExposedTo(one.experiment, str(one.arm), one.reason) for one in exposed),
-        video_ids=video_ids,
-        comment_ids=comment_ids,
-        scores=tuple(item.score for item in answer.items),
+        video_ids=tuple(answer.video_ids),
+        comment_ids=tuple(answer.comment_ids),
+        scores=tuple([item.score for item in answer.items]),
         on_video=body.video_id if isinstance(body, CommentsBody) else None,
         history_used=answer.history_used,
         degraded=tuple(content["degraded"]),
@@ -54,28 +53,16 @@ def build_shadow_exposure(
     shown: Exposure, answer: Answer, exposed_to: ExposedTo, latency_ms: float
 ) -> Exposure:
     """Describe what a shadow arm would have answered where something else was shown."""
-    video_ids, comment_ids = _shown(answer)
     return msgspec.structs.replace(
         shown,
         model_version=answer.model_version,
         source=answer.source,
         latency_ms=round(latency_ms, 3),
         experiments=(exposed_to,),
-        video_ids=video_ids,
-        comment_ids=comment_ids,
-        scores=tuple(item.score for item in answer.items),
+        video_ids=tuple(answer.video_ids),
+        comment_ids=tuple(answer.comment_ids),
+        scores=tuple([item.score for item in answer.items]),
         history_used=answer.history_used,
         degraded=answer.degraded,
         is_shadow=True,
-    )
-
-
-def _shown(answer: Answer) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The videos and the comments of an answer, in the order they are shown in."""
-    videos = [item for item in answer.items if isinstance(item, RankedVideo)]
-    comments = [item for item in answer.items if isinstance(item, RankedComment)]
-    comments += [comment for video in videos for comment in video.comments or ()]
-    return (
-        tuple(video.video_id for video in videos),
-        tuple(comment.comment_id for comment in comments),
     )

@@ -76,6 +76,7 @@ def test_as_many_are_let_in_as_can_be_answered_in_time() -> None:
         tasks = await begin(shedding, 150)
         assert app.begun == 100
         assert sum(task.done() for task in tasks) == 50
+        metrics.settle()
         assert b'lsvcr_requests_total{route="/recommend/videos",status="503"} 50.0' in (
             metrics.render()
         )

@@ -61,11 +61,12 @@ def test_coverage_is_that_of_the_last_full_hour() -> None:
     quality = QualityMetrics(registry, clock=lambda: now_s[0])
 
     def show(*video_ids: str) -> None:
-        items = tuple(RankedVideo(name, 1.0, "", 1) for name in video_ids)
-        quality.record_answer("videos", Answer(items, "model", "m", (0, 0), 0, (), {}, 1))
+        items = tuple(RankedVideo(name, 1, 1.0, "") for name in video_ids)
+        deciles = (1,) * len(items)
+        quality.record_answer("videos", Answer(items, "model", "m", (0, 0), 0, (), {}, 1, deciles))
 
     def covered() -> float | None:
-        quality.close_window()
+        quality.settle()
         return registry.get_sample_value("lsvcr_videos_covered")
 
     show("a", "b", "c")

@@ -137,8 +137,8 @@ def test_because_names_the_comments_attended_to(ranker: Ranker) -> None:
     # Orders: start -1, v1 0, comment c5 1 to 2, v2 3, comment c9 4 to 5; weights are last + 2.
     [item, *_] = answer(ranker, ask_comments(USER, 1, video_id="v3", explain=True)).items
     assert item.because == (
-        Reason("comment", "c9", pytest.approx(7 / 12)),
-        Reason("comment", "c5", pytest.approx(4 / 12)),
+        Reason(comment_id="c9", share=pytest.approx(7 / 12)),
+        Reason(comment_id="c5", share=pytest.approx(4 / 12)),
     )
     assert item.parts == {"encoder": item.score}
 

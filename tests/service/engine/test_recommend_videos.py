@@ -143,9 +143,9 @@ def test_because_names_the_history_with_its_attention(ranker: Ranker) -> None:
     events = history(["v1", "v2", "v3", "v4"])
     [item] = answer(ranker, ask_videos(events, 1, explain=True)).items
     assert item.because == (
-        Reason("video", "v4", pytest.approx(5 / 15)),
-        Reason("video", "v3", pytest.approx(4 / 15)),
-        Reason("video", "v2", pytest.approx(3 / 15)),
+        Reason(video_id="v4", share=pytest.approx(5 / 15)),
+        Reason(video_id="v3", share=pytest.approx(4 / 15)),
+        Reason(video_id="v2", share=pytest.approx(3 / 15)),
     )
 
 
