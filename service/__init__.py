@@ -1,1 +1,7 @@
 """Serves a bundle over HTTP."""
+
+import os
+
+# ONNX Runtime tells its maker about models and machine, from 1.29 on also on Linux, and keeps a
+# database, threads and a descriptor for it. It looks when it is imported, so before anything else.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -58,7 +58,7 @@ from service.state_reporter import StateReporter
 from service.store_connection import close_store, connect_store
 from service.tracing import Tracing
 
-_EXPERIMENT_CONNECTIONS = 8
+EXPERIMENT_CONNECTIONS = 8
 _RATE_CONNECTIONS = 4
 _WAITING_SHARE = 0.2
 """Of its deadline that a recommendation may spend waiting for others."""
@@ -221,7 +221,7 @@ async def _open_experiments(
     """Follow the experiments and log exposures; without the store we start with none."""
     metrics: Metrics = app.state.metrics
     timeout_s = settings.store_write_timeout_ms / 1000
-    redis = connect_store(url, timeout_s=timeout_s, max_connections=_EXPERIMENT_CONNECTIONS)
+    redis = connect_store(url, timeout_s=timeout_s, max_connections=EXPERIMENT_CONNECTIONS)
     stack.push_async_callback(close_store, redis)
     exposures = ExposureLog(
         redis,

@@ -33,7 +33,7 @@ ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger(__name__)
 
-_MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
 _MIGRATION_S = 600.0
 _ARMS_SCRIPT = "sticky_arms.lua"
@@ -99,7 +99,7 @@ class HistoryStore:
         )
         self._on_failure = on_failure
         self._redis = connect_store(
-            url, timeout_s=self._write_timeout_s, max_connections=_MAX_CONNECTIONS
+            url, timeout_s=self._write_timeout_s, max_connections=MAX_CONNECTIONS
         )
         self._arms_script = resources.files("service").joinpath(_ARMS_SCRIPT).read_bytes()
         self._breaker = CircuitBreaker()
@@ -134,7 +134,7 @@ class HistoryStore:
 
         What fails, or is too much, is left to the unit's next request.
         """
-        if len(self._tasks) >= _MAX_CONNECTIONS:
+        if len(self._tasks) >= MAX_CONNECTIONS:
             return
         call = self._redis.eval(
             self._arms_script, 1, self._keys.arms(unit), experiment, arm, self._expiry_s

@@ -31,6 +31,7 @@ from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
 from service.engine.candidate_index import Candidates, IndexSize
 from service.engine.encoder_session import Encoding, runs_of
+from service.engine.freed_memory import give_back_after
 from service.errors import EngineFailedError
 
 PROVE_AGAIN_S = 1.0
@@ -261,6 +262,7 @@ class InlineEngine:
             cpu_reason=cpu_reason,
         )
         self._open.add(opened)
+        give_back_after(opened)
         return opened
 
     def problem(self) -> str | None:

@@ -43,6 +43,7 @@ from service.engine.engine_messages import (
     unpack_error,
     unpack_sizes,
 )
+from service.engine.freed_memory import give_back_after
 from service.errors import EngineLostError
 
 IN_FLIGHT = 4
@@ -106,6 +107,7 @@ class RemoteEngine:
         remote = RemoteBundle(self, bundle, opened)
         loop = asyncio.get_running_loop()
         weakref.finalize(remote, _call_in, loop, self._let_go, version).atexit = False
+        give_back_after(remote)
         return remote
 
     def problem(self) -> str | None:

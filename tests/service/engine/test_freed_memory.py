@@ -1,0 +1,109 @@
+"""What a bundle held goes back to the system once nobody uses it."""
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+from tiny_bundle_builder import TINY_VERSIONS
+
+from service.engine import freed_memory
+from service.engine.engine import Engine, InlineEngine
+from service.engine.engine_client import RemoteEngine
+from service.engine.freed_memory import give_back
+from service.engine.model_pool import ModelPool
+from service.engine_process import EngineProcess
+from service.settings import Settings
+
+SOON_S = 20.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(params=["inline", "process"])
+def new_engine(
+    request: pytest.FixtureRequest, tiny_registry: Path
+) -> Iterator[Callable[[], Engine]]:
+    if request.param == "inline":
+        yield lambda: InlineEngine(tiny_registry, device="cpu", max_batch=8)
+        return
+    settings = Settings(registry=tiny_registry, device="cpu", log_level="error")
+    with EngineProcess(settings) as process:
+        yield lambda: RemoteEngine(tiny_registry, process.socket)
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """No garbage is collected but by who asks for it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def left_by_reading() -> int:
+    """Functions that NumPy's reading of array headers leaves in cycles."""
+    functions = (one for one in gc.get_objects() if isinstance(one, FunctionType))
+    return sum(one.__qualname__.startswith("literal_eval.<locals>") for one in functions)
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_activations_leave_no_garbage(
+    tiny_registry: Path, new_engine: Callable[[], Engine]
+) -> None:
+    async def main() -> None:
+        engine = new_engine()
+        pool = ModelPool(tiny_registry, engine, max_queue=9, max_batch=8)
+        await pool.open()
+        assert left_by_reading() > 0  # which replaced nothing
+        async with asyncio.timeout(SOON_S):
+            for turn in range(1, 4):
+                await pool.activate(TINY_VERSIONS[turn % 2])
+                while left_by_reading():
+                    await asyncio.sleep(0.01)
+        await pool.close()
+        await engine.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(freed_memory._trim is None, reason="this C library has no malloc_trim")
+def test_freed_pages_go_back_though_something_small_lies_behind_them() -> None:
+    blocks = [bytes(4000) for _ in range(16_000)]
+    behind = blocks[-1]
+    held = resident_bytes()
+    blocks.clear()
+    assert resident_bytes() > held - 8e6  # the C library keeps them
+    give_back()
+    assert resident_bytes() < held - 48e6
+    assert len(behind) == 4000
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def test_the_runtime_keeps_no_record_for_its_maker(tiny_bundle: Path, tmp_path: Path) -> None:
+    program = (
+        "import json, os, pathlib; import service.engine.encoder_session as encoders\n"
+        f"encoders.open_session(pathlib.Path({str(tiny_bundle / 'encoder.onnx')!r}), "
+        "encoders.one_thread())\n"
+        "links = [os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')[:-1]]\n"
+        "print(json.dumps([link for link in links if '.db' in link]))\n"
+    )
+    hushed = {"ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in hushed}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert json.loads(done.stdout) == []
+    assert [*tmp_path.rglob("*")] == []
