@@ -124,7 +124,9 @@ def complete_bundle(
             run, graphs, tables, golden.video_preference_BD, folder / "index", options
         )
     with step("manifest"):
-        prior, profile = _prior_entry(run), _profile_entry(run)
+        prior, repeat_logit = _prior_entry(run), _repeat_logit(run)
+        profile = _profile_entry(run)
+        beside = {"prior": prior, "repeat": repeat_logit, "profile": profile}
         manifest = Manifest(
             format=FORMAT,
             version=version,
@@ -134,8 +136,9 @@ def complete_bundle(
             comments_per_event=model.comments_per_event,
             temperature=model.temperature,
             query_norm=query_norm(tables["video_query_VD"]),
-            score_parts=("encoder", *("prior",) * bool(prior), *("profile",) * bool(profile)),
+            score_parts=("encoder", *(name for name, part in beside.items() if part is not None)),
             prior=prior,
+            repeat_logit=repeat_logit,
             profile=profile,
             counts=_counts(run),
             indexes=indexes,
@@ -178,6 +181,11 @@ def _prior_entry(run: TrainedRun) -> PriorEntry | None:
         network=run.recommender.prior.network(),
         seed_hour=run.prior_seed.hour,
     )
+
+
+def _repeat_logit(run: TrainedRun) -> float | None:
+    repeat = run.recommender.repeat
+    return None if repeat is None else (repeat.cosine / repeat.temperature).item()
 
 
 def _profile_entry(run: TrainedRun) -> ProfileEntry | None:

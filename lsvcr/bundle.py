@@ -125,8 +125,9 @@ class Manifest(_Frozen):
         temperature: tau; a score's encoder part is cosine / tau.
         query_norm: Mean length of a video's query vector: what a user's video preference is
             scaled to where it stands in for a target video (all-comments ranking).
-        score_parts: Names of the parts whose sum a score is: `encoder`, and `prior` (videos) and
-            `profile` (comments) where the entries of that name are there.
+        score_parts: Names of the parts whose sum a score is: `encoder`, and `prior` and `repeat`
+            (videos) and `profile` (comments) where the entries of these names are there.
+        repeat_logit: What a video that the user watched before has added to its score.
         data_until_ms: The data's newest event, Unix milliseconds; None where nobody noted it.
         metrics: `metrics.json` of the run.
     """
@@ -141,6 +142,7 @@ class Manifest(_Frozen):
     query_norm: float = Field(gt=0, le=MAX_COMPONENT)
     score_parts: tuple[str, ...]
     prior: PriorEntry | None = None
+    repeat_logit: float | None = Field(default=None, ge=-MAX_COMPONENT, le=MAX_COMPONENT)
     profile: ProfileEntry | None = None
     counts: Counts
     indexes: dict[Literal["video", "comment"], IndexEntry]

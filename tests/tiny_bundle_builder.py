@@ -49,6 +49,7 @@ PRIOR = PriorEntry(
     ),
     seed_hour=SEED_HOUR,
 )
+REPEAT = -0.75
 PROFILE = ProfileEntry(scale=6.0, scale_by_count=1.5, events=3)
 
 Tables = dict[str, NDArray[np.float32]]
@@ -72,6 +73,7 @@ def write_tiny_bundle(
     comments: int = 200,
     seed: int = 7,
     prior: PriorEntry | None = None,
+    repeat_logit: float | None = None,
     profile: ProfileEntry | None = None,
 ) -> None:
     """Write a bundle of videos `v1`, `v2`, … and comments `c1`, `c2`, …
@@ -100,6 +102,7 @@ def write_tiny_bundle(
     onnx.save(encoder_graph(), folder / "encoder.onnx")
     onnx.save(comment_head_graph(), folder / "comment_head.onnx")
     tiny_golden(catalogue, tables).save(folder / "golden")
+    beside = {"prior": prior, "repeat": repeat_logit, "profile": profile}
     manifest = Manifest(
         format=1,
         version=version,
@@ -110,8 +113,9 @@ def write_tiny_bundle(
         comments_per_event=COMMENTS_PER_EVENT,
         temperature=TEMPERATURE,
         query_norm=1.5,
-        score_parts=("encoder", *["prior"] * bool(prior), *["profile"] * bool(profile)),
+        score_parts=("encoder", *(name for name, part in beside.items() if part is not None)),
         prior=prior,
+        repeat_logit=repeat_logit,
         profile=profile,
         counts=Counts(videos=videos, comments=comments, users=1, video_events=1, comment_events=0),
         indexes=indexes,  # type: ignore[arg-type]

@@ -97,6 +97,9 @@ class ModelConfig(_Frozen):
         (0.25, 1.0, 3.0, 7.0, 20.0, 60.0, 180.0, 540.0),
         description="Popularity of late as a part of the video score; empty: none.",
     )
+    repeats: bool = Field(
+        True, description="Videos that a user watched before get a learned logit: mostly less."
+    )
     profile_events: int = Field(
         200,
         ge=0,
@@ -285,6 +288,7 @@ PRESETS: dict[str, RunConfig] = {
             temperature=0.07,
             use_categories=False,
             prior_half_lives_days=(),
+            repeats=False,
             profile_events=0,
         ),
         align=AlignConfig(

@@ -324,12 +324,29 @@ class ProfileSimilarity(nn.Module):
         return (self.scale + self.scale_by_count * count_Q.log1p()).unsqueeze(1) * cosine_QN
 
 
+class RepeatLogit(nn.Module):
+    """What having watched a video before adds to its logit: mostly less, where nobody repeats.
+
+    Learned as a cosine, so that it moves as fast as the encoder's part.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.cosine = nn.Parameter(torch.zeros(()))
+
+    def forward(self, is_seen_QN: Tensor) -> Tensor:
+        """(…) to (…): the same number wherever true, 0 elsewhere."""
+        return is_seen_QN * (self.cosine / self.temperature)
+
+
 class Recommender(nn.Module):
     """All that is trained and that a checkpoint holds.
 
     Attributes:
         prior: What recent popularity adds to a video's logit; fitted before the rest, and then
             left as it is. None without half-lives.
+        repeat: What having watched a video adds to its logit. None without repeats.
     """
 
     def __init__(
@@ -351,6 +368,7 @@ class Recommender(nn.Module):
         )
         half_lives = len(config.prior_half_lives_days)
         self.prior = PriorModel(half_lives).requires_grad_(False) if half_lives else None
+        self.repeat = RepeatLogit(config.temperature) if config.repeats else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -151,17 +151,8 @@ class Evaluation:
         return _by_chunks(rank, len(self.samples.videos.user_T))
 
     def _seen(self, part: slice) -> NDArray[np.bool_]:
-        """Videos in each sample's whole history; the target itself never counts as seen."""
-        timelines = self.samples.prepared.timelines
-        is_seen_SV = np.zeros(
-            (len(self.samples.videos.user_T[part]), len(self.samples.prepared.is_core_V)), bool
-        )
-        for sample, (user, cut) in enumerate(
-            zip(self.samples.videos.user_T[part], self.samples.videos.cut_T[part], strict=True)
-        ):
-            events = slice(*timelines.video_start_U1[user : user + 2])
-            is_past = timelines.video_order_N[events] < cut
-            is_seen_SV[sample, timelines.video_N[events][is_past]] = True
+        """What the full ranking leaves out of what was watched before: never the target, (S, V)."""
+        is_seen_SV = self.samples.seen(part)
         is_seen_SV[np.arange(len(is_seen_SV)), self.samples.videos.video_T[part]] = False
         return is_seen_SV
 

@@ -27,7 +27,7 @@ RANKINGS = {
 }
 SYSTEMS = {
     "model": "model",
-    "prior_and_profile": "recent popularity and profile, no encoder",
+    "prior_and_profile": "recent popularity, repeats and profile, no encoder",
     "popularity": "popularity of all time, votes",
     "text_neighbours": "nearest texts",
 }

@@ -13,6 +13,7 @@ from training.batches import TargetSlots, TrainingRows, select
 from training.config import FitConfig
 from training.draws import CommentSlices, Draws, Pool, filled
 from training.encoder import Recommender, unit
+from training.repeats import is_among_all, is_among_drawn, seen_by
 from training.score_parts import ScoreParts
 from training.split import Prepared
 
@@ -36,9 +37,9 @@ class Objective:
         slots: TargetSlots,
     ) -> None:
         self.config, self.parts, self.slots = config, parts, slots
-        core_V = torch.from_numpy(prepared.is_core_V).to(device)
-        self.core_N = core_V.nonzero().squeeze(1)
-        self.core_position_V = (core_V.cumsum(0) - 1).clamp(min=0)
+        self.core_V = torch.from_numpy(prepared.is_core_V).to(device)
+        self.core_N = self.core_V.nonzero().squeeze(1)
+        self.core_position_V = (self.core_V.cumsum(0) - 1).clamp(min=0)
         self.draws = Draws(
             CommentSlices.of(prepared.catalogue, device),
             self.core_position_V,
@@ -78,6 +79,7 @@ class Objective:
                 video_BTD.flatten(0, 1)[slot_Q],
                 mine.video_target_RT.flatten()[slot_Q],
                 mine.video_event_RT.flatten()[slot_Q],
+                seen_by(mine, slot_Q),
                 drawn.negative_S,
             )
             losses["video"] = _mean(loss_Q, weight_Q, (batch.video_target_RT > 0).sum())
@@ -100,19 +102,35 @@ class Objective:
         preference_QD: Tensor,
         target_Q: Tensor,
         event_Q: Tensor,
+        seen_QI: Tensor,
         negative_S: Tensor | None,
     ) -> Tensor:
-        """Cross-entropies of cosine / tau, plus the prior, over all core videos or a sample."""
+        """Cross-entropies of the whole score over all core videos or a sample.
+
+        Args:
+            model: Gives cosine / tau and the repeats' part; the prior's comes from its table.
+            preference_QD: Of any length.
+            target_Q: Catalogue rows.
+            event_Q: The targets' positions in the timelines.
+            seen_QI: Catalogue rows of what was watched before, 0 = none.
+            negative_S: Positions among the core videos; None for all of them.
+        """
         position_Q = self.core_position_V[target_Q]
+        seen_position_QI = torch.where(
+            self.core_V[seen_QI], self.core_position_V[seen_QI], len(self.core_N)
+        )
         if negative_S is not None:
             logit_QN, position_Q = self.sampled_logits(
-                model, preference_QD, position_Q, event_Q, negative_S
+                model, preference_QD, position_Q, event_Q, seen_position_QI, negative_S
             )
         else:
             candidate_ND = model.video_candidates(self.core_N)
             logit_QN = unit(preference_QD) @ candidate_ND.T / model.config.temperature
             if self.prior_AN is not None and self.prior_row_N is not None:
                 logit_QN = logit_QN + self.prior_AN[self.prior_row_N[event_Q.long()]]
+            if model.repeat is not None:
+                is_seen_QN = is_among_all(seen_position_QI, len(self.core_N))
+                logit_QN = logit_QN + model.repeat(is_seen_QN)
         return F.cross_entropy(logit_QN, position_Q, reduction="none")
 
     def sampled_logits(
@@ -121,6 +139,7 @@ class Objective:
         preference_QD: Tensor,
         position_Q: Tensor,
         event_Q: Tensor,
+        seen_position_QI: Tensor,
         negative_S: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits of each target (column 0) and of the negatives that all targets share.
@@ -146,6 +165,11 @@ class Objective:
             row_Q1 = self.prior_row_N[event_Q.long()][:, None]
             target_Q1 = target_Q1 + self.prior_AN[row_Q1, position_Q[:, None]]
             other_QS = other_QS + self.prior_AN[row_Q1, negative_S]
+        if model.repeat is not None:
+            is_again_Q1 = (seen_position_QI == position_Q[:, None]).any(1, keepdim=True)
+            target_Q1 = target_Q1 + model.repeat(is_again_Q1)
+            is_seen_QS = is_among_drawn(seen_position_QI, negative_S)
+            other_QS = other_QS + model.repeat(is_seen_QS)
         other_QS = other_QS - log_count_N[negative_S]
         other_QS = other_QS.masked_fill(negative_S == position_Q[:, None], HIDDEN)
         return torch.cat([target_Q1, other_QS], 1), torch.zeros_like(position_Q)

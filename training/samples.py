@@ -43,6 +43,17 @@ class Samples:
     candidate_SN: NDArray[np.int32]
     is_own_SN: NDArray[np.bool_]
 
+    def seen(self, part: slice) -> NDArray[np.bool_]:
+        """Videos in the whole history before each video target, (S, V)."""
+        timelines = self.prepared.timelines
+        user_S, cut_S = self.videos.user_T[part], self.videos.cut_T[part]
+        is_seen_SV = np.zeros((len(user_S), self.prepared.catalogue.video_count), bool)
+        for sample, (user, cut) in enumerate(zip(user_S, cut_S, strict=True)):
+            events = slice(*timelines.video_start_U1[user : user + 2])
+            is_past = timelines.video_order_N[events] < cut
+            is_seen_SV[sample, timelines.video_N[events][is_past]] = True
+        return is_seen_SV
+
 
 def draw_samples(prepared: Prepared, config: RunConfig, split: Split) -> Samples:
     """A split's samples; each user's candidates depend on the user's id and the seed only."""

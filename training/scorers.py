@@ -23,7 +23,7 @@ def forget_untrained_ids(recommender: Recommender, is_trained_V: NDArray[np.bool
 
 
 class PartsAlone:
-    """Scores without the encoder: the popularity prior, and the similarity to the profile."""
+    """Scores without the encoder: popularity prior and repeats, and similarity to the profile."""
 
     def __init__(self, recommender: Recommender, parts: ScoreParts, samples: Samples) -> None:
         self.recommender, self.parts, self.samples = recommender.eval(), parts, samples
@@ -31,12 +31,17 @@ class PartsAlone:
 
     @torch.no_grad()
     def videos(self, part: slice) -> NDArray[np.float32]:
-        """The prior's logits of all videos, (S, V); zeros without a prior."""
+        """Logits of all videos by the prior and by repeats, (S, V); zeros without both."""
         event_S = torch.from_numpy(self.samples.videos.event_T[part]).to(self.device)
+        shape = (len(event_S), self.samples.prepared.catalogue.video_count)
+        logit_SV = torch.zeros(shape, device=self.device)
         prior_SV = self.parts.prior(event_S)
-        if prior_SV is None:
-            return np.zeros((len(event_S), len(self.samples.prepared.is_core_V)), np.float32)
-        return _numpy(prior_SV)
+        if prior_SV is not None:
+            logit_SV += prior_SV
+        if self.recommender.repeat is not None:
+            is_seen_SV = torch.from_numpy(self.samples.seen(part)).to(self.device)
+            logit_SV += self.recommender.repeat(is_seen_SV)
+        return _numpy(logit_SV)
 
     @torch.no_grad()
     def comments(self, part: slice) -> NDArray[np.float32]:

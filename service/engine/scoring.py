@@ -14,7 +14,7 @@ Rows = NDArray[np.integer[Any]]
 Parts = dict[str, NDArray[np.float32]]
 """One value for each row, by the part's name; a row's score is the sum of its parts."""
 
-KNOWN_PARTS = frozenset({"encoder", "prior", "profile"})
+KNOWN_PARTS = frozenset({"encoder", "prior", "repeat", "profile"})
 """What can be computed; a bundle that asks for more is refused."""
 
 

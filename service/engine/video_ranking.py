@@ -4,7 +4,6 @@ Shape suffixes: N rows at hand, V catalogue rows, D width.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -20,11 +19,11 @@ from service.engine.retrieval import (
     MARGIN_WITH_PRIOR,
     SCAN_AT_ONCE_BELOW,
     Retriever,
-    no_rows_beside,
 )
-from service.engine.scoring import Ranked, Rows, Scorer, nothing_beside
+from service.engine.scoring import Ranked, Rows, Scorer
 from service.engine.users import EncodedHistory, User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
+from service.engine.video_parts import Repeats, VideoParts
 
 WIDENING = 8
 
@@ -43,9 +42,14 @@ class VideoRanking:
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
 
+    def _is_plain(self, query: VideoQuery) -> bool:
+        """Whether an answer is the best videos by encoder and prior, and nothing else."""
+        has_no_repeats = query.exclude_seen or self._bundle.manifest.repeat_logit is None
+        return has_no_repeats and not is_diverse(query.diversity) and query.popularity_weight != 0
+
     def first_count(self, query: VideoQuery, events: KnownEvents) -> int:
         """Say how many candidates to fetch for a query at first; 0 where all are compared."""
-        if self._is_small and _is_plain(query):
+        if self._is_small and self._is_plain(query):
             return 0
         wanted = diversity_window(query.k) if is_diverse(query.diversity) else query.k
         excluded = len(query.exclude_M)
@@ -71,7 +75,7 @@ class VideoRanking:
         """
         positions, plain = [], []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
-            if query is not None and user.encoded is not None and _is_plain(query):
+            if query is not None and user.encoded is not None and self._is_plain(query):
                 positions.append(position)
                 plain.append(self._plain(query, user, user.encoded))
         if not plain:
@@ -146,17 +150,25 @@ class VideoRanking:
         if user.encoded is None:
             popular = self.popular if prior is None else prior.popular
             return popular.best(wanted, allows)
-        if query.popularity_weight == 0:
-            prior = None
-        weight = query.popularity_weight
+        parts = VideoParts(
+            None if query.popularity_weight == 0 else prior,
+            query.popularity_weight,
+            self._repeats(query, user),
+        )
         scorer = Scorer(
             self._candidate_VD,
             self._bundle.manifest.temperature,
             user.encoded.video_preference_D,
-            nothing_beside if prior is None else partial(prior.parts, weight=weight),
+            parts.of,
         )
-        beside = no_rows_beside if prior is None else partial(prior.propose, weight=weight)
-        return await self._retriever.best(scorer, wanted, allows, user.encoded.candidates, beside)
+        candidates = user.encoded.candidates
+        return await self._retriever.best(scorer, wanted, allows, candidates, parts.propose)
+
+    def _repeats(self, query: VideoQuery, user: User) -> Repeats | None:
+        logit = self._bundle.manifest.repeat_logit
+        if logit is None or query.exclude_seen:
+            return None
+        return Repeats(user.events.video_N, logit)
 
     def _diversify(self, query: VideoQuery, ranked: Ranked, window: int) -> Ranked:
         diversity = query.diversity
@@ -179,8 +191,3 @@ class VideoRanking:
             window=window,
         )
         return ranked.take(chosen)
-
-
-def _is_plain(query: VideoQuery) -> bool:
-    """Whether a query's answer is the best videos by the whole score, and nothing else."""
-    return not is_diverse(query.diversity) and query.popularity_weight != 0

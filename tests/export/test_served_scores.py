@@ -160,7 +160,7 @@ def answer(ranker: Ranker, query: Query) -> Answer:
 def test_served_video_scores_are_those_of_training(world: World) -> None:
     samples, catalogue = world.samples, world.prepared.catalogue
     offline_SV = world.scorer.videos(slice(None))
-    priors = []
+    priors, repeats = [], []
     for sample, event in enumerate(samples.videos.event_T):
         time_ms = int(world.prepared.timelines.video_time_N[event])
         world.ranker.update_popularity(world.count_training_events_before(time_ms))
@@ -173,8 +173,10 @@ def test_served_video_scores_are_those_of_training(world: World) -> None:
             assert item.score == pytest.approx(expected, abs=TOLERANCE)
             assert item.parts is not None
             priors.append(item.parts["prior"])
+            repeats.append(item.parts["repeat"])
     assert len(samples.videos.event_T) >= 10
-    assert np.std(priors) > 0.1  # the prior has a say
+    assert np.std(priors) > 0.1  # each has a say
+    assert np.std(repeats) > 0.1
 
 
 def test_served_comment_scores_are_those_of_training(world: World) -> None:

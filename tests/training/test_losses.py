@@ -10,6 +10,7 @@ from training.batches import TargetSlots
 from training.draws import filled
 from training.fit import build_optimizer, fit, train_epoch
 from training.losses import HIDDEN, Objective
+from training.repeats import seen_by
 from training.score_parts import ScoreParts
 from training.train_step import TrainStep
 
@@ -70,12 +71,15 @@ def test_drawn_negatives_estimate_the_loss_over_all_videos():
     rows = rows_of(prepared, run, "prefix")
     is_target = rows.video_target_RT > 0
     target_Q, event_Q = rows.video_target_RT[is_target], rows.video_event_RT[is_target]
+    seen_QI = seen_by(rows, is_target.flatten().nonzero().squeeze(1))
+    with torch.no_grad():
+        recommender.repeat.cosine.fill_(-0.2)
     preference_QD = torch.randn(len(target_Q), run.model.width)
     objective = Objective(prepared, run.fit, ScoreParts(), CPU, TargetSlots(1, 1))
     drawn_S = objective.draws.negatives(rows.video_target_RT, torch.Generator().manual_seed(1))
     assert len(drawn_S) == 4096
     losses = [
-        objective.video_losses(recommender, preference_QD, target_Q, event_Q, negative_S)
+        objective.video_losses(recommender, preference_QD, target_Q, event_Q, seen_QI, negative_S)
         .mean()
         .item()
         for negative_S in (drawn_S, None)
@@ -94,7 +98,12 @@ def test_a_negative_is_corrected_by_the_log_of_its_expected_count():
         objective.core_N[None, target, None], torch.Generator().manual_seed(0)
     )
     logit_1N, label_1 = objective.sampled_logits(
-        recommender, preference_1D, torch.tensor([target]), torch.zeros(1), negative_S
+        recommender,
+        preference_1D,
+        torch.tensor([target]),
+        torch.zeros(1),
+        torch.full((1, 2), len(objective.core_N)),
+        negative_S,
     )
     assert label_1.tolist() == [0]
     # With one target, the in-batch half of the draws are the target itself: hidden.

@@ -1,4 +1,4 @@
-"""The whole score, encoder plus prior plus profile, against a plain computation of all of it."""
+"""The whole score, the sum of all its parts, against a plain computation of all of it."""
 
 import asyncio
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tiny_bundle_builder import (
     PRIOR,
     PROFILE,
+    REPEAT,
     SEED_HOUR,
     TEMPERATURE,
     prior_logit,
@@ -41,6 +42,7 @@ from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
 from service.engine.video_conditions import allow_except
+from service.engine.video_parts import Repeats, VideoParts
 
 slow = settings(max_examples=60, derandomize=True)
 video_names = st.sampled_from([f"v{number}" for number in range(1, 51)])
@@ -109,6 +111,7 @@ def by_score(rows: list[int], scores: list[float]) -> list[int]:
     live_counts,
     st.integers(1, 60),
     st.sampled_from([1.0, 1.0, 0.0, 0.5, 3.0]),
+    st.booleans(),
 )
 def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
     whole_ranker: Ranker,
@@ -118,22 +121,26 @@ def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
     counts: LiveCounts,
     k: int,
     weight: float,
+    exclude_seen: bool,
 ) -> None:
     bundle, events = whole_ranker.bundle, history(seen)
     whole_ranker.update_popularity(counts)
     rows = [
         row
         for row in range(1, 51)
-        if f"v{row}" not in {*seen, *excluded}
+        if f"v{row}" not in excluded
+        and not (exclude_seen and f"v{row}" in seen)
         and (condition is None or matches(bundle, row, condition))
     ]
     logits = [weight * logit for logit in prior_logits(bundle, counts)]
     cosine_V = bundle.tables["video_candidate_VD"] @ video_preference(bundle, events)
-    scores = [float(cosine_V[row]) / TEMPERATURE + logits[row] for row in rows]
+    repeats = [REPEAT * (f"v{row}" in seen) for row in range(51)]
+    scores = [float(cosine_V[row]) / TEMPERATURE + logits[row] + repeats[row] for row in rows]
     query = ask_videos(
         events,
         k,
         exclude_M=item_hashes(excluded),
+        exclude_seen=exclude_seen,
         filter=condition,
         popularity_weight=weight,
         explain=True,
@@ -143,8 +150,9 @@ def test_videos_are_ranked_as_by_a_full_scan_of_the_whole_score(
     for item in items:
         assert item.score == pytest.approx(scores[rows.index(int(item.video_id[1:]))], abs=1e-4)
         assert item.parts is not None
-        prior = item.parts.get("prior", 0.0)
-        assert prior == pytest.approx(logits[int(item.video_id[1:])], abs=1e-4)
+        for name, expected in (("prior", logits), ("repeat", repeats)):
+            part = item.parts.get(name, 0.0)
+            assert part == pytest.approx(expected[int(item.video_id[1:])], abs=1e-4)
         assert sum(item.parts.values()) == item.score
 
 
@@ -245,12 +253,14 @@ def test_relevance_weighs_in_the_prior_where_an_answer_is_diverse(whole_ranker: 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 10.0, -1.0])
 @pytest.mark.parametrize("wanted", [1, 20, 400])
 @pytest.mark.parametrize("scan_at_once_below", [0, 10_000])
+@pytest.mark.parametrize("repeat_logit", [None, -3.0, 30.0])
 def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     strength: float,
     wanted: int,
     scan_at_once_below: int,
+    repeat_logit: float | None,
 ) -> None:
     """From a prior that decides nothing to one that decides all: each look is taken here."""
     monkeypatch.setattr(retrieval, "SCAN_AT_ONCE_BELOW", scan_at_once_below)
@@ -266,17 +276,22 @@ def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
     retriever = Retriever(OnlyVideos(index), "video")
     overall = PopularItems.by_place(np.arange(1, 5001, dtype=np.int32))
     prior = PopularityPrior.of(logit_V, overall.by_logit("prior", logit_V))
+    seen_N = random.choice(np.arange(1, 5001), 40)
+    repeats = None if repeat_logit is None else Repeats(seen_N, repeat_logit)
+    parts = VideoParts(prior, 1.0, repeats)
     for row in (17, 90, 4500):
-        scorer = Scorer(candidate_ND, TEMPERATURE, candidate_ND[row], prior.parts)
+        scorer = Scorer(candidate_ND, TEMPERATURE, candidate_ND[row], parts.of)
         count = retriever.first_count(wanted, excluded=2, is_filtered=False)
         [fetched] = index.search(candidate_ND[row][None], [count])
         allows = allow_except(np.array([row, 5]))
-        best = retriever.best(scorer, wanted, allows, fetched, prior.propose)
+        best = retriever.best(scorer, wanted, allows, fetched, parts.propose)
         ranked = asyncio.run(best)
         score_N = (candidate_ND @ candidate_ND[row]).astype(float) / TEMPERATURE + logit_V
+        score_N[np.unique(seen_N)] += repeat_logit or 0.0
         score_N[[0, row, 5]] = -np.inf
         expected = np.argsort(-score_N.round(4), kind="stable")[:wanted]
         assert ranked.score_K == pytest.approx(score_N[expected], abs=1e-4)
         if row == 17:  # its copies tie exactly: they stand in catalogue order
             copies = ranked.row_K[np.isin(ranked.row_K, np.arange(4000, 4300))]
+            copies = copies[~np.isin(copies, seen_N)]
             assert copies.tolist() == sorted(copies.tolist())
