@@ -20,6 +20,8 @@ ALIGNED = Path("checkpoints", "aligned.safetensors")
 """The encoder's weights after stage 1, which stage 2 begins with."""
 ALIGNED_LANGUAGE_MODEL = Path("checkpoints", "aligned_language_model.safetensors")
 """The language model's LoRA weights, and its map to text vectors."""
+NOT_OF_STAGE_1 = ("items.id.", "items.category.", "items.gate", "profile.", "prior.", "repeat.")
+"""Beginnings of the names of weights that stage 1 lacks."""
 
 
 def new_recommender(config: RunConfig, text: TextTables) -> Recommender:
@@ -50,7 +52,7 @@ def start_from(recommender: Recommender, path: Path) -> None:
     weights, _ = read_checkpoint(path)
     own = recommender.state_dict()
     for name in own:
-        if name.startswith(("items.id.", "items.category.", "items.gate", "profile.", "prior.")):
+        if name.startswith(NOT_OF_STAGE_1):
             weights[name] = own[name]
         elif name.endswith("position_LD") and name in weights:
             weights[name] = _grow_positions(weights[name], len(own[name]))
