@@ -7,7 +7,7 @@ import numpy as np
 from service.engine.candidate_index import Candidates
 from service.engine.popularity_prior import PopularityPrior
 from service.engine.retrieval import no_rows_beside
-from service.engine.scoring import Parts, Rows
+from service.engine.scoring import Parts, Rows, sum_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +52,6 @@ class VideoParts:
             proposed = self.prior.propose(count, weight=self.weight)
         if self.repeats is None:
             return proposed
-        return Candidates(np.union1d(proposed.row_N, self.repeats.seen_N), proposed.floor)
+        row_N = np.union1d(proposed.row_N, self.repeats.seen_N).astype(np.int64)
+        part_N = sum_parts(self.of(row_N), len(row_N)).astype(np.float32)
+        return Candidates(row_N, part_N, proposed.floor)
