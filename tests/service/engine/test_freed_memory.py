@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
@@ -46,6 +48,13 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
+class Cycle:
+    """Garbage that can tell when it is collected; who looked for it would keep it alive."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
 def left_by_reading() -> int:
     """Functions that NumPy's reading of array headers leaves in cycles."""
     functions = (one for one in gc.get_objects() if isinstance(one, FunctionType))
@@ -61,11 +70,12 @@ def test_activations_leave_no_garbage(
         pool = ModelPool(tiny_registry, engine, max_queue=9, max_batch=8)
         await pool.open()
         assert left_by_reading() > 0  # which replaced nothing
-        async with asyncio.timeout(SOON_S):
-            for turn in range(1, 4):
-                await pool.activate(TINY_VERSIONS[turn % 2])
-                while left_by_reading():
-                    await asyncio.sleep(0.01)
+        for turn in range(1, 4):
+            is_collected = threading.Event()
+            weakref.finalize(Cycle(), is_collected.set)
+            await pool.activate(TINY_VERSIONS[turn % 2])
+            assert await asyncio.to_thread(is_collected.wait, SOON_S)
+            assert left_by_reading() == 0
         await pool.close()
         await engine.close()
 
