@@ -55,7 +55,7 @@ LIMITED_BY = "x-limited-by"
 
 
 @dataclass(frozen=True)
-class _AtMost:
+class AtMost:
     """Checks a number, or a list's length, against a limit of the context."""
 
     setting: str
@@ -91,7 +91,7 @@ Timestamp = Annotated[
 ]
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
-K = Annotated[Count, _AtMost("max_k"), Field(description="How many; up to 500 by default.")]
+K = Annotated[Count, AtMost("max_k"), Field(description="How many; up to 500 by default.")]
 
 
 class Body(BaseModel):
@@ -117,8 +117,8 @@ class CommentEvent(Body):
 class InlineHistory(Body):
     """Used instead of the stored history; the order doesn't matter."""
 
-    videos: Annotated[list[VideoEvent], _AtMost("max_inline_events")] = Field(default_factory=list)
-    comments: Annotated[list[CommentEvent], _AtMost("max_inline_events")] = Field(
+    videos: Annotated[list[VideoEvent], AtMost("max_inline_events")] = Field(default_factory=list)
+    comments: Annotated[list[CommentEvent], AtMost("max_inline_events")] = Field(
         default_factory=list
     )
 
@@ -126,14 +126,14 @@ class InlineHistory(Body):
 class VideoExclusion(Body):
     """Videos to leave out."""
 
-    video_ids: Annotated[list[Identifier], _AtMost("max_excluded")] = Field(default_factory=list)
+    video_ids: Annotated[list[Identifier], AtMost("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=True, description="Leave out what is in the history.")
 
 
 class CommentExclusion(Body):
     """Comments to leave out."""
 
-    comment_ids: Annotated[list[Identifier], _AtMost("max_excluded")] = Field(default_factory=list)
+    comment_ids: Annotated[list[Identifier], AtMost("max_excluded")] = Field(default_factory=list)
     seen: Flag = Field(default=False, description="Leave out what is in the history.")
 
 
@@ -213,7 +213,7 @@ class CommentsBody(RecommendBody):
     video_id: Identifier | None = Field(
         default=None, description="The video on screen; without it, comments of all videos."
     )
-    candidates: Annotated[list[Identifier], _AtMost("max_candidates")] | None = Field(
+    candidates: Annotated[list[Identifier], AtMost("max_candidates")] | None = Field(
         default=None, description="Comments under that video: rank just those."
     )
     exclude: CommentExclusion | None = None
@@ -249,35 +249,6 @@ class FeedItem(FeedBody):
     kind: Literal["feed"]
 
 
-class EventBody(Body):
-    """One user action on an item."""
-
-    event_id: Identifier = Field(description="Sending the same one again changes nothing.")
-    user_id: Identifier
-    type: Literal[
-        "video_watch",
-        "video_like",
-        "video_share",
-        "comment_view",
-        "comment_like",
-        "comment_reply",
-        "comment_write",
-    ]
-    timestamp: Timestamp
-    video_id: Identifier | None = Field(default=None, description="Needed by video_ events.")
-    comment_id: Identifier | None = Field(default=None, description="Needed by comment_ events.")
-    recommendation_id: Identifier | None = None
-    watch_time_ms: Annotated[int, Strict(), Field(ge=0, le=MAX_TIMESTAMP_MS)] | None = None
-    value: Annotated[float, Strict()] | None = None
-
-    @model_validator(mode="after")
-    def _need_the_item(self) -> Self:
-        name = "video_id" if self.type.startswith("video_") else "comment_id"
-        if getattr(self, name) is None:
-            raise PydanticCustomError("missing", f"{self.type} needs a {name}")
-        return self
-
-
 @dataclass(frozen=True, slots=True)
 class Refused:
     """An entry of a list that is wrong, in a list whose other entries stand."""
@@ -290,7 +261,8 @@ def describe_errors(errors: Iterable[Mapping[str, Any]]) -> list[PlacedError]:
     return [(tuple(one["loc"]), _WORDS.get(one["type"], one["msg"])) for one in errors]
 
 
-def _keep_refused(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def keep_refused(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate an entry of a list; a `Refused` in its place if it is wrong."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -311,17 +283,7 @@ class BatchBody(Body):
     """`POST /recommend/batch`; at runtime an entry that is wrong is a `Refused`."""
 
     requests: Annotated[
-        list[Annotated[_BatchItem, WrapValidator(_keep_refused)]],
+        list[Annotated[_BatchItem, WrapValidator(keep_refused)]],
         Field(min_length=1),
-        _AtMost("max_batch_requests"),
-    ]
-
-
-class EventsBody(Body):
-    """`POST /events`; at runtime an entry that is wrong is a `Refused`."""
-
-    events: Annotated[
-        list[Annotated[EventBody, WrapValidator(_keep_refused)]],
-        Field(min_length=1),
-        _AtMost("max_events"),
+        AtMost("max_batch_requests"),
     ]

@@ -8,6 +8,7 @@ from opentelemetry.trace import Tracer
 
 from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer, UsersAnswer
 from service.event_log import Event
+from service.event_schemas import EventsBody
 from service.experiments.known_experiments import KnownExperiments
 from service.exposure_log import ExposureLog
 from service.history_store import AppendResult, HistoryStore
@@ -17,7 +18,7 @@ from service.quality_metrics import NO_ARM
 from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import encode_json
-from service.schemas import EventBody, EventsBody, Identifier, Refused
+from service.schemas import Identifier, Refused
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -27,8 +28,8 @@ async def append_events(request: Request, body: EventsBody) -> Response:
     """Store events; what is accepted is in the store, and the next recommendation sees it."""
     store: HistoryStore = request.app.state.store
     metrics: Metrics = request.app.state.metrics
-    entries = cast("list[EventBody | Refused]", body.events)
-    events = [_event(entry) for entry in entries if isinstance(entry, EventBody)]
+    entries = cast("list[Event | Refused]", body.events)
+    events = [entry for entry in entries if isinstance(entry, Event)]
     rejected = [
         {"index": index, "detail": _describe(entry)}
         for index, entry in enumerate(entries)
@@ -101,10 +102,6 @@ def _arm_of(experiments: KnownExperiments, user_id: str) -> str:
     """As a recommendation would be counted, where the user is the unit and no arm was forced."""
     label = experiments.decide(user_id, {}).label
     return NO_ARM if label is None else "/".join(label)
-
-
-def _event(body: EventBody) -> Event:
-    return Event(**vars(body))
 
 
 def _describe(refused: Refused) -> str:
