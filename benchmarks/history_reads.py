@@ -25,6 +25,7 @@ from service.store_keys import StoreKeys
 
 MAX_CONNECTIONS = 64
 BATCHES_STORED = 600
+MAX_EVENTS = 200
 Read = Callable[[int], Awaitable[object]]
 
 
@@ -43,7 +44,7 @@ def main() -> None:
 async def measure(url: str, args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     """Microseconds of processor time a read, by how many wait at a time and by the way to read."""
     store = HistoryStore(
-        url, read_timeout_ms=5000, write_timeout_ms=5000, max_events=200, expiry_s=86_400
+        url, read_timeout_ms=5000, write_timeout_ms=5000, max_events=MAX_EVENTS, expiry_s=86_400
     )
     for batch in range(BATCHES_STORED):
         await store.append_events(invent_batch(0, 0, batch))
@@ -51,7 +52,8 @@ async def measure(url: str, args: argparse.Namespace) -> dict[str, dict[str, dic
     keys = StoreKeys(4)
 
     async def read_alone(user: int) -> object:
-        return decode_history(await redis.get(keys.history(f"user-{user}")))
+        value = await redis.get(keys.history(f"user-{user}"))
+        return decode_history(value, max_events=MAX_EVENTS)
 
     async def read_joined(user: int) -> object:
         return await store.fetch_history(f"user-{user}")

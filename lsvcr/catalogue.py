@@ -28,14 +28,17 @@ _SHARE_BEGINNING_BITS = 4
 
 def item_hash(identifier: str) -> int:
     """Hash a video or comment id to 64 bits (BLAKE2b, so equal in every process and language)."""
-    return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(item_digest(identifier), "little")
+
+
+def item_digest(identifier: str) -> bytes:
+    """The hash of an id as the 8 bytes that it is stored as, little-endian."""
+    return hashlib.blake2b(identifier.encode(), digest_size=8).digest()
 
 
 def item_hashes(identifiers: Sequence[str]) -> NDArray[np.uint64]:
     """Hash ids, in order; shape (N,)."""
-    digests = b"".join(
-        hashlib.blake2b(identifier.encode(), digest_size=8).digest() for identifier in identifiers
-    )
+    digests = b"".join(map(item_digest, identifiers))
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 
 

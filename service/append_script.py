@@ -1,7 +1,7 @@
 """The script that stores events, and the calls of it that some events take.
 
-One call takes all events of a shard's users, in one argument: commands and arguments are what costs
-the store's client time, one call a user was eight times as slow (docs/decisions/0033).
+One call takes many events, in one argument: commands and arguments are what costs the store's
+client time, one call a user was eight times as slow (docs/decisions/0033).
 """
 
 import hashlib
@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Literal
 
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
 from lsvcr.popularity import HOUR_MS
 from service.event_log import Event, encode_event
-from service.history_value import COMMENT_SIDE, VIDEO_SIDE, encode_id, encode_record
+from service.history_value import COMMENT_SIDE, EVENT_TYPES, VIDEO_SIDE, encode_slot
 from service.popularity_counters import EXPIRY_S, counted_hours
 from service.store_keys import StoreKeys
 
@@ -23,7 +24,12 @@ Command = tuple[str | bytes | int, ...]
 EVENTS_TOGETHER = 100
 """Events of one call: while a script runs the store answers nobody else."""
 
-_EVENT = struct.Struct("<HBH24sHI")
+_IS_VIDEO = {name: name in VIDEO_EVENT_TYPES for name in EVENT_TYPES}
+_KIND: dict[str, Literal["history", "views"]] = {
+    name: "history" if name in VIDEO_EVENT_TYPES + COMMENT_EVENT_TYPES else "views"
+    for name in EVENT_TYPES
+}
+_EVENT = struct.Struct("<HHBHHI")
 
 
 class AppendScript:
@@ -33,6 +39,7 @@ class AppendScript:
         max_events: Kept a side and user, the newest.
         expiry_s: Of a user's value, after the last event.
         log_entries: Kept in a shard's stream.
+        one_slot_a_call: A call names keys of one shard only, as a cluster wants it.
         clock: Seconds since 1970, UTC.
 
     Attributes:
@@ -46,12 +53,14 @@ class AppendScript:
         max_events: int,
         expiry_s: int,
         log_entries: int,
+        one_slot_a_call: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.text = resources.files("service").joinpath("history_append.lua").read_bytes()
         self._sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         self._keys = keys
         self._settings = (max_events, expiry_s, log_entries, EXPIRY_S)
+        self._one_slot_a_call = one_slot_a_call
         self._clock = clock
 
     def commands(self, events: Sequence[Event]) -> list[Command]:
@@ -61,15 +70,16 @@ class AppendScript:
             ValueError: If an event names no item.
         """
         calls: list[_Call] = []
-        by_shard: dict[int, _Call] = {}
+        open_calls: dict[int, _Call] = {}
         hours = counted_hours(self._clock())
         for event in events:
             shard = self._keys.shard_of(event.user_id)
-            call = by_shard.get(shard)
+            slot = shard if self._one_slot_a_call else 0
+            call = open_calls.get(slot)
             if call is None or len(call.events) == EVENTS_TOGETHER:
-                call = by_shard[shard] = _Call({self._keys.events(shard): 1}, [])
+                call = open_calls[slot] = _Call({}, [])
                 calls.append(call)
-            call.add(event, self._value_key(event, shard), self._counters_key(event, shard, hours))
+            self._add(call, event, shard, hours)
         return [
             (
                 "EVALSHA",
@@ -82,16 +92,27 @@ class AppendScript:
             for call in calls
         ]
 
-    def _value_key(self, event: Event, shard: int) -> str:
-        """Where an event is stored."""
-        is_history = event.type in VIDEO_EVENT_TYPES or event.type in COMMENT_EVENT_TYPES
-        return self._keys.value(shard, "history" if is_history else "views", event.user_id)
-
-    def _counters_key(self, event: Event, shard: int, hours: range) -> str | None:
-        """Where an event is counted, if it is on a video and in one of some hours."""
+    def _add(self, call: "_Call", event: Event, shard: int, hours: range) -> None:
+        """Append one event to a call: what is stored of it, logged, and counted."""
+        is_video = _IS_VIDEO[event.type]
+        item_id = event.video_id if is_video else event.comment_id
+        if item_id is None:
+            raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
         hour = event.timestamp // HOUR_MS
-        is_counted = event.type in VIDEO_EVENT_TYPES and hour in hours
-        return self._keys.popularity(shard, hour) if is_counted else None
+        counters = self._keys.popularity(shard, hour) if is_video and hour in hours else None
+        slot = encode_slot(
+            event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
+        )
+        entry = encode_event(event)
+        head = _EVENT.pack(
+            call.number(self._keys.events(shard)),
+            call.number(self._keys.value(shard, _KIND[event.type], event.user_id)),
+            VIDEO_SIDE if is_video else COMMENT_SIDE,
+            0 if counters is None else call.number(counters),
+            len(slot),
+            len(entry),
+        )
+        call.events.append(head + slot + entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +127,6 @@ class _Call:
     keys: dict[str, int]
     events: list[bytes]
 
-    def add(self, event: Event, value: str, counters: str | None) -> None:
-        """Append one event, to be stored in a user's value and counted, if it is, by counters."""
-        is_video = event.type in VIDEO_EVENT_TYPES
-        item_id = event.video_id if is_video else event.comment_id
-        if item_id is None:
-            raise ValueError(f"event {event.event_id!r} of type {event.type} names no item")
-        record = encode_record(
-            event.event_id, item_id, timestamp_ms=event.timestamp, event_type=event.type
-        )
-        packed_id, entry = encode_id(item_id), encode_event(event)
-        side = VIDEO_SIDE if is_video else COMMENT_SIDE
-        counted_by = 0 if counters is None else self._number(counters)
-        head = _EVENT.pack(
-            self._number(value), side, counted_by, record, len(packed_id), len(entry)
-        )
-        self.events.append(head + packed_id + entry)
-
-    def _number(self, key: str) -> int:
+    def number(self, key: str) -> int:
+        """A key's number in `keys`."""
         return self.keys.setdefault(key, len(self.keys) + 1)

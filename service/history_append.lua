@@ -1,14 +1,14 @@
--- Adds events to the values of some users of one shard, and those that are new to the event log and
--- to the counters of their hours: all or nothing.
+-- Adds events to the values of some users, and those that are new to the event log and to the counters
+-- of their hours: all or nothing.
 --
--- KEYS[1]  the shard's stream of the event log
--- KEYS[2]  and on: users' values, and counters of some hours, by item hash (popularity_counters.py)
+-- KEYS     streams of the event log; users' values; counters of some hours, by item hash
+--          (popularity_counters.py)
 -- ARGV[1]  events kept a side          ARGV[2]  expiry of a value in seconds
 -- ARGV[3]  entries kept in the stream  ARGV[4]  expiry of the counters in seconds
 -- ARGV[5]  the events, one after the other, little-endian:
---          which of KEYS is the user's value (2 bytes), side (1: 1 videos, 2 comments), which of KEYS
---          counts it (2: 0 none), record (24), bytes of the next two (2, 4): the item's id with its
---          length before it, and the log entry
+--          which of KEYS is the stream (2 bytes), and which the user's value (2), side (1: 1 videos,
+--          2 comments), which of KEYS counts it (2: 0 none), bytes of the next two (2, 4): the slot,
+--          and the log entry
 -- Returns one number for each event: 1 accepted, 0 known already.
 --
 -- A value's layout is told in history_value.py. Each side is ordered by (time, event hash), so the
@@ -16,154 +16,239 @@
 -- arguments and commands that cost the client time. All is read before anything is written: a value
 -- that can't be read leaves everything as it was.
 --
--- A side is a part of the value as it was read: Lua hashes every string that it makes, which took
--- longer than all else while records were cut out and put together again for each step.
+-- An event that is the last of its side is written into the next empty slot, and nothing else is:
+-- what a value's other bytes cost, here, in the append-only file and on replicas, is the same
+-- whatever they are. docs/decisions/0046.
 
-local MAGIC, HEADER_BYTES, RECORD_BYTES = 'LSV\1', 16, 24
+local MAGIC, HEADER_BYTES, RECORD_BYTES, UNITS_AT = 'LSV\2', 12, 24, 24
+local MAGIC_1, HEADER_BYTES_1 = 'LSV\1', 16
 
--- Records from byte `at` of `text` on, ids from `id_at` of `id_text` on; offsets count from 0. A new
--- last event stays beside them, in `new_record` and `new_id`, until the value is written.
-local function side_of(text, at, bytes, id_text, id_at, id_bytes)
-  return { text = text, at = at, bytes = bytes, id_text = id_text, id_at = id_at,
-    id_bytes = id_bytes, new_record = '', new_id = '' }
+-- The first `used` of a region's slots, from byte `region_at` of `text` on, offsets counting from 0.
+-- `count` of them, from `at` on, are kept; `added` come after those.
+local function side_of(text, region_at, slots, used, slot_bytes, max_events)
+  local count = math.min(used, max_events)
+  return { text = text, region_at = region_at, slots = slots, used = used,
+    at = region_at + (used - count) * slot_bytes, count = count, added = {} }
 end
 
-local function read_sides(value)
-  if not value then return { side_of('', 0, 0, '', 0, 0), side_of('', 0, 0, '', 0, 0) } end
-  local magic, count_1, count_2, id_bytes_1, id_bytes_2 = struct.unpack('<c4I2I2I4I4', value)
-  if magic ~= MAGIC then error('history value of an unknown format') end
-  local bytes_1, bytes_2 = count_1 * RECORD_BYTES, count_2 * RECORD_BYTES
-  local id_at = HEADER_BYTES + bytes_1 + bytes_2
-  return {
-    side_of(value, HEADER_BYTES, bytes_1, value, id_at, id_bytes_1),
-    side_of(value, HEADER_BYTES + bytes_1, bytes_2, value, id_at + id_bytes_1, id_bytes_2),
-  }
-end
-
-local function records_of(side, from, to) return side.text:sub(side.at + from + 1, side.at + to) end
-local function ids_of(side, from, to) return side.id_text:sub(side.id_at + from + 1, side.id_at + to) end
-local function item_of(record) return record:sub(9, 16) end
-
--- Puts the new last event to the others, before another one comes.
-local function settle(side)
-  if side.new_record ~= '' then
-    side.text = records_of(side, 0, side.bytes) .. side.new_record
-    side.id_text = ids_of(side, 0, side.id_bytes) .. side.new_id
-    side.at, side.bytes, side.new_record = 0, #side.text, ''
-    side.id_at, side.id_bytes, side.new_id = 0, #side.id_text, ''
+-- By bisection among those that were empty when all was written last.
+local function used_slots(text, at, slots, slot_bytes)
+  local low, high = math.floor(slots * 8 / 9), slots
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if text:byte(at + middle * slot_bytes + UNITS_AT) == 0 then high = middle else low = middle + 1 end
   end
+  return low
 end
 
-local function holds_event(side, event_hash)
+local function padded(text, bytes)
+  return #text == bytes and text or text .. ('\0'):rep(bytes - #text)
+end
+
+-- The layout of version 1: records of videos, of comments, ids of videos, of comments.
+local function read_version_1(value)
+  local _, videos, comments = struct.unpack('<c4I2I2', value)
+  local record_at, id_at = HEADER_BYTES_1, HEADER_BYTES_1 + (videos + comments) * RECORD_BYTES
+  local sides, slot_bytes = { {}, {} }, RECORD_BYTES
+  for number = 1, videos + comments do
+    local record = value:sub(record_at + 1, record_at + RECORD_BYTES - 1)
+    local id_bytes = struct.unpack('<I2', value, id_at + 1)
+    local units = math.ceil(id_bytes / 4)
+    local id = value:sub(id_at + 3, id_at + 2 + id_bytes)
+    local slot = padded(record .. string.char(units) .. id, RECORD_BYTES + 4 * units)
+    table.insert(sides[number <= videos and 1 or 2], slot)
+    slot_bytes = math.max(slot_bytes, #slot)
+    record_at, id_at = record_at + RECORD_BYTES, id_at + 2 + id_bytes
+  end
+  return sides, slot_bytes
+end
+
+local function read_value(key, max_events)
+  local value = redis.call('GET', key)
+  if not value then
+    return { slot_bytes = RECORD_BYTES, is_rewritten = true,
+      side_of('', 0, 0, 0, 0, max_events), side_of('', 0, 0, 0, 0, max_events) }
+  end
+  if value:sub(1, 4) == MAGIC_1 then
+    local sides, slot_bytes = read_version_1(value)
+    for number, slots in ipairs(sides) do
+      for place, slot in ipairs(slots) do slots[place] = padded(slot, slot_bytes) end
+      sides[number] = side_of(table.concat(slots), 0, #slots, #slots, slot_bytes, max_events)
+    end
+    return { slot_bytes = slot_bytes, is_rewritten = true, sides[1], sides[2] }
+  end
+  local magic, slot_bytes, videos, comments = struct.unpack('<c4I2I2I2', value)
+  if magic ~= MAGIC or #value ~= HEADER_BYTES + (videos + comments) * slot_bytes then
+    error('history value of an unknown format')
+  end
+  local videos_at, comments_at = HEADER_BYTES, HEADER_BYTES + videos * slot_bytes
+  local used_videos = used_slots(value, videos_at, videos, slot_bytes)
+  local used_comments = used_slots(value, comments_at, comments, slot_bytes)
+  return { slot_bytes = slot_bytes, is_rewritten = false,
+    side_of(value, videos_at, videos, used_videos, slot_bytes, max_events),
+    side_of(value, comments_at, comments, used_comments, slot_bytes, max_events) }
+end
+
+local function kept_of(side, slot_bytes)
+  return side.text:sub(side.at + 1, side.at + side.count * slot_bytes)
+end
+
+-- Puts what was added to the other slots, so that all of the value is written again.
+local function settle(value, side)
+  side.text = kept_of(side, value.slot_bytes) .. table.concat(side.added)
+  side.at, side.count, side.added = 0, side.count + #side.added, {}
+  value.is_rewritten = true
+end
+
+local function resize_slots(value, slot_bytes)
+  for _, side in ipairs(value) do
+    settle(value, side)
+    local slots = {}
+    for at = 1, #side.text, value.slot_bytes do
+      local bytes = RECORD_BYTES + 4 * side.text:byte(at + UNITS_AT - 1)
+      slots[#slots + 1] = padded(side.text:sub(at, at + bytes - 1), slot_bytes)
+    end
+    side.text = table.concat(slots)
+  end
+  value.slot_bytes = slot_bytes
+end
+
+local function holds_event(value, side, event_hash)
+  local kept_bytes = side.count * value.slot_bytes
   local at = string.find(side.text, event_hash, side.at + 1, true)
-  while at and at <= side.at + side.bytes do
-    if (at - 1 - side.at) % RECORD_BYTES == 0 then return true end
+  while at and at <= side.at + kept_bytes do
+    if (at - 1 - side.at) % value.slot_bytes == 0 then return true end
     at = string.find(side.text, event_hash, at + 1, true)
+  end
+  for _, slot in ipairs(side.added) do
+    if slot:sub(1, 8) == event_hash then return true end
   end
   return false
 end
 
 -- Time, then the event hash as two halves: a double cannot hold its 64 bits.
 local function order_of(text, at)
-  local low, high = struct.unpack('<I4I4', text, at + 1)
-  return struct.unpack('<I6', text, at + 17), high, low
+  local low, high, time = struct.unpack('<I4I4xxxxxxxxI6', text, at + 1)
+  return time, high, low
 end
 
--- How many bytes of records stand before a new one; looked for from the end, where events usually
--- belong.
-local function place_of(side, new_record)
-  local time, high, low = order_of(new_record, 0)
-  local place = side.bytes
-  while place > 0 do
-    local other_time, other_high, other_low = order_of(side.text, side.at + place - RECORD_BYTES)
-    if other_time < time then break end
-    if other_time == time then
-      if other_high < high or (other_high == high and other_low < low) then break end
-    end
-    place = place - RECORD_BYTES
-  end
-  return place
+local function is_before(text, at, time, high, low)
+  local other_time, other_high, other_low = order_of(text, at)
+  if other_time ~= time then return other_time < time end
+  if other_high ~= high then return other_high < high end
+  return other_low < low
 end
 
--- Bytes that the ids of the first records take.
-local function id_bytes_before(side, place)
-  local at = 0
-  for _ = 1, place / RECORD_BYTES do
-    at = at + 2 + struct.unpack('<I2', side.id_text, side.id_at + at + 1)
-  end
-  return at
-end
+local function item_at(text, at) return text:sub(at + 9, at + 16) end
 
 -- Returns whether the event before or after is on the same item: then it is no further choice.
-local function insert(side, record, id)
-  local place, item = place_of(side, record), item_of(record)
-  local is_repeat = place > 0 and item_of(records_of(side, place - RECORD_BYTES, place)) == item
-  if place == side.bytes then
-    side.new_record, side.new_id = record, id
-    return is_repeat
+local function insert(value, side, slot)
+  local time, high, low = order_of(slot, 0)
+  local last, last_at = side.added[#side.added], 0
+  if not last then
+    last, last_at = side.text, side.at + (side.count - 1) * value.slot_bytes
   end
-  is_repeat = is_repeat or item_of(records_of(side, place, place + RECORD_BYTES)) == item
-  local id_place = id_bytes_before(side, place)
-  side.text = records_of(side, 0, place) .. record .. records_of(side, place, side.bytes)
-  side.id_text = ids_of(side, 0, id_place) .. id .. ids_of(side, id_place, side.id_bytes)
-  side.at, side.bytes, side.id_at, side.id_bytes = 0, #side.text, 0, #side.id_text
+  local is_first = #side.added + side.count == 0
+  if is_first or is_before(last, last_at, time, high, low) then
+    side.added[#side.added + 1] = slot
+    return not is_first and item_at(last, last_at) == item_at(slot, 0)
+  end
+  settle(value, side)
+  local place = (side.count - 1) * value.slot_bytes  -- it isn't behind the last one
+  while place > 0 and not is_before(side.text, place - value.slot_bytes, time, high, low) do
+    place = place - value.slot_bytes
+  end
+  local item = item_at(slot, 0)
+  local is_repeat = item_at(side.text, place) == item
+    or (place > 0 and item_at(side.text, place - value.slot_bytes) == item)
+  side.text = side.text:sub(1, place) .. slot .. side.text:sub(place + 1)
+  side.count = side.count + 1
   return is_repeat
 end
 
-local function trim(side, max_events)
-  local excess = side.bytes + #side.new_record - max_events * RECORD_BYTES
+local function trim(value, side, max_events)
+  local excess = side.count + #side.added - max_events
+  if excess > side.count then settle(value, side) end
   if excess > 0 then
-    local id_excess = id_bytes_before(side, excess)
-    side.at, side.bytes = side.at + excess, side.bytes - excess
-    side.id_at, side.id_bytes = side.id_at + id_excess, side.id_bytes - id_excess
+    side.at, side.count = side.at + excess * value.slot_bytes, side.count - excess
   end
 end
 
-local function write_sides(key, sides, expiry_s)
-  local videos, comments = sides[1], sides[2]
-  local header = struct.pack('<c4I2I2I4I4', MAGIC,
-    (videos.bytes + #videos.new_record) / RECORD_BYTES,
-    (comments.bytes + #comments.new_record) / RECORD_BYTES,
-    videos.id_bytes + #videos.new_id, comments.id_bytes + #comments.new_id)
-  local value = header
-    .. records_of(videos, 0, videos.bytes) .. videos.new_record
-    .. records_of(comments, 0, comments.bytes) .. comments.new_record
-    .. ids_of(videos, 0, videos.id_bytes) .. videos.new_id
-    .. ids_of(comments, 0, comments.id_bytes) .. comments.new_id
-  redis.call('SET', key, value, 'EX', expiry_s)
+-- As narrow as the ids allow, with an empty slot for every eighth one of a side, and one more.
+local function rewrite_value(key, value, expiry_s)
+  local units = 0
+  for _, side in ipairs(value) do
+    settle(value, side)
+    side.text = kept_of(side, value.slot_bytes)
+    for at = UNITS_AT, #side.text, value.slot_bytes do
+      units = math.max(units, side.text:byte(at))
+    end
+    side.at = 0
+  end
+  local slot_bytes = RECORD_BYTES + 4 * units
+  if slot_bytes ~= value.slot_bytes then resize_slots(value, slot_bytes) end
+  local parts, slots = { '' }, {}
+  for number, side in ipairs(value) do
+    slots[number] = side.count > 0 and side.count + math.floor(side.count / 8) + 1 or 0
+    parts[#parts + 1] = padded(side.text, slots[number] * slot_bytes)
+  end
+  parts[1] = struct.pack('<c4I2I2I2I2', MAGIC, slot_bytes, slots[1], slots[2], 0)
+  redis.call('SET', key, table.concat(parts), 'EX', expiry_s)
+end
+
+local function write_value(key, value, expiry_s)
+  for _, side in ipairs(value) do
+    if side.used + #side.added > side.slots then value.is_rewritten = true end
+  end
+  if value.is_rewritten then return rewrite_value(key, value, expiry_s) end
+  for _, side in ipairs(value) do
+    if #side.added > 0 then
+      local at = side.region_at + side.used * value.slot_bytes
+      redis.call('SETRANGE', key, at, table.concat(side.added))
+    end
+  end
+  redis.call('EXPIRE', key, expiry_s)
 end
 
 local max_events, expiry_s, log_entries = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local counters_expiry_s = ARGV[4]
 local events = ARGV[5]
-local values, flags, entries, changed, counted = {}, {}, {}, {}, {}
+local values, flags, logged, changed, counted = {}, {}, {}, {}, {}
 local next_at = 1
 while next_at <= #events do
-  local number, side_number, counters, record, id_size, entry_size, at =
-    struct.unpack('<I2I1I2c24I2I4', events, next_at)
-  next_at = at + id_size + entry_size
-  values[number] = values[number] or read_sides(redis.call('GET', KEYS[number]))
-  local side = values[number][side_number]
-  settle(side)
-  if holds_event(side, record:sub(1, 8)) then
+  local stream, number, side_number, counters, slot_size, entry_size, at =
+    struct.unpack('<I2I2I1I2I2I4', events, next_at)
+  next_at = at + slot_size + entry_size
+  local value = values[number]
+  if not value then
+    value = read_value(KEYS[number], max_events)
+    values[number] = value
+  end
+  local side = value[side_number]
+  local slot = events:sub(at, at + slot_size - 1)
+  if holds_event(value, side, slot:sub(1, 8)) then
     flags[#flags + 1] = 0
   else
-    local is_repeat = insert(side, record, events:sub(at, at + id_size - 1))
-    trim(side, max_events)
+    if slot_size > value.slot_bytes then resize_slots(value, slot_size) end
+    local is_repeat = insert(value, side, padded(slot, value.slot_bytes))
+    trim(value, side, max_events)
     if counters > 0 and not is_repeat then
-      local counts, item = counted[counters] or {}, item_of(record)
+      local counts, item = counted[counters] or {}, item_at(slot, 0)
       counts[item] = (counts[item] or 0) + 1
       counted[counters] = counts
     end
-    entries[#entries + 1] = events:sub(at + id_size, next_at - 1)
+    local entries = logged[stream] or {}
+    entries[#entries + 1] = events:sub(at + slot_size, next_at - 1)
+    logged[stream] = entries
     changed[number] = true
     flags[#flags + 1] = 1
   end
 end
 
-for number in pairs(changed) do write_sides(KEYS[number], values[number], expiry_s) end
-for _, entry in ipairs(entries) do
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', log_entries, '*', 'event', entry)
+for number in pairs(changed) do write_value(KEYS[number], values[number], expiry_s) end
+for number, entries in pairs(logged) do
+  for place = 1, #entries - 1 do redis.call('XADD', KEYS[number], '*', 'event', entries[place]) end
+  redis.call('XADD', KEYS[number], 'MAXLEN', '~', log_entries, '*', 'event', entries[#entries])
 end
 for number, counts in pairs(counted) do
   for item, count in pairs(counts) do redis.call('HINCRBY', KEYS[number], item, count) end

@@ -89,17 +89,19 @@ class HistoryStore:
         self._read_timeout_s = read_timeout_ms / 1000
         self._write_timeout_s = write_timeout_ms / 1000
         self._keys = StoreKeys(log_shards)
+        self._max_events = max_events
         self._expiry_s = expiry_s
+        self._on_failure = on_failure
+        self._redis = connect_store(
+            url, timeout_s=self._write_timeout_s, max_connections=MAX_CONNECTIONS
+        )
         self._script = AppendScript(
             self._keys,
             max_events=max_events,
             expiry_s=expiry_s,
             log_entries=max(1, log_max_entries // log_shards),
+            one_slot_a_call=is_cluster(self._redis),
             clock=clock,
-        )
-        self._on_failure = on_failure
-        self._redis = connect_store(
-            url, timeout_s=self._write_timeout_s, max_connections=MAX_CONNECTIONS
         )
         self._arms_script = resources.files("service").joinpath(_ARMS_SCRIPT).read_bytes()
         self._breaker = CircuitBreaker()
@@ -118,7 +120,7 @@ class HistoryStore:
             HistoryStoreError: If the store can't be read in time.
         """
         value = await self._reads.read(self._keys.history(user_id))
-        return None if value is None else decode_history(value)
+        return None if value is None else decode_history(value, max_events=self._max_events)
 
     async def fetch_arms(self, unit: str) -> dict[str, str]:
         """The arms that a unit keeps, by experiment; joined with the other reads that wait.
@@ -255,7 +257,7 @@ class HistoryStore:
     async def _fetch_events(self, key: str) -> tuple[list[StoredEvent], list[StoredEvent]]:
         value: bytes | None
         value = await self._finish(self._redis.get(key), self._write_timeout_s)
-        return decode_events(value) if value else ([], [])
+        return decode_events(value, max_events=self._max_events) if value else ([], [])
 
     async def _fetch_logged(self, user_id: str) -> list[tuple[bytes, Event]]:
         found: list[tuple[bytes, Event]] = []

@@ -1,24 +1,34 @@
 """The layout of one user's value in the history store; `history_append.lua` writes it.
 
-    header     16 bytes: "LSV", version 1; records of videos and of comments (2 × uint16); bytes of
-               the video ids and of the comment ids (2 × uint32)
-    records    24 bytes each, first the videos, then the comments, each oldest first:
-               event hash (uint64), item hash (uint64), Unix milliseconds (48 bits), type (8 bits),
-               8 spare bits
-    ids        of the items, in the order of the records: length in bytes (uint16), UTF-8
+    header     12 bytes: "LSV", version 2; bytes of a slot, slots of videos and of comments (uint16
+               each); 2 spare bytes
+    slots      first the videos', then the comments', each side oldest first and its empty ones, all
+               zeros, last: event hash (uint64), item hash (uint64), Unix milliseconds (48 bits),
+               type (8 bits), how many 4 bytes the id takes (8 bits, 0 in an empty slot), and the
+               item's id, UTF-8, filled up with zeros to the width of all slots
 
-All little-endian. A request reads the records only; the ids tell an export which items they were,
-also those that no bundle knows any more.
+All little-endian. A new event that is the last of its side goes into an empty slot, and nothing
+else changes; so a side may hold more than the service keeps, of which the newest count. A request
+reads hashes and times only; the ids tell an export which items they were, also those that no
+bundle knows any more.
+
+Version 1 had no empty slots: a header of 16 bytes ("LSV", version 1; records of videos and of
+comments, 2 × uint16; bytes of the video ids and of the comment ids, 2 × uint32), the records of
+both sides, and then the ids, each with its length (uint16) before it. A user's next event replaces
+it.
 
 Shape suffixes: N video events, M comment events.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lsvcr.catalogue import item_hash
+from lsvcr.catalogue import item_digest
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
@@ -29,11 +39,17 @@ MAX_TIMESTAMP_MS = 2**48 - 1
 
 VIDEO_SIDE, COMMENT_SIDE = 1, 2
 
+_Side = tuple[int, int, int]
+"""Where events begin, how many, and the bytes from one to the next."""
 _MILLISECONDS = np.uint64(MAX_TIMESTAMP_MS)
-_HEADER = struct.Struct("<4sHHII")
+_UNIT_BYTES = 4
+_HEADER = struct.Struct("<4sHHH2x")
 _RECORD = struct.Struct("<QQQ")
-_ID_LENGTH = struct.Struct("<H")
-_MAGIC = b"LSV\x01"
+_UNITS_AT = _RECORD.size - 1
+_MAGIC = b"LSV\x02"
+_HEADER_1 = struct.Struct("<4sHHII")
+_ID_LENGTH_1 = struct.Struct("<H")
+_MAGIC_1 = b"LSV\x01"
 _TYPE_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 
 
@@ -46,53 +62,116 @@ class StoredEvent:
     timestamp_ms: int
 
 
-def encode_record(event_id: str, item_id: str, *, timestamp_ms: int, event_type: str) -> bytes:
-    """Pack one event's record."""
-    time_and_type = timestamp_ms | _TYPE_CODE[event_type] << 48
-    return _RECORD.pack(item_hash(event_id), item_hash(item_id), time_and_type)
+def encode_slot(event_id: str, item_id: str, *, timestamp_ms: int, event_type: str) -> bytes:
+    """Pack one event into a slot as narrow as its id allows."""
+    encoded_id = item_id.encode()
+    units = -(-len(encoded_id) // _UNIT_BYTES)
+    last_word = timestamp_ms | _TYPE_CODE[event_type] << 48 | units << 56
+    return b"%b%b%b%b" % (
+        item_digest(event_id),
+        item_digest(item_id),
+        last_word.to_bytes(8, "little"),
+        encoded_id.ljust(units * _UNIT_BYTES, b"\0"),
+    )
 
 
-def encode_id(item_id: str) -> bytes:
-    """Pack one id with its length before it."""
-    encoded = item_id.encode()
-    return _ID_LENGTH.pack(len(encoded)) + encoded
+def decode_history(value: bytes, *, max_events: int) -> EventHistory:
+    """View what a request needs of a value as arrays, oldest first.
 
-
-def decode_history(value: bytes) -> EventHistory:
-    """View the records of a value as arrays, oldest first.
+    Args:
+        max_events: Kept a side, the newest.
 
     Raises:
         HistoryStoreError: If the value has another format.
     """
-    videos, comments = _read_header(value)
-    words = np.frombuffer(value, "<u8", 3 * (videos + comments), _HEADER.size)
-    item_NM = words[1::3].astype(np.uint64, copy=False)
-    time_NM = (words[2::3] & _MILLISECONDS).view(np.int64)
-    return EventHistory(item_NM[:videos], time_NM[:videos], item_NM[videos:], time_NM[videos:])
+    videos, comments = _locate_sides(value, max_events)
+    return EventHistory(*_view_side(value, *videos), *_view_side(value, *comments))
 
 
-def decode_events(value: bytes) -> tuple[list[StoredEvent], list[StoredEvent]]:
+def decode_events(value: bytes, *, max_events: int) -> tuple[list[StoredEvent], list[StoredEvent]]:
     """Read (video events, comment events) with their ids, oldest first.
 
+    Args:
+        max_events: Kept a side, the newest.
+
     Raises:
         HistoryStoreError: If the value has another format.
     """
-    videos, comments = _read_header(value)
-    events = []
-    id_at = _HEADER.size + (videos + comments) * _RECORD.size
-    for number in range(videos + comments):
-        _, _, word = _RECORD.unpack_from(value, _HEADER.size + number * _RECORD.size)
-        (length,) = _ID_LENGTH.unpack_from(value, id_at)
-        id_at += _ID_LENGTH.size + length
-        item_id = value[id_at - length : id_at].decode()
-        event_type = EVENT_TYPES[word >> 48 & 0xFF]
-        events.append(StoredEvent(item_id, event_type, word & MAX_TIMESTAMP_MS))
-    return events[:videos], events[videos:]
-
-
-def _read_header(value: bytes) -> tuple[int, int]:
-    """How many records of videos and of comments."""
-    if len(value) < _HEADER.size or not value.startswith(_MAGIC):
-        raise HistoryStoreError("a history value has an unknown format")
-    _, videos, comments, _, _ = _HEADER.unpack_from(value)
+    ids_1 = _read_ids_1(value) if value.startswith(_MAGIC_1) else None
+    videos, comments = (
+        [
+            _read_event(value, at + number * slot_bytes, slot_bytes, ids_1)
+            for number in range(events)
+        ]
+        for at, events, slot_bytes in _locate_sides(value, max_events)
+    )
     return videos, comments
+
+
+def _locate_sides(value: bytes, max_events: int) -> tuple[_Side, _Side]:
+    """Where the events of both sides are that count."""
+    if value.startswith(_MAGIC_1) and len(value) >= _HEADER_1.size:
+        _, videos, comments, _, _ = _HEADER_1.unpack_from(value)
+        at = _HEADER_1.size
+        return (at, videos, _RECORD.size), (at + videos * _RECORD.size, comments, _RECORD.size)
+    if not value.startswith(_MAGIC) or len(value) < _HEADER.size:
+        raise HistoryStoreError("a history value has an unknown format")
+    _, slot_bytes, videos, comments = _HEADER.unpack_from(value)
+    at = _HEADER.size
+    return (
+        _newest(value, at, videos, slot_bytes, max_events),
+        _newest(value, at + videos * slot_bytes, comments, slot_bytes, max_events),
+    )
+
+
+def _newest(value: bytes, at: int, slots: int, slot_bytes: int, max_events: int) -> _Side:
+    """The last of a side's slots that aren't empty, found by bisection."""
+    low, high = 0, slots
+    while low < high:
+        middle = (low + high) // 2
+        if value[at + middle * slot_bytes + _UNITS_AT]:
+            low = middle + 1
+        else:
+            high = middle
+    events = min(low, max_events)
+    return at + (low - events) * slot_bytes, events, slot_bytes
+
+
+def _view_side(
+    value: bytes, at: int, events: int, slot_bytes: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    slots = np.frombuffer(value, _slot_dtype(slot_bytes), events, at)
+    time_N = slots["last_word"] & _MILLISECONDS
+    return slots["item_hash"].astype(np.uint64), time_N.view(np.int64)
+
+
+@cache
+def _slot_dtype(slot_bytes: int) -> np.dtype[np.void]:
+    """The words of a slot that a request reads."""
+    return np.dtype(
+        {
+            "names": ["item_hash", "last_word"],
+            "formats": ["<u8", "<u8"],
+            "offsets": [8, 16],
+            "itemsize": slot_bytes,
+        }
+    )
+
+
+def _read_event(
+    value: bytes, at: int, slot_bytes: int, ids_1: Iterator[bytes] | None
+) -> StoredEvent:
+    _, _, last_word = _RECORD.unpack_from(value, at)
+    padded_id = value[at + _RECORD.size : at + slot_bytes] if ids_1 is None else next(ids_1)
+    event_type = EVENT_TYPES[last_word >> 48 & 0xFF]
+    return StoredEvent(padded_id.rstrip(b"\0").decode(), event_type, last_word & MAX_TIMESTAMP_MS)
+
+
+def _read_ids_1(value: bytes) -> Iterator[bytes]:
+    """The ids of a value of version 1, in the order of its records."""
+    _, videos, comments, _, _ = _HEADER_1.unpack_from(value)
+    at = _HEADER_1.size + (videos + comments) * _RECORD.size
+    while at < len(value):
+        (length,) = _ID_LENGTH_1.unpack_from(value, at)
+        at += _ID_LENGTH_1.size + length
+        yield value[at - length : at]

@@ -29,6 +29,8 @@ class StoreKeys:
 
     def __init__(self, shards: int) -> None:
         self.shards = shards
+        self._events = [f"lsvcr:events:{shard}" for shard in range(shards)]
+        self._tags = [f"lsvcr:{{{stream}}}" for stream in self._events]
 
     def shard_of(self, owner: str) -> int:
         """The shard of a user or unit."""
@@ -36,7 +38,7 @@ class StoreKeys:
 
     def events(self, shard: int) -> str:
         """The stream of a shard."""
-        return f"lsvcr:events:{shard}"
+        return self._events[shard]
 
     def events_of(self, user_id: str) -> str:
         """The stream that a user's events are in."""
@@ -63,7 +65,7 @@ class StoreKeys:
         return self._tagged(shard, "popularity", str(hour))
 
     def _tagged(self, shard: int, kind: str, name: str) -> str:
-        return f"lsvcr:{{{self.events(shard)}}}:{kind}:{name}"
+        return f"{self._tags[shard]}:{kind}:{name}"
 
 
 def tag_of(key: str) -> str:

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.store_keys import StoreKeys
 
 STORE_URL = os.environ["STORE"]
+MAX_EVENTS = Settings.model_fields["history_max_events"].default
 PATH, READY = "/recommend/videos", "/health/ready"
 TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
@@ -52,7 +53,10 @@ class PlainModel:
         self, bodies: Sequence[Body], values: Sequence[bytes | None]
     ) -> list[dict[str, object]]:
         """Answer some requests, given what the store has of their users."""
-        histories = [None if value is None else decode_history(value) for value in values]
+        histories = [
+            None if value is None else decode_history(value, max_events=MAX_EVENTS)
+            for value in values
+        ]
         known = [history for history in histories if history is not None]
         if not known:
             return [{"user_id": body.user_id, "items": []} for body in bodies]

@@ -373,7 +373,7 @@ def test_more_events_than_one_call_takes_are_stored_and_counted_once(
 
 
 def test_a_user_takes_no_more_than_the_cap_allows(make_store: MakeStore, store_url: str) -> None:
-    """16 bytes, then for each kept event a record of 24 and an id of 128 at most, its length."""
+    """12 bytes, then a slot for each kept event, every eighth and one more; ids of 128 here."""
     store, user = make_store(max_events=20), new_user()
     long_id = "x" * 128
 
@@ -393,4 +393,4 @@ def test_a_user_takes_no_more_than_the_cap_allows(make_store: MakeStore, store_u
 
     run_with(store, scenario)
     with Redis.from_url(store_url) as redis:
-        assert redis.strlen(StoreKeys(4).history(user)) == 16 + 2 * 20 * (24 + 2 + 128)
+        assert redis.strlen(StoreKeys(4).history(user)) == 12 + 2 * (20 + 2 + 1) * (24 + 128)
