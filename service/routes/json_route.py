@@ -58,7 +58,8 @@ def parse_body(raw: bytes, model: type[BodyT], limits: Limits) -> BodyT:
             wants it. A key that stands twice is refused: a gateway may have read the other one.
     """
     try:
-        fields = from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
+        # By default the parser also keeps the last 16,384 values, which here are ids.
+        fields = from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
         return model.model_validate(fields, context=limits)
     except ValidationError as error:
         errors = describe_errors(error.errors(include_url=False))

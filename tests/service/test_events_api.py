@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
+import jiter
 import pytest
 from starlette.testclient import TestClient
 
@@ -37,6 +38,12 @@ def test_every_type_is_stored_and_only_history_types_are_history(
     history = response.json()
     assert [entry["type"] for entry in history["videos"]] == list(VIDEO_EVENT_TYPES)
     assert [entry["type"] for entry in history["comments"]] == list(COMMENT_EVENT_TYPES)
+
+
+def test_the_parser_keeps_no_ids(client: TestClient, user: str) -> None:
+    jiter.cache_clear()
+    send(client, *(event(f"{user}-{number}", f"kept-{number}") for number in range(50)))
+    assert 1 <= jiter.cache_usage() <= len(event(user, "")) + len(["events"])
 
 
 def test_a_bad_event_spoils_no_other(client: TestClient, user: str) -> None:
