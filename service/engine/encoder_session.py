@@ -95,19 +95,23 @@ class CpuEncoder:
 
         Users of like length share a run, so that little of it goes into padding.
         """
+        encoding = self.nothing_encoded(history, with_comments=with_comments)
+        for row_B in runs_of(history):
+            self.encode_run(encoding, history, row_B)
+        return encoding
+
+    def nothing_encoded(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
+        """What `encode_run` fills."""
         users, slots = history.video_BI.shape
         states = history.comment_last_BJ.shape[1] if with_comments else 0
         width = self._bundle.manifest.width
-        encoding = Encoding(
+        return Encoding(
             np.zeros((users, width), np.float32),
             np.zeros((users, slots), np.float32),
             np.zeros((users, states, width), np.float32),
         )
-        for row_B in runs_of(history):
-            self._encode_into(encoding, history, row_B)
-        return encoding
 
-    def _encode_into(
+    def encode_run(
         self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.intp]
     ) -> None:
         """Encode some rows of a batch without the slots that none of them needs."""

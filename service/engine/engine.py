@@ -18,7 +18,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
@@ -156,19 +155,12 @@ class LocalBundle:
 
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
         """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
-        runs, arrays = runs_of(history), history.arrays().values()
-        encoded = []
-        for row_B in runs:
-            run = HistoryBatch(*(array[row_B] for array in arrays))
-            encode = partial(self._warm.encoder.encode, run, with_comments=with_comments)
-            encoded.append(await self._run(encode))
+        encoder = self._warm.encoder
+        encoding = encoder.nothing_encoded(history, with_comments=with_comments)
+        for row_B in runs_of(history):
+            await self._run(encoder.encode_run, encoding, history, row_B)
             await asyncio.sleep(0)
-        place_B = np.argsort(np.concatenate(runs))
-        return Encoding(
-            np.concatenate([part.video_preference_BD for part in encoded])[place_B],
-            np.concatenate([part.video_share_BI for part in encoded])[place_B],
-            np.concatenate([part.comment_state_BJD for part in encoded])[place_B],
-        )
+        return encoding
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]

@@ -36,10 +36,12 @@ class ScarceEncoder(CpuEncoder):
 
     fails: Fails = staticmethod(lambda _: False)
 
-    def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
-        if self.fails(history):
+    def encode_run(
+        self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.intp]
+    ) -> None:
+        if self.fails(HistoryBatch(*(array[row_B] for array in history.arrays().values()))):
             raise RuntimeException(NO_MEMORY)
-        return super().encode(history, with_comments=with_comments)
+        super().encode_run(encoding, history, row_B)
 
 
 class ScarceIndex(CandidateIndex):
