@@ -28,6 +28,8 @@ NEVER = 2**30
 START = -1
 """The order of the learned start state in slot 0 of each side, older than every event."""
 
+_MOST_PACKED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Timelines:
@@ -92,7 +94,7 @@ class Timelines:
             history the comment would then reveal the like, so such a comment event is read only
             after the like ("delay, never advance").
         """
-        order_N = np.lexsort((video_N, video_time_N, video_user_N))
+        order_N = places_in_order(video_user_N, video_time_N, video_N)
         user_N, video_N, time_N = (
             np.asarray(array)[order_N] for array in (video_user_N, video_N, video_time_N)
         )
@@ -109,7 +111,7 @@ class Timelines:
         first_M, video_order_N, last_M = _order_instants(
             user_M, first_time_M, last_time_M, group_video_M, user_N, time_N, video_N
         )
-        by_end_M = np.lexsort((last_M, user_M))
+        by_end_M = places_in_order(user_M, last_M)
         user_M, first_M, last_M = user_M[by_end_M], first_M[by_end_M], last_M[by_end_M]
         return cls(
             video_N=video_N.astype(np.int32),
@@ -237,11 +239,34 @@ class HistoryBatch:
         }
 
 
+def places_in_order(*keys: IntArray | NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Places by the first key, equal ones by the second and so on, then as they stand.
+
+    That is `np.lexsort`, which sorts by each key in turn. Here keys share a number as long as 63
+    bits hold them, mostly all of them, which is ten times as fast.
+    """
+    packed: list[NDArray[np.int64]] = []
+    packed_span = _MOST_PACKED
+    for key_N in reversed(keys):
+        if not len(key_N):
+            return np.empty(0, np.intp)
+        lowest = int(key_N.min())
+        span = int(key_N.max()) - lowest + 1
+        if packed_span * span < _MOST_PACKED:
+            packed[-1] += (key_N.astype(np.int64) - lowest) * packed_span
+            packed_span *= span
+        else:
+            fits = span < _MOST_PACKED
+            packed.append(key_N.astype(np.int64) - (lowest if fits else 0))
+            packed_span = span
+    return np.argsort(packed[0], kind="stable") if len(packed) == 1 else np.lexsort(packed)
+
+
 def _group_comments(
     user_C: IntArray, comment_C: IntArray, video_C: IntArray, time_C: IntArray, keep: int
 ) -> tuple[IntArray, IntArray, NDArray[np.int32], IntArray, IntArray]:
     """Join single events of one user and video that are at most `GROUP_GAP_MS` apart."""
-    order_C = np.lexsort((comment_C, time_C, video_C, user_C))
+    order_C = places_in_order(user_C, video_C, time_C, comment_C)
     user_C, comment_C, video_C, time_C = (
         np.asarray(array)[order_C] for array in (user_C, comment_C, video_C, time_C)
     )
@@ -256,7 +281,7 @@ def _group_comments(
     last_M = np.append(first_M[1:], len(user_C))[: len(first_M)] - 1
 
     # A comment that was both liked and answered counts once, at its latest event.
-    by_comment_C = np.lexsort((np.arange(len(user_C)), comment_C, group_C))
+    by_comment_C = places_in_order(group_C, comment_C)
     is_latest_C = np.ones(len(user_C), bool)
     group, comment = group_C[by_comment_C], comment_C[by_comment_C]
     is_latest_C[by_comment_C[:-1]] = (group[1:] != group[:-1]) | (comment[1:] != comment[:-1])
@@ -282,7 +307,7 @@ def _delay_behind_like(
     video = np.concatenate([video_M, video_N])
     time = np.concatenate([last_time_M, time_N])
     is_video = np.arange(groups + videos) >= groups
-    order = np.lexsort((is_video, time, video, user))
+    order = places_in_order(user, video, time, is_video)
     position = np.where(is_video[order], np.arange(groups + videos), groups + videos)
     next_position = np.minimum.accumulate(position[::-1])[::-1]
     delayed_M = last_time_M.copy()
@@ -315,7 +340,7 @@ def _order_instants(
     time = np.concatenate([first_time_M, time_N, last_time_M])
     video = np.concatenate([video_M, video_N, video_M])
     kind = np.repeat([0, 1, 2], [len(user_M), len(user_N), len(user_M)])
-    by_time = np.lexsort((video, kind, time, user))
+    by_time = places_in_order(user, time, kind, video)
     rank = np.empty(len(user), np.int64)
     rank[by_time] = np.arange(len(user)) - np.searchsorted(user[by_time], user[by_time])
     first, order, last = np.split(rank.astype(np.int32), [len(user_M), len(user_M) + len(user_N)])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines
+from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines, places_in_order
 
 MINUTE = 60_000
 
@@ -157,3 +157,12 @@ def plain_timeline(videos, comments):
 
 def test_the_gap_is_half_an_hour():
     assert GROUP_GAP_MS == 30 * MINUTE
+
+
+NUMBERS = st.integers(-(2**62), 2**62) | st.integers(-3, 3) | st.integers(0, 2**41)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.integers(0, 9), NUMBERS, st.booleans()), max_size=30))
+def test_places_in_order_are_those_of_sorting_by_each_key_in_turn(rows):
+    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.empty(0, np.int64)]
+    assert places_in_order(*columns).tolist() == np.lexsort(columns[::-1]).tolist()
