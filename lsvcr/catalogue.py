@@ -109,7 +109,7 @@ class IdIndex:
     def rows(self, hash_N: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Look up rows; 0 where the catalogue doesn't know the item. Shape as `hash_N`."""
         last = len(self.sorted_hash_N) - 1
-        if last < 0:
+        if last < 0 or not len(hash_N):
             return np.zeros(hash_N.shape, np.int32)
         start_T, shift = self._starts
         position_N = start_T[hash_N >> shift]
@@ -143,7 +143,10 @@ class IdIndex:
 
     def row(self, identifier: str) -> int:
         """Look up one id; 0 if unknown."""
-        return int(self.rows(np.array([item_hash(identifier)], np.uint64))[0])
+        sought = np.uint64(item_hash(identifier))
+        position = int(self.sorted_hash_N.searchsorted(sought))
+        is_known = position < len(self.sorted_hash_N) and self.sorted_hash_N[position] == sought
+        return int(self.row_N[position]) if is_known else 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ Allows = Callable[[Rows], NDArray[np.bool_]]
 
 def allow_except(excluded: Rows, allows: Allows | None = None) -> Allows:
     """Allow all rows but the excluded ones, and of these what `allows` allows."""
+    if not len(excluded):
+        return _allow_all if allows is None else allows
     excluded_E = np.append(np.sort(excluded).astype(np.int64), np.iinfo(np.int64).max)
 
     def allows_row(row_N: Rows) -> NDArray[np.bool_]:
@@ -23,6 +25,10 @@ def allow_except(excluded: Rows, allows: Allows | None = None) -> Allows:
         return is_allowed_N if allows is None else is_allowed_N & allows(row_N)
 
     return allows_row
+
+
+def _allow_all(row_N: Rows) -> NDArray[np.bool_]:
+    return np.ones(len(row_N), np.bool_)
 
 
 def allow_matching(condition: VideoFilter, catalogue: Catalogue) -> Allows:
