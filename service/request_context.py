@@ -53,17 +53,20 @@ class RequestContext:
                 message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id, **_read_trace(headers)):
-            try:
-                allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
-                scope["state"]["deadline_s"] = started_s + allowed_s
-                await self._app(scope, receive, send_with_id)
-            except Exception as error:
-                if status:  # half an answer is out: only cutting the connection tells the client
-                    raise
-                await problem_response(error, request_id)(scope, receive, send_with_id)
-            finally:
-                self._record(scope, status, time.monotonic() - started_s)
+        bound = structlog.contextvars.bind_contextvars(
+            request_id=request_id, **_read_trace(headers)
+        )
+        try:
+            allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
+            scope["state"]["deadline_s"] = started_s + allowed_s
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:  # half an answer is out: only cutting the connection tells the client
+                raise
+            await problem_response(error, request_id)(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.monotonic() - started_s)
+            structlog.contextvars.reset_contextvars(**bound)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
