@@ -57,7 +57,7 @@ class Tracing:
         Args:
             timings_ms: By stage; those of `STAGES` came one after the other.
         """
-        if not trace.get_current_span().is_recording():
+        if self._provider is None or not trace.get_current_span().is_recording():
             return
         took_ns = {stage: round(timings_ms.get(stage, 0.0) * 1e6) for stage in STAGES}
         start_ns = time.time_ns() - sum(took_ns.values())

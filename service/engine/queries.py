@@ -5,7 +5,7 @@ means the same to every bundle, and by their identifier on the way out.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
@@ -184,15 +184,22 @@ class Answer:
     @property
     def video_ids(self) -> list[str]:
         """The videos, in the order they are shown in."""
-        return [item.video_id for item in self.items if isinstance(item, RankedVideo)]
+        return [item.video_id for item in self._videos]
 
     @property
     def comment_ids(self) -> list[str]:
         """The comments, in the order they are shown in; a feed's video by video."""
-        found = []
-        for item in self.items:
-            if isinstance(item, RankedComment):
-                found.append(item.comment_id)
-            elif item.comments:
-                found += [comment.comment_id for comment in item.comments]
-        return found
+        if self._comments:
+            return [comment.comment_id for comment in self._comments]
+        with_comments = (video.comments for video in self._videos if video.comments)
+        return [comment.comment_id for comments in with_comments for comment in comments]
+
+    @property
+    def _videos(self) -> tuple[RankedVideo, ...]:
+        are_videos = self.items and isinstance(self.items[0], RankedVideo)
+        return cast("tuple[RankedVideo, ...]", self.items) if are_videos else ()
+
+    @property
+    def _comments(self) -> tuple[RankedComment, ...]:
+        are_comments = self.items and isinstance(self.items[0], RankedComment)
+        return cast("tuple[RankedComment, ...]", self.items) if are_comments else ()
