@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lsvcr.catalogue import item_digest
 from lsvcr.history import COMMENT_EVENT_TYPES, VIDEO_EVENT_TYPES
@@ -39,8 +38,6 @@ MAX_TIMESTAMP_MS = 2**48 - 1
 
 VIDEO_SIDE, COMMENT_SIDE = 1, 2
 
-_Side = tuple[int, int, int]
-"""Where events begin, how many, and the bytes from one to the next."""
 _MILLISECONDS = np.uint64(MAX_TIMESTAMP_MS)
 _UNIT_BYTES = 4
 _HEADER = struct.Struct("<4sHHH2x")
@@ -84,8 +81,11 @@ def decode_history(value: bytes, *, max_events: int) -> EventHistory:
     Raises:
         HistoryStoreError: If the value has another format.
     """
-    videos, comments = _locate_sides(value, max_events)
-    return EventHistory(*_view_side(value, *videos), *_view_side(value, *comments))
+    at, slot_bytes, slots, videos, comments = _find_events(value, max_events)
+    slot_NM = np.frombuffer(value, _slot_dtype(slot_bytes), slots, at)
+    item_NM = slot_NM["item_hash"].astype(np.uint64)
+    time_NM = (slot_NM["last_word"].astype(np.uint64) & _MILLISECONDS).view(np.int64)
+    return EventHistory(item_NM[videos], time_NM[videos], item_NM[comments], time_NM[comments])
 
 
 def decode_events(value: bytes, *, max_events: int) -> tuple[list[StoredEvent], list[StoredEvent]]:
@@ -97,52 +97,38 @@ def decode_events(value: bytes, *, max_events: int) -> tuple[list[StoredEvent], 
     Raises:
         HistoryStoreError: If the value has another format.
     """
+    at, slot_bytes, _, videos, comments = _find_events(value, max_events)
     ids_1 = _read_ids_1(value) if value.startswith(_MAGIC_1) else None
-    videos, comments = (
+    video_events, comment_events = (
         [
-            _read_event(value, at + number * slot_bytes, slot_bytes, ids_1)
-            for number in range(events)
+            _read_event(value, at + slot * slot_bytes, slot_bytes, ids_1)
+            for slot in range(side.start, side.stop)
         ]
-        for at, events, slot_bytes in _locate_sides(value, max_events)
+        for side in (videos, comments)
     )
-    return videos, comments
+    return video_events, comment_events
 
 
-def _locate_sides(value: bytes, max_events: int) -> tuple[_Side, _Side]:
-    """Where the events of both sides are that count."""
+def _find_events(value: bytes, max_events: int) -> tuple[int, int, int, slice, slice]:
+    """Where slots begin, their width and number; which of them the videos and comments are in."""
+    if value.startswith(_MAGIC) and len(value) >= _HEADER.size:
+        _, slot_bytes, videos, comments = _HEADER.unpack_from(value)
+        at, slots = _HEADER.size, videos + comments
+        units = value[at + _UNITS_AT :: slot_bytes]
+        video_slots = _newest(units, 0, videos, max_events)
+        return at, slot_bytes, slots, video_slots, _newest(units, videos, slots, max_events)
     if value.startswith(_MAGIC_1) and len(value) >= _HEADER_1.size:
         _, videos, comments, _, _ = _HEADER_1.unpack_from(value)
-        at = _HEADER_1.size
-        return (at, videos, _RECORD.size), (at + videos * _RECORD.size, comments, _RECORD.size)
-    if not value.startswith(_MAGIC) or len(value) < _HEADER.size:
-        raise HistoryStoreError("a history value has an unknown format")
-    _, slot_bytes, videos, comments = _HEADER.unpack_from(value)
-    at = _HEADER.size
-    return (
-        _newest(value, at, videos, slot_bytes, max_events),
-        _newest(value, at + videos * slot_bytes, comments, slot_bytes, max_events),
-    )
+        slots = videos + comments
+        return _HEADER_1.size, _RECORD.size, slots, slice(0, videos), slice(videos, slots)
+    raise HistoryStoreError("a history value has an unknown format")
 
 
-def _newest(value: bytes, at: int, slots: int, slot_bytes: int, max_events: int) -> _Side:
-    """The last of a side's slots that aren't empty, found by bisection."""
-    low, high = 0, slots
-    while low < high:
-        middle = (low + high) // 2
-        if value[at + middle * slot_bytes + _UNITS_AT]:
-            low = middle + 1
-        else:
-            high = middle
-    events = min(low, max_events)
-    return at + (low - events) * slot_bytes, events, slot_bytes
-
-
-def _view_side(
-    value: bytes, at: int, events: int, slot_bytes: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    slots = np.frombuffer(value, _slot_dtype(slot_bytes), events, at)
-    time_N = slots["last_word"] & _MILLISECONDS
-    return slots["item_hash"].astype(np.uint64), time_N.view(np.int64)
+def _newest(units: bytes, start: int, stop: int, max_events: int) -> slice:
+    """The last slots of a side that aren't empty."""
+    first_empty = units.find(0, start, stop)
+    end = stop if first_empty < 0 else first_empty
+    return slice(max(start, end - max_events), end)
 
 
 @cache
