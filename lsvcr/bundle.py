@@ -316,10 +316,17 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
         BundleError: With the reason, if anything is missing, damaged or contradictory.
     """
     manifest = load_manifest(folder)
-    check_files(folder, manifest, verify_checksums=verify_checksums)
-    bundle = map_bundle(folder)
-    bundle.catalogue.check()
-    _check_dimensions(bundle)
+    check_files(folder, manifest)
+    with ThreadPoolExecutor(2) as beside:
+        verified = beside.submit(verify_files, folder, manifest) if verify_checksums else None
+        try:
+            bundle = map_bundle(folder)
+            catalogue_checked = beside.submit(bundle.catalogue.check)
+            _check_dimensions(bundle)
+            catalogue_checked.result()
+        finally:
+            if verified:
+                verified.result()  # where a file has changed, that is what is wrong
     return bundle
 
 
@@ -403,8 +410,8 @@ def describe_files(folder: Path) -> dict[str, FileEntry]:
     }
 
 
-def check_files(folder: Path, manifest: Manifest, *, verify_checksums: bool) -> None:
-    """Compare the folder with the manifest: no file missing, changed, added, or a link.
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare the folder with the manifest: no file missing, added, of another size, or a link.
 
     Raises:
         BundleError: Naming the first file that disagrees.
@@ -424,14 +431,21 @@ def check_files(folder: Path, manifest: Manifest, *, verify_checksums: bool) -> 
             raise BundleError(f"{name} is missing")
         if path.stat().st_size != entry.size_bytes:
             raise BundleError(f"{name} has {path.stat().st_size} bytes, not {entry.size_bytes}")
-    if verify_checksums:
-        names = list(manifest.files)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for name, actual in zip(
-                names, pool.map(_sha256, (folder / name for name in names)), strict=True
-            ):
-                if actual != manifest.files[name].sha256:
-                    raise BundleError(f"{name}: checksum differs from the manifest's")
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every byte with the manifest's checksums; raises BundleError.
+
+    Threads take the largest files first, so that none is left alone with one of them.
+    """
+    files = manifest.files
+    names = sorted(files, key=lambda name: files[name].size_bytes, reverse=True)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for name, actual in zip(
+            names, pool.map(_sha256, (folder / name for name in names)), strict=True
+        ):
+            if actual != files[name].sha256:
+                raise BundleError(f"{name}: checksum differs from the manifest's")
 
 
 def _check_dimensions(bundle: Bundle) -> None:

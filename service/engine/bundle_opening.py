@@ -1,8 +1,10 @@
 """Opens a bundle for serving and proves that it answers rightly before anyone asks it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -64,32 +66,39 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
     if unknown:
         raise BundleError(f"score part {min(unknown)!r} is unknown to this version")
     if device == "cpu":
-        return _open_on(bundle, CpuEncoder(bundle), max_batch), None
+        return _open_on(bundle, CpuEncoder, max_batch), None
     try:
         expect_cuda()
-        return _open_on(bundle, CudaEncoder(bundle, max_batch=max_batch), max_batch), None
+        return _open_on(bundle, partial(CudaEncoder, max_batch=max_batch), max_batch), None
     except LsvcrError as error:
         if device == "cuda":
             raise
         logger.info("serving on the CPU: %s", error)
-        return _open_on(bundle, CpuEncoder(bundle), max_batch), str(error)
+        return _open_on(bundle, CpuEncoder, max_batch), str(error)
 
 
-def _open_on(bundle: Bundle, encoder: CpuEncoder, max_batch: int) -> WarmBundle:
-    on_gpu = encoder.device == "cuda"
-    warm = WarmBundle(
-        bundle,
-        encoder,
-        _open_index(bundle, "video", bundle.manifest.counts.videos, on_gpu),
-        _open_index(bundle, "comment", bundle.manifest.counts.comments, on_gpu),
-    )
+def _open_on(
+    bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
+) -> WarmBundle:
+    on_gpu = open_encoder is not CpuEncoder
+    counts = bundle.manifest.counts
+    with ThreadPoolExecutor(2) as beside:  # a GPU's session takes seconds, as a large index does
+        reads = [
+            beside.submit(_read_index, bundle, "video", counts.videos, in_place=not on_gpu),
+            beside.submit(_read_index, bundle, "comment", counts.comments, in_place=not on_gpu),
+        ]
+        encoder = open_encoder(bundle)
+        indexes = [read.result() for read in reads]
+    if on_gpu:
+        indexes = [index.on_gpu() for index in indexes]
+    warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _open_index(
-    bundle: Bundle, kind: Literal["video", "comment"], rows: int, on_gpu: bool
+def _read_index(
+    bundle: Bundle, kind: Literal["video", "comment"], rows: int, *, in_place: bool
 ) -> CandidateIndex:
     width = bundle.manifest.width
     entry = bundle.manifest.indexes.get(kind)
@@ -98,7 +107,7 @@ def _open_index(
     if entry is None:
         raise BundleError(f"the manifest describes no {kind} index")
     path = bundle.folder / "index" / f"{kind}.faiss"
-    return CandidateIndex.load(path, entry, rows=rows, width=width, on_gpu=on_gpu)
+    return CandidateIndex.load(path, entry, rows=rows, width=width, in_place=in_place)
 
 
 def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:

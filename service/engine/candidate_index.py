@@ -60,16 +60,18 @@ class CandidateIndex:
 
     @classmethod
     def load(
-        cls, path: Path, entry: IndexEntry, *, rows: int, width: int, on_gpu: bool = False
+        cls, path: Path, entry: IndexEntry, *, rows: int, width: int, in_place: bool = True
     ) -> Self:
         """Read an index and check that it holds every row from 1 to `rows` once.
+
+        Args:
+            in_place: Map the file, one copy for all processes; else into this one's memory.
 
         Raises:
             BundleError: If it can't be read or doesn't fit the catalogue.
         """
-        in_place = 0 if on_gpu else faiss.IO_FLAG_MMAP_IFC  # one copy for all processes
         try:
-            index = faiss.read_index(str(path), in_place)
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if in_place else 0)
         except (RuntimeError, MemoryError) as error:
             logger.warning("%s: %s", path.name, error)
             raise BundleError(f"index/{path.name} cannot be read") from error
@@ -79,13 +81,18 @@ class CandidateIndex:
             if inverted is None:
                 raise BundleError(f"index/{path.name} has no lists to probe: it is not ivf_flat")
             inverted.nprobe = entry.nprobe
-        if on_gpu and hasattr(faiss, "StandardGpuResources"):
-            try:
-                moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-                return cls(moved, max_count=GPU_MAX_COUNT, device="cuda")
-            except RuntimeError as error:  # the CPU answers the same, only later
-                logger.warning("index %s stays on the CPU: %s", path.name, error)
         return cls(index, max_count=max(rows, 1), device="cpu")
+
+    def on_gpu(self) -> "CandidateIndex":
+        """Copy it there, for the thread that calls this; itself where FAISS can't."""
+        if not hasattr(faiss, "StandardGpuResources") or not self.extent.rows:
+            return self
+        try:
+            moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
+        except RuntimeError as error:  # the CPU answers the same, only later
+            logger.warning("an index stays on the CPU: %s", error)
+            return self
+        return CandidateIndex(moved, max_count=GPU_MAX_COUNT, device="cuda")
 
     @classmethod
     def empty(cls, width: int) -> Self:
@@ -123,8 +130,17 @@ def _check(index: Any, name: str, *, rows: int, width: int) -> None:
         raise BundleError(f"index/{name} holds {index.ntotal} vectors, not {rows}")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise BundleError(f"index/{name} does not rank by inner product")
-    if not np.array_equal(np.sort(_stored_ids(index, name)), np.arange(1, rows + 1)):
+    if not _is_each_once(_stored_ids(index, name), rows):
         raise BundleError(f"index/{name} does not hold every catalogue row from 1 to {rows} once")
+
+
+def _is_each_once(row_N: NDArray[np.int64], rows: int) -> bool:
+    """Whether rows are those from 1 to `rows`, in any order; without sorting millions."""
+    if len(row_N) != rows or row_N.min() < 1 or row_N.max() > rows:
+        return False
+    is_there_V = np.zeros(rows, bool)
+    is_there_V[row_N - 1] = True
+    return bool(is_there_V.all())
 
 
 def _stored_ids(index: Any, name: str) -> NDArray[np.int64]:
