@@ -37,8 +37,8 @@ CAPACITY_S = 10.0
 
 MOST_MEMORY_PERCENT_PER_HOUR = 1.0
 MOST_TO_STORE = MAX_CONNECTIONS + EXPERIMENT_CONNECTIONS
-MOST_CALLERS = AT_ONCE + 8
-"""The load's connections, that of the activations, and some that have just ended."""
+MOST_CALLERS = 2 * AT_ONCE
+"""The load's connections, that of the activations, and those that have just ended."""
 MOST_P99_RATIO, NOISE_MS = 1.25, 5.0
 LEAST_MINUTES = 20
 """In less time memory's slope can't be told from noise."""

@@ -47,7 +47,7 @@ def test_growth_is_the_slope_after_warm_up_and_descriptors_are_the_fewest() -> N
         ({"memory_percent_per_hour": 1.2}, ["memory grows by 1.2 % an hour"]),
         ({"memory_percent_per_hour": 1.2, "minutes": 5.0}, []),
         ({"others": (57, 58, 99)}, ["1 more descriptors"]),
-        ({"callers": (9, 9, 41)}, ["41 connections of callers"]),
+        ({"callers": (9, 9, 65)}, ["65 connections of callers"]),
         ({"to_store": (5, 5, 73)}, ["73 connections to the store"]),
         ({"p50_p99_ms_second_half": [5.0, 26.0]}, ["p99 went from 20.0 to 26.0 ms"]),
         ({"not_answered_well": 1}, ["1 not answered well"]),
