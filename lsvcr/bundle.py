@@ -482,6 +482,8 @@ def _check_dimensions(bundle: Bundle) -> None:
         rows_P = getattr(popular, name)
         if len(rows_P) and (rows_P.min() < 1 or rows_P.max() >= rows["V"]):
             raise BundleError(f"popular/{name}.npy names videos that do not exist")
+        if np.bincount(rows_P).max(initial=0) > 1:
+            raise BundleError(f"popular/{name}.npy names a video twice")
     starts = popular.category_start
     if len(starts) != len(catalogue.categories) + 1 or (np.diff(starts) < 0).any():
         raise BundleError("popular/category_start.npy does not fit the catalogue's categories")

@@ -188,6 +188,14 @@ def spoil_a_number(bundle: Path) -> None:
     sign(bundle)
 
 
+def repeat_the_most_popular(bundle: Path) -> None:
+    path = bundle / "popular" / "overall_P.npy"
+    overall_P = np.load(path)
+    overall_P[-1] = overall_P[0]
+    np.save(path, overall_P)
+    sign(bundle)
+
+
 def change_the_golden_outputs(bundle: Path) -> None:
     path = bundle / "golden" / "video_preference_BD.npy"
     np.save(path, -np.load(path))
@@ -244,6 +252,7 @@ def hold_another_version(bundle: Path) -> None:
         (lose_a_file, "missing"),
         (narrow_a_table, "float32"),
         (spoil_a_number, "not finite"),
+        (repeat_the_most_popular, "popular/overall_P.npy names a video twice"),
         (change_the_golden_outputs, "golden video_preference"),
         (change_the_golden_best, "golden top_video: the index finds better"),
         (invent_a_golden_best, "golden/top_video_BK.npy names items that do not exist"),
