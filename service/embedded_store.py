@@ -131,6 +131,10 @@ class EmbeddedStore:
             "save": "",
             "appendonly": "yes",
             "appendfsync": "everysec",
+            # A child that makes the file short again takes a core from a busy small machine: let it
+            # do so less often, and not try to compress what is mostly hashes.
+            "auto-aof-rewrite-min-size": "128mb",
+            "rdbcompression": "no",
             "daemonize": "no",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
