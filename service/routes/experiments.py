@@ -87,7 +87,10 @@ async def read_audit(request: Request, name: str) -> Response:
     return _json({"entries": await _changes(request).fetch_audit(name)})
 
 
-@router.get("/admin/experiments/{name}/report", responses={200: {"model": dict[str, object]}})
+_REPORT = {"model": dict[str, object], "content": {"text/html": {"schema": {"type": "string"}}}}
+
+
+@router.get("/admin/experiments/{name}/report", responses={200: _REPORT})
 async def read_report(
     request: Request, name: str, options: Annotated[ReportOptions, Query()]
 ) -> Response:

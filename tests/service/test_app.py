@@ -168,6 +168,8 @@ def test_the_openapi_document_tells_the_bodies(client: TestClient) -> None:
     assert set(answers) == {"200", "4XX", "5XX"}
     found = answers["200"]["content"]["application/json"]["schema"]["$ref"]
     assert found.endswith("VideosAnswer")
+    report = document["paths"]["/admin/experiments/{name}/report"]["get"]["responses"]["200"]
+    assert set(report["content"]) == {"application/json", "text/html"}
     problem = answers["4XX"]["content"].pop("application/problem+json")["schema"]["$ref"]
     assert problem.rsplit("/", 1)[-1] in document["components"]["schemas"]
     assert not answers["4XX"]["content"]
