@@ -321,9 +321,9 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
         verified = beside.submit(verify_files, folder, manifest) if verify_checksums else None
         try:
             bundle = map_bundle(folder)
-            catalogue_checked = beside.submit(bundle.catalogue.check)
-            _check_dimensions(bundle)
-            catalogue_checked.result()
+            dimensions_checked = beside.submit(_check_dimensions, bundle)
+            bundle.catalogue.check()  # what is wrong here may be why dimensions can't be looked at
+            dimensions_checked.result()
         finally:
             if verified:
                 verified.result()  # where a file has changed, that is what is wrong
