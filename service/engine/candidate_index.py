@@ -24,13 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What one search proposed.
+    """What one search of an index proposed.
 
     Attributes:
         row_N: Catalogue rows, nearest first.
-        part_N: float32, what each was proposed by: its inner product, or, beside an index, its
-            part of the score.
-        floor: No row left out has more of that; -inf if none was left out.
+        part_N: float32, the inner product of each.
+        floor: No row left out has a larger one; -inf if none was left out.
     """
 
     row_N: NDArray[np.int64]

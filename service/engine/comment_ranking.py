@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import NO_CANDIDATES, Candidates
 from service.engine.engine import OpenBundle
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
 from service.engine.retrieval import Retriever, no_rows_beside
-from service.engine.scoring import Parts, Ranked, Rows, Scorer, nothing_beside
+from service.engine.scoring import Parts, Proposed, Ranked, Rows, Scorer, nothing_beside
 from service.engine.users import User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
 from service.errors import UnknownVideoError
@@ -138,9 +137,9 @@ def _profile(user: User) -> Profile | None:
     return None if user.encoded is None else user.encoded.profile
 
 
-def _whatever(count: int) -> Candidates:
+def _whatever(count: int) -> Proposed:
     """Propose nothing, and let pass what is left out."""
-    return NO_CANDIDATES
+    return Proposed(np.empty(0, np.int64), -np.inf)
 
 
 def find_video(catalogue: Catalogue, video_id: str) -> int:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.popularity import HourCounts, decayed_counts
-from service.engine.candidate_index import Candidates
 from service.engine.popularity import PopularItems
-from service.engine.scoring import Parts, Rows
+from service.engine.scoring import Parts, Proposed, Rows
 
 CountsByHash = tuple[NDArray[np.uint64], NDArray[np.int64]]
 """One hour's events by video: item hashes, each once, and counts."""
@@ -85,7 +84,7 @@ class PopularityPrior:
         """Look up the prior's part of some rows' scores, times a weight."""
         return {"prior": self.logit_V[row_N] * np.float32(weight)}
 
-    def propose(self, count: int, *, weight: float = 1.0) -> Candidates:
+    def propose(self, count: int, *, weight: float = 1.0) -> Proposed:
         """The most popular rows now, and the most that any other's part can be.
 
         Args:
@@ -93,8 +92,7 @@ class PopularityPrior:
         """
         row_P, score_P = self.popular.row_P, self.popular.score_P
         floor = weight * float(score_P[count]) if count < len(score_P) else -np.inf
-        part_P = score_P[:count] * np.float32(weight)
-        return Candidates(row_P[:count].astype(np.int64), part_P, floor)
+        return Proposed(row_P[:count].astype(np.int64), floor)
 
 
 def _by_row(bundle: Bundle, counts: CountsByHash) -> HourCounts:

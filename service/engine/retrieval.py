@@ -5,14 +5,14 @@ Shape suffixes: N rows at hand.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.candidate_index import NO_CANDIDATES, Candidates
+from service.engine.candidate_index import Candidates
 from service.engine.engine import Kind, OpenBundle
-from service.engine.scoring import Ranked, Rows, Scorer
+from service.engine.scoring import Proposed, Ranked, Rows, Scorer
 from service.engine.video_conditions import Allows
 
 MARGIN = 32
@@ -31,14 +31,13 @@ EXACT_BELOW = 200_000
 ROUNDING = 1e-5
 """What an index's inner product may differ from the exact one by."""
 
-Beside = Callable[[int], Candidates]
-"""Proposes so many rows by the parts beside the encoder's; their `floor` is the most that those
-parts add to the score of any row left out."""
+Beside = Callable[[int], Proposed]
+"""Proposes so many rows by the parts beside the encoder's."""
 
 
-def no_rows_beside(count: int) -> Candidates:
+def no_rows_beside(count: int) -> Proposed:
     """Propose nothing: no part beside the encoder's adds anything."""
-    return replace(NO_CANDIDATES, floor=0.0)
+    return Proposed(np.empty(0, np.int64), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class Retriever:
         return await asyncio.to_thread(_scan, scorer, wanted, allows)  # others don't wait for it
 
 
-def _rank(scorer: Scorer, allows: Allows, fetched: Candidates, proposed: Candidates) -> Ranked:
+def _rank(scorer: Scorer, allows: Allows, fetched: Candidates, proposed: Proposed) -> Ranked:
     row_N: Rows = fetched.row_N
     if len(proposed.row_N):
         row_N = np.union1d(row_N, proposed.row_N)
@@ -110,7 +109,7 @@ def _rank(scorer: Scorer, allows: Allows, fetched: Candidates, proposed: Candida
 
 
 def _suffices(
-    scorer: Scorer, ranked: Ranked, wanted: int, fetched: Candidates, proposed: Candidates
+    scorer: Scorer, ranked: Ranked, wanted: int, fetched: Candidates, proposed: Proposed
 ) -> bool:
     """Whether no row outside of both proposals can belong to the `wanted` best."""
     if wanted < 1 or fetched.floor == -np.inf:

@@ -49,6 +49,19 @@ class Ranked:
         return len(self.row_K)
 
 
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """Rows that the parts beside the encoder's propose.
+
+    Attributes:
+        row_N: Catalogue rows.
+        floor: The most that those parts add to the score of any row left out; -inf if none was.
+    """
+
+    row_N: NDArray[np.int64]
+    floor: float
+
+
 def nothing_beside(row_N: Rows) -> Parts:
     """No part beside the encoder's."""
     return {}

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.candidate_index import Candidates
 from service.engine.popularity_prior import PopularityPrior
 from service.engine.retrieval import no_rows_beside
-from service.engine.scoring import Parts, Rows, sum_parts
+from service.engine.scoring import Parts, Proposed, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,9 @@ class VideoParts:
         repeats: None where nothing seen may appear, or the model doesn't tell it from the rest.
     """
 
-    prior: PopularityPrior | None = None
-    weight: float = 1.0
-    repeats: Repeats | None = None
+    prior: PopularityPrior | None
+    weight: float
+    repeats: Repeats | None
 
     def of(self, row_N: Rows) -> Parts:
         """The parts of some rows' scores."""
@@ -45,7 +44,7 @@ class VideoParts:
             parts["repeat"] = is_seen_N * np.float32(self.repeats.logit)
         return parts
 
-    def propose(self, count: int) -> Candidates:
+    def propose(self, count: int) -> Proposed:
         """The most popular rows and all that was seen: repeats add nothing to any row left out."""
         proposed = no_rows_beside(count)
         if self.prior is not None:
@@ -53,5 +52,4 @@ class VideoParts:
         if self.repeats is None:
             return proposed
         row_N = np.union1d(proposed.row_N, self.repeats.seen_N).astype(np.int64)
-        part_N = sum_parts(self.of(row_N), len(row_N)).astype(np.float32)
-        return Candidates(row_N, part_N, proposed.floor)
+        return Proposed(row_N, proposed.floor)

@@ -42,11 +42,6 @@ class VideoRanking:
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
 
-    def _is_plain(self, query: VideoQuery) -> bool:
-        """Whether an answer is the best videos by encoder and prior, and nothing else."""
-        has_no_repeats = query.exclude_seen or self._bundle.manifest.repeat_logit is None
-        return has_no_repeats and not is_diverse(query.diversity) and query.popularity_weight != 0
-
     def first_count(self, query: VideoQuery, events: KnownEvents) -> int:
         """Say how many candidates to fetch for a query at first; 0 where all are compared."""
         if self._is_small and self._is_plain(query):
@@ -113,6 +108,11 @@ class VideoRanking:
         fetched = await self._retriever.search(vector_D, count)
         scorer = Scorer(self._candidate_VD, 1.0, vector_D)
         return await self._retriever.best(scorer, k, allow_except(np.array([video_row])), fetched)
+
+    def _is_plain(self, query: VideoQuery) -> bool:
+        """Whether an answer is the best videos by encoder and prior, and nothing else."""
+        has_no_repeats = query.exclude_seen or self._bundle.manifest.repeat_logit is None
+        return has_no_repeats and not is_diverse(query.diversity) and query.popularity_weight != 0
 
     def _plain(self, query: VideoQuery, user: User, encoded: EncodedHistory) -> PlainQuery:
         return PlainQuery(
