@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.bundle import IndexEntry
-from lsvcr.errors import BundleError
 
 FLAT_BELOW = 200_000
 """Candidates up to which every one of them is compared: some 1 ms a query on one core or GPU."""
@@ -71,26 +70,6 @@ def build_index(
 def write_index(index: faiss.Index, path: Path) -> None:
     """Write an index file."""
     faiss.write_index(index, str(path))
-
-
-def check_index(path: Path, entry: IndexEntry, *, candidates: int, width: int) -> None:
-    """Read an index and compare it with what it should hold.
-
-    Raises:
-        BundleError: If it can't be read or holds something else.
-    """
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise BundleError(f"{path.name} cannot be read: {error}") from error
-    if (index.ntotal, index.d) != (candidates, width):
-        raise BundleError(
-            f"{path.name} holds {index.ntotal} vectors of {index.d}, not {candidates} of {width}"
-        )
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise BundleError(f"{path.name} doesn't compare by inner product")
-    if isinstance(index, faiss.IndexIVFFlat) != (entry.kind == "ivf_flat"):
-        raise BundleError(f"{path.name} is a {type(index).__name__}, not {entry.kind}")
 
 
 def recall_by_score(exact_QK: FloatArray, found_QK: FloatArray) -> float:

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle_writer import INDEX_FILES
-from export.candidate_index import check_index
 from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, check_graph
 from export.parity import BundleGraphs
 from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Manifest, load_bundle
 from lsvcr.errors import BundleError
 from lsvcr.history import HistoryBatch
+from lsvcr.index_file import check_index_file
 
 FloatArray = NDArray[np.float32]
 
@@ -36,10 +36,10 @@ def _check_indexes(bundle: Bundle) -> None:
     for kind, file in INDEX_FILES.items():
         if kind not in manifest.indexes:
             raise BundleError(f"the manifest describes no {kind} index")
-        check_index(
+        check_index_file(
             bundle.folder / "index" / file,
             manifest.indexes[kind],
-            candidates=candidates[kind],
+            rows=candidates[kind],
             width=manifest.width,
         )
 

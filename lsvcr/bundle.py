@@ -34,6 +34,7 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from lsvcr.catalogue import Catalogue, dtype_of, load_array
@@ -76,8 +77,14 @@ class IndexEntry(_Frozen):
     """How one FAISS index was chosen and what it was measured to find."""
 
     kind: Literal["flat", "ivf_flat"]
-    nprobe: int | None = Field(default=None, ge=1)
+    nprobe: int | None = Field(default=None, ge=1, le=2**31 - 1)
     recall_at_100: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _probe_lists_alone(self) -> Self:
+        if (self.kind == "flat") != (self.nprobe is None):
+            raise ValueError("nprobe belongs to ivf_flat, and to nothing else")
+        return self
 
 
 class PriorEntry(_Frozen):

@@ -185,6 +185,17 @@ def write_index(path: Path, candidate_ND: NDArray[np.float32]) -> None:
     faiss.write_index(index, str(path))
 
 
+def write_lists(path: Path, candidate_ND: NDArray[np.float32], nlist: int) -> None:
+    """Write an ivf_flat index; the first candidates are its lists' centroids."""
+    width = candidate_ND.shape[1]
+    centroids = faiss.IndexFlatIP(width)
+    centroids.add(candidate_ND[1 : nlist + 1])
+    index = faiss.IndexIVFFlat(centroids, width, nlist, faiss.METRIC_INNER_PRODUCT)
+    index.train(candidate_ND[1:])  # a full quantizer needs none
+    index.add_with_ids(candidate_ND[1:], np.arange(1, len(candidate_ND)))
+    faiss.write_index(index, str(path))
+
+
 def encode(
     history: HistoryBatch, tables: Tables
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import IndexEntry
 from lsvcr.errors import BundleError
+from lsvcr.index_file import check_index_file
 
 GPU_MAX_COUNT = 2048
 """The most neighbours that FAISS returns for a query on a GPU."""
@@ -61,7 +62,7 @@ class CandidateIndex:
     def load(
         cls, path: Path, entry: IndexEntry, *, rows: int, width: int, in_place: bool = True
     ) -> Self:
-        """Read an index and check that it holds every row from 1 to `rows` once.
+        """Read an index that holds every row from 1 to `rows` once.
 
         Args:
             in_place: Map the file, one copy for all processes; else into this one's memory.
@@ -69,17 +70,14 @@ class CandidateIndex:
         Raises:
             BundleError: If it can't be read or doesn't fit the catalogue.
         """
+        check_index_file(path, entry, rows=rows, width=width)
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if in_place else 0)
         except (RuntimeError, MemoryError) as error:
             logger.warning("%s: %s", path.name, error)
             raise BundleError(f"index/{path.name} cannot be read") from error
-        _check(index, path.name, rows=rows, width=width)
         if entry.nprobe is not None:
-            inverted = faiss.try_extract_index_ivf(index)
-            if inverted is None:
-                raise BundleError(f"index/{path.name} has no lists to probe: it is not ivf_flat")
-            inverted.nprobe = entry.nprobe
+            faiss.extract_index_ivf(index).nprobe = entry.nprobe
         return cls(index, max_count=max(rows, 1), device="cpu")
 
     def on_gpu(self) -> "CandidateIndex":
@@ -119,42 +117,3 @@ def _candidates(
     if found == size:
         return Candidates(row_N, similarity_N, -np.inf)
     return Candidates(row_N, similarity_N, float(similarity_N[-1]) if found else np.inf)
-
-
-def _check(index: Any, name: str, *, rows: int, width: int) -> None:
-    """Compare an index with the catalogue; raises BundleError."""
-    if index.d != width:
-        raise BundleError(f"index/{name} holds vectors of {index.d} numbers, not {width}")
-    if index.ntotal != rows:
-        raise BundleError(f"index/{name} holds {index.ntotal} vectors, not {rows}")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise BundleError(f"index/{name} does not rank by inner product")
-    if not _is_each_once(_stored_ids(index, name), rows):
-        raise BundleError(f"index/{name} does not hold every catalogue row from 1 to {rows} once")
-
-
-def _is_each_once(row_N: NDArray[np.int64], rows: int) -> bool:
-    """Whether rows are those from 1 to `rows`, in any order; without sorting millions."""
-    if len(row_N) != rows or row_N.min() < 1 or row_N.max() > rows:
-        return False
-    is_there_V = np.zeros(rows, bool)
-    is_there_V[row_N - 1] = True
-    return bool(is_there_V.all())
-
-
-def _stored_ids(index: Any, name: str) -> NDArray[np.int64]:
-    inverted = faiss.try_extract_index_ivf(index)
-    if isinstance(index, faiss.IndexIDMap):
-        ids: NDArray[np.int64] = faiss.vector_to_array(index.id_map)
-        return ids
-    if inverted is None:
-        raise BundleError(f"index/{name} stores no ids; they must be catalogue rows")
-    lists: Any = inverted.invlists
-    return np.concatenate(
-        [
-            faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)).copy()
-            for number in range(lists.nlist)
-            if lists.list_size(number)
-        ]
-        or [np.empty(0, np.int64)]
-    )

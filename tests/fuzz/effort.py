@@ -10,12 +10,16 @@ TRIED: Counter[str] = Counter()
 _QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
 
 
+def takes_time() -> bool:
+    """Whether this is `make fuzz`."""
+    return settings.get_current_profile_name() == "fuzz"
+
+
 def effort(*, sample: int, fuzz: int) -> settings:
     """Examples of one test; a sample is the same each time."""
-    takes_time = settings.get_current_profile_name() == "fuzz"
     return settings(
-        max_examples=fuzz if takes_time else sample,
+        max_examples=fuzz if takes_time() else sample,
         deadline=None,
-        derandomize=not takes_time,
+        derandomize=not takes_time(),
         suppress_health_check=_QUIET,
     )

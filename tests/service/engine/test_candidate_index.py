@@ -6,10 +6,9 @@ import faiss
 import numpy as np
 import pytest
 from engine_questions import OnlyVideos
-from tiny_bundle_builder import unit, write_index
+from tiny_bundle_builder import unit, write_index, write_lists
 
 from lsvcr.bundle import IndexEntry
-from lsvcr.errors import BundleError
 from service.engine.candidate_index import CandidateIndex
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
@@ -23,14 +22,6 @@ def vectors(rows: int) -> np.ndarray:
     table = unit(np.random.default_rng(3).standard_normal((rows + 1, WIDTH)))
     table[0] = 0
     return table
-
-
-def write_ivf(path: Path, table_ND: np.ndarray) -> None:
-    quantizer = faiss.IndexFlatIP(WIDTH)
-    index = faiss.IndexIVFFlat(quantizer, WIDTH, 16, faiss.METRIC_INNER_PRODUCT)
-    index.train(table_ND[1:])
-    index.add_with_ids(table_ND[1:], np.arange(1, len(table_ND)))
-    faiss.write_index(index, str(path))
 
 
 def test_search_finds_the_nearest_rows_and_the_floor_of_the_rest(tmp_path: Path) -> None:
@@ -74,7 +65,7 @@ def test_a_search_takes_one_thread_wherever_the_index_was_loaded(tmp_path: Path)
 
 def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
     table_ND = vectors(1000)
-    write_ivf(tmp_path / "x", table_ND)
+    write_lists(tmp_path / "x", table_ND, 16)
     for nprobe, is_exact in ((16, True), (1, False)):
         entry = IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=1.0)
         index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
@@ -85,7 +76,7 @@ def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
 
 def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
     table_ND = vectors(1000)
-    write_ivf(tmp_path / "x", table_ND)
+    write_lists(tmp_path / "x", table_ND, 16)
     entry = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
     index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
     retriever = Retriever(OnlyVideos(index), "video")
@@ -101,48 +92,3 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
 def test_an_empty_index_finds_nothing() -> None:
     [found] = CandidateIndex.empty(WIDTH).search(np.zeros((1, WIDTH), np.float32), [5])
     assert len(found.row_N) == 0
-
-
-def without_ids(path: Path, table_ND: np.ndarray) -> None:
-    index = faiss.IndexFlatIP(WIDTH)
-    index.add(table_ND[1:])
-    faiss.write_index(index, str(path))
-
-
-def with_distances(path: Path, table_ND: np.ndarray) -> None:
-    index = faiss.IndexIDMap(faiss.IndexFlatL2(WIDTH))
-    index.add_with_ids(table_ND[1:], np.arange(1, len(table_ND)))
-    faiss.write_index(index, str(path))
-
-
-def with_a_row_twice(path: Path, table_ND: np.ndarray) -> None:
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(WIDTH))
-    index.add_with_ids(table_ND[1:], np.array([1, *range(1, len(table_ND) - 1)]))
-    faiss.write_index(index, str(path))
-
-
-@pytest.mark.parametrize(
-    ("write", "reason"),
-    [
-        (lambda path, table_ND: None, "cannot be read"),
-        (lambda path, table_ND: path.write_bytes(b"no index"), "cannot be read"),
-        (lambda path, table_ND: write_index(path, table_ND[:, :4].copy()), "4 numbers, not 8"),
-        (lambda path, table_ND: write_index(path, table_ND[:-1]), "holds 19 vectors, not 20"),
-        (without_ids, "stores no ids"),
-        (with_distances, "inner product"),
-        (with_a_row_twice, "every catalogue row"),
-    ],
-)
-def test_an_index_that_does_not_fit_the_catalogue_is_refused(
-    tmp_path: Path, write: object, reason: str
-) -> None:
-    write(tmp_path / "x.faiss", vectors(20))  # type: ignore[operator]
-    with pytest.raises(BundleError, match=reason):
-        CandidateIndex.load(tmp_path / "x.faiss", FLAT, rows=20, width=WIDTH)
-
-
-def test_a_flat_index_cannot_be_probed(tmp_path: Path) -> None:
-    write_index(tmp_path / "x", vectors(20))
-    entry = IndexEntry(kind="ivf_flat", nprobe=4, recall_at_100=1.0)
-    with pytest.raises(BundleError, match="no lists to probe"):
-        CandidateIndex.load(tmp_path / "x", entry, rows=20, width=WIDTH)
