@@ -115,11 +115,11 @@ def run_report(args: argparse.Namespace) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """`compare`: paired differences of two evaluated systems."""
-    from training.compare import compare
+    from training.compare import System, compare
 
     table = Table("ranking", "users", "first", "second", "difference", "95 % interval", "")
-    pair = ((args.first, args.first_system), (args.second, args.second_system))
-    for row in compare(*pair):
+    first = System(args.first, args.first_system)
+    for row in compare(first, System(args.second, args.second_system)):
         table.add_row(
             f"{row.task} {row.ranking} {row.metric}",
             f"{row.users:,}",
@@ -197,8 +197,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_compare(command: argparse.ArgumentParser) -> None:
     """Add what names two systems; the same run twice compares its model with a baseline."""
     add = command.add_argument
-    add("first", type=Path, metavar="RUN")
-    add("second", type=Path, metavar="RUN")
+    for side in ("first", "second"):
+        add(
+            side,
+            type=_runs,
+            metavar="RUN[,RUN…]",
+            help="run folder, or those of several seeds: the mean of each user is compared",
+        )
     for side in ("first", "second"):
         add(
             f"--{side}-system",
@@ -207,6 +212,10 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
             help=f"of the {side} run: model, or a baseline by its name (default: %(default)s)",
         )
     command.set_defaults(run=run_compare)
+
+
+def _runs(text: str) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in text.split(","))
 
 
 def _add_reproduce(command: argparse.ArgumentParser) -> None:

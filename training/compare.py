@@ -1,5 +1,7 @@
 """Are two runs, or a run and what needs no training, really different? Paired over users.
 
+Runs that differ in the seed only count as one system: the mean over them, user by user.
+
 Shape suffixes: S users that both have, R resamples.
 """
 
@@ -22,6 +24,19 @@ RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
 INTERVAL_RESAMPLES = 1_000
 KEYS = ("task", "ranking", "user_id")
+
+
+@dataclass(frozen=True)
+class System:
+    """What ranked: a model, or a baseline that was measured beside it.
+
+    Attributes:
+        runs: Folders; several are runs of the same settings with other seeds.
+        name: `model`, or a baseline's.
+    """
+
+    runs: tuple[Path, ...]
+    name: str = "model"
 
 
 @dataclass(frozen=True)
@@ -90,17 +105,16 @@ def _facts(samples: Samples, targets: Targets) -> dict[str, Any]:
     }
 
 
-def compare(
-    first: tuple[Path, str], second: tuple[Path, str], *, seed: int = 0
-) -> Iterator[Difference]:
-    """Compare two systems, each given as (run folder, system: `model` or a baseline).
+def compare(first: System, second: System, *, seed: int = 0) -> Iterator[Difference]:
+    """Compare two systems on the users that all of their runs ranked for.
 
     Raises:
         DataError: If a run has no such system or the two share no user.
     """
-    joined = _read(*first).join(_read(*second), on=KEYS, suffix=" second").sort(KEYS)
+    joined = _read(first).join(_read(second), on=KEYS, suffix=" second").sort(KEYS)
     if joined.is_empty():
-        raise DataError(f"{first[0]} and {second[0]} have no evaluated user in common")
+        names = ", ".join(str(run) for run in dict.fromkeys((*first.runs, *second.runs)))
+        raise DataError(f"{names} have no evaluated user in common")
     for (task, ranking), users in joined.group_by("task", "ranking", maintain_order=True):
         for metric in COMPARED:
             first_S, second_S = users[metric].to_numpy(), users[f"{metric} second"].to_numpy()
@@ -156,12 +170,20 @@ def _weights(drawn_S: NDArray[np.int64], users: int) -> NDArray[np.float64]:
     return np.bincount(drawn_S, minlength=users) / users
 
 
-def _read(run: Path, system: str) -> pl.DataFrame:
-    users = read_users(run)
-    known = users["system"].unique().sort().to_list()
-    if system not in known:
-        raise DataError(f"{run / USERS_FILE} has no system {system!r}; it has {', '.join(known)}")
-    return users.filter(pl.col("system") == system)
+def _read(system: System) -> pl.DataFrame:
+    """Each user's mean over the runs, of users that all runs have."""
+    frames = []
+    for run in system.runs:
+        users = read_users(run)
+        known = users["system"].unique().sort().to_list()
+        if system.name not in known:
+            raise DataError(
+                f"{run / USERS_FILE} has no system {system.name!r}; it has {', '.join(known)}"
+            )
+        frames.append(users.filter(pl.col("system") == system.name).select(*KEYS, *COMPARED))
+    of_users = pl.concat(frames).group_by(KEYS)
+    means = of_users.agg(pl.col(COMPARED).mean(), pl.len().alias("runs"))
+    return means.filter(pl.col("runs") == len(system.runs)).drop("runs")
 
 
 def read_users(run: Path) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lsvcr.errors import DataError
-from training.compare import Difference, compare, mean_intervals, read_users
+from training.compare import Difference, System, compare, mean_intervals, read_users
 from training.data_description import describe
 from training.dataset_folder import fingerprint, load_dataset
 from training.examples import read_examples
@@ -169,7 +169,7 @@ def _groups(run: RunFolder, task: str, ranking: str) -> list[tuple[str, str]]:
 def _sentences(run: RunFolder, metrics: dict[str, Any]) -> Iterable[str]:
     """What the paired differences say, in words."""
     for baseline in metrics["baselines"]:
-        for row in compare((run.path, baseline), (run.path, "model")):
+        for row in compare(System((run.path,), baseline), System((run.path,))):
             if row.metric == METRIC:
                 yield _sentence(row, SYSTEMS.get(baseline, baseline))
 
@@ -198,9 +198,8 @@ def _beside(run: RunFolder, other: RunFolder) -> dict[str, Any]:
         for key in here[section]
         if here[section][key] != there[section][key]
     ]
-    differences = [
-        row for row in compare((run.path, "model"), (other.path, "model")) if row.metric == METRIC
-    ]
+    systems = System((run.path,)), System((other.path,))
+    differences = [row for row in compare(*systems) if row.metric == METRIC]
     return {"name": other.path.resolve().name, "changed": changed, "differences": differences}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 SEEDS = (2024, 2025, 2026)
 NO_PRIOR = "model.prior_half_lives_days=[]"
 NO_PROFILE = "model.profile_events=0"
+NO_TEXT = "model.use_text=false"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ SAME_TEXT = ("text.max_tokens=128", "text.width=128")
 """Lets the preset `paper` share the text vectors of `small`."""
 
 TABLES = {
-    "headline": QualityTable(MAIN_SET, (Row("small"),)),
+    "headline": QualityTable(MAIN_SET, (Row("small"), Row("dropout .5", ("model.dropout=0.5",)))),
     "ablations": QualityTable(
         MAIN_SET,
         (
@@ -49,7 +50,7 @@ TABLES = {
             Row("no profile", (NO_PROFILE,)),
             Row("no repeats", ("model.repeats=false",)),
             Row("encoder alone", (NO_PRIOR, NO_PROFILE, "model.repeats=false")),
-            Row("ids only", ("model.use_text=false",)),
+            Row("ids only", (NO_TEXT,)),
             Row("text only", ("model.use_ids=false",)),
             Row("no categories", ("model.use_categories=false",)),
             Row("no trigrams", ("text.trigrams=0",)),
@@ -100,7 +101,15 @@ TABLES = {
     ),
     "ml-1m": QualityTable(
         "ml-1m",
-        (Row("no text", ("model.use_text=false",)), Row("with titles")),
+        (
+            Row("no text", (NO_TEXT,)),
+            Row("with titles"),
+            Row("no text, sharper", (NO_TEXT, "model.temperature=0.035")),
+            Row(
+                "no text, wider blocks",
+                (NO_TEXT, "model.feedforward=512", "model.heads=4", "model.dropout=0.35"),
+            ),
+        ),
         settings=(
             "model.max_history=200",
             "model.pool=last",

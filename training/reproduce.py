@@ -16,7 +16,7 @@ import torch
 
 from lsvcr.errors import DataError
 from training import processes
-from training.compare import compare, mean_intervals
+from training.compare import System, compare, mean_intervals
 from training.config import PRESETS, RunConfig
 from training.dataset_folder import fingerprint, load_dataset
 from training.fit import pick_device
@@ -66,7 +66,7 @@ def reproduce(
     content = trainer.source.fingerprint
     result: dict[str, Any] = {"table": name, "data": table.data, "content": content}
     entries: list[dict[str, Any]] = []
-    first: list[Path] = []
+    first: tuple[Path, ...] = ()
     for row in rows:
         folders = []
         for seed in table.seeds:
@@ -76,8 +76,8 @@ def reproduce(
                 print(f"{name}: {row.name}, seed {seed} in {folder}", flush=True)
             trainer.run(folder, config)
             folders.append(folder)
-        first = first or folders
-        entries.append(_entry(row, table, folders, first))
+        first = first or tuple(folders)
+        entries.append(_entry(row, table, tuple(folders), first))
         result["rows"] = entries
         if processes.is_first():
             _write(out, result)
@@ -170,8 +170,12 @@ def markdown(entries: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "\\* differs from the first row, paired over users (95 %)."])
 
 
-def _entry(row: Row, table: QualityTable, folders: list[Path], first: list[Path]) -> dict[str, Any]:
+def _entry(
+    row: Row, table: QualityTable, folders: tuple[Path, ...], first: tuple[Path, ...]
+) -> dict[str, Any]:
     """The figures of one row over its seeds."""
+    model = System(folders)
+    has_parts = "prior_and_profile" in RunFolder.open(folders[0]).read_metrics()["baselines"]
     runs = []
     for seed, folder in zip(table.seeds, folders, strict=True):
         run = RunFolder.open(folder)
@@ -196,7 +200,10 @@ def _entry(row: Row, table: QualityTable, folders: list[Path], first: list[Path]
         "settings": [*table.settings, *row.settings],
         "runs": runs,
         "over_seeds": _over_seeds([run["metrics"] for run in runs]),
-        "against_first": {} if folders == first else _against(first[0], folders[0]),
+        "against_first": {} if folders == first else _against(System(first), model),
+        "against_prior_and_profile": (
+            _against(System(folders, "prior_and_profile"), model) if has_parts else {}
+        ),
     }
 
 
@@ -211,13 +218,13 @@ def _over_seeds(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float | No
     return values
 
 
-def _against(first: Path, second: Path) -> dict[str, dict[str, float]]:
-    """Paired over the users of both tables' first seed."""
+def _against(first: System, second: System) -> dict[str, dict[str, float]]:
+    """Paired over users, each one's mean over the seeds."""
     return {
         f"{row.task} {row.ranking} {row.metric}": {
             key: value for key, value in asdict(row).items() if isinstance(value, float)
         }
-        for row in compare((first, "model"), (second, "model"))
+        for row in compare(first, second)
     }
 
 

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 from test_fit import run_fit
 
 from lsvcr.errors import DataError
-from training.compare import bootstrap_interval, compare
+from training.compare import System, bootstrap_interval, compare
 from training.evaluate import evaluate_run
 
 
@@ -33,7 +36,7 @@ def evaluated(tmp_path_factory):
 
 def test_a_run_equals_itself(evaluated):
     folder, metrics = evaluated
-    rows = list(compare((folder, "model"), (folder, "model")))
+    rows = list(compare(System((folder,)), System((folder,))))
     assert {(row.task, row.ranking) for row in rows} == {
         ("video", "sampled"),
         ("video", "popular"),
@@ -47,7 +50,7 @@ def test_a_run_equals_itself(evaluated):
 
 def test_a_model_is_compared_with_a_baseline_of_its_run(evaluated):
     folder, metrics = evaluated
-    for row in compare((folder, "popularity"), (folder, "model")):
+    for row in compare(System((folder,), "popularity"), System((folder,))):
         baseline = metrics["baselines"]["popularity"][row.task][row.ranking][row.metric]
         assert row.first == pytest.approx(baseline)
         assert row.low <= row.second - row.first <= row.high
@@ -56,4 +59,25 @@ def test_a_model_is_compared_with_a_baseline_of_its_run(evaluated):
 def test_an_unknown_system_is_refused_with_the_known_ones(evaluated):
     folder, _ = evaluated
     with pytest.raises(DataError, match="it has model, popularity, prior_and_profile"):
-        list(compare((folder, "oracle"), (folder, "model")))
+        list(compare(System((folder,), "oracle"), System((folder,))))
+
+
+def write_run(folder: Path, ndcg_of_user: dict[str, float]) -> Path:
+    folder.mkdir()
+    rows = [
+        {"system": "model", "task": "video", "ranking": "full", "user_id": user}
+        | {"ndcg@10": value, "recall@10": float(value > 0)}
+        for user, value in ndcg_of_user.items()
+    ]
+    pl.DataFrame(rows).write_parquet(folder / "users.parquet")
+    return folder
+
+
+def test_runs_of_several_seeds_count_as_the_mean_of_each_user(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "1", {"a": 0.2, "b": 0.0, "c": 1.0})
+    two = write_run(tmp_path / "2", {"a": 0.6, "b": 0.5})
+    other = write_run(tmp_path / "3", {"a": 0.5, "b": 0.75, "c": 0.0})
+    ndcg, recall = compare(System((one, two)), System((other,)))
+    assert (ndcg.users, ndcg.first, ndcg.second) == (2, 0.325, 0.625), "user c lacks a seed"
+    assert (recall.first, recall.second) == (0.75, 1.0)
+    assert (ndcg.low, ndcg.high) == pytest.approx((0.1, 0.5)), "of the users' +.1 and +.5"
