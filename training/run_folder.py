@@ -10,6 +10,7 @@ RUN/
   report.html      written by `report`
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +32,9 @@ from training.config import RunConfig
 LIBRARIES = ("numpy", "peft", "polars", "safetensors", "torch", "transformers")
 
 Step = Literal["align", "fit", "evaluate"]
+
+_held: dict[Path, IO[str]] = {}
+"""Locks of the runs that this process is at work on."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -104,14 +108,18 @@ class RunFolder:
             DataError: If `path` is something else, or a run with other settings or data; it says
                 what differs.
         """
+        run = cls(path, config, source, text_vectors)
+        description = run._description()
         if (path / "config.json").exists():
             found = cls.open(path)
             _refuse_differences(found, config, source)
+            # The data may have moved; what made the run stays as it was.
+            moved = {"source": source, "text_vectors": text_vectors}
+            description = Description.read(path / "config.json").model_copy(update=moved)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path}: is neither empty nor a run folder; choose another --out")
-        run = cls(path, config, source, text_vectors)
         path.mkdir(parents=True, exist_ok=True)
-        _write_json(path / "config.json", run._description().model_dump(mode="json"))
+        _write_json(path / "config.json", description.model_dump(mode="json"))
         return run
 
     @classmethod
@@ -126,6 +134,29 @@ class RunFolder:
             raise DataError(f"{path}: is no run folder (it has no config.json)")
         found = Description.read(file)
         return cls(path, found.settings, found.source, found.text_vectors)
+
+    def hold(self) -> None:
+        """Keep other processes from working on this run until `release`, or this one's end.
+
+        Raises:
+            DataError: If another one is at work: both would write the same files.
+        """
+        path = self.path.resolve()
+        if path in _held:
+            return
+        lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released even by kill -9
+        except BlockingIOError as error:
+            lock.close()
+            raise DataError(
+                f"{self.path}: another process is at work on this run; wait for it, or end it"
+            ) from error
+        _held[path] = lock
+
+    def release(self) -> None:
+        """Let other processes work on this run."""
+        _held.pop(self.path.resolve()).close()
 
     def begin(self, step: Step, inputs: dict[str, Any]) -> bool:
         """Note what a step is made from; return whether it still has to be done.

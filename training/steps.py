@@ -219,7 +219,11 @@ def hint_at_memory(step: str, config: RunConfig) -> Iterator[None]:
 def _begin(run: RunFolder, step: Step, inputs: dict[str, Any]) -> bool:
     """Note what a step is made from; return whether it still has to be done, or say it is not."""
     with processes.first_goes_ahead():
+        if processes.is_first():
+            run.hold()
         is_open = run.begin(step, inputs)
+        if processes.is_first() and not is_open:
+            run.release()
     if not is_open:
         _tell(f"{step}: finished before")
     return is_open
@@ -231,6 +235,7 @@ def _finish(run: RunFolder, step: Step) -> None:
     with processes.first_goes_ahead():
         if processes.is_first():
             run.finish(step)
+            run.release()
 
 
 def _tell(message: str) -> None:

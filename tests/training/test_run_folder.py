@@ -1,3 +1,4 @@
+import fcntl
 import json
 from pathlib import Path
 
@@ -108,3 +109,29 @@ def test_a_line_cut_short_by_a_crash_is_no_part_of_the_log(tmp_path: Path) -> No
     with (run.path / "log.jsonl").open("a") as file:
         file.write('{"step": "fi')
     assert [(line["step"], line["texts"]) for line in run.read_log()] == [("embed", 3)]
+
+
+def test_two_processes_never_work_on_one_run(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is at work on this run"):
+            run.hold()
+    run.hold()
+    run.hold()  # again, as after an error that ended a step
+    with (tmp_path / ".lock").open("w") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run.release()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_keeps_the_revision_it_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run_folder._git_revision", lambda: "first")
+    make(tmp_path)
+    monkeypatch.setattr("training.run_folder._git_revision", lambda: "second")
+    again = make(tmp_path, source=Source("/elsewhere", "d1"))
+    assert again.description()["git_revision"] == "first"
+    assert again.description()["source"]["folder"] == "/elsewhere"
