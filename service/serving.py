@@ -24,17 +24,13 @@ from service.engine_process import EngineProcess
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER, keep_process_id
 from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
+from service.worker_sockets import WorkerSocket
 
 logger = structlog.get_logger(__name__)
 
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 """Answers of one batch are some thousand objects, and none of them is in a cycle: with Python's 700
 a tenth of a worker's time went into looking for some."""
-
-_ACCEPTED_A_TURN = 4
-"""The event loop accepts one connection of a socket a turn, and some turns take ten milliseconds:
-of clients that connect together many waited for seconds. So a worker has each socket so many times.
-A worker alone, which binds its socket itself, has it once."""
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -89,8 +85,8 @@ def _serve(settings: Settings) -> int:
         options |= {"factory": True, "workers": settings.workers}
         config = uvicorn.Config("service.serving:worker_app", **options)
         bound = sockets or [stack.enter_context(config.bind_socket())]
-        often = [stack.enter_context(one.dup()) for one in bound * _ACCEPTED_A_TURN]
-        Multiprocess(config, sockets=often).run()
+        own = [stack.enter_context(sent) for one in bound for sent in WorkerSocket.several(one)]
+        Multiprocess(config, sockets=[*own]).run()
     return 0
 
 

@@ -1,0 +1,83 @@
+"""Sockets that each worker binds for itself, on a real loopback."""
+
+import contextlib
+import pickle
+import select
+import socket
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+
+from service.worker_sockets import WorkerSocket
+
+CLIENTS = 64
+
+
+@pytest.fixture
+def stack() -> contextlib.ExitStack:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def reserve(stack: contextlib.ExitStack, host: str = "127.0.0.1") -> list[WorkerSocket]:
+    """What the parent keeps and sends to each worker."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = stack.enter_context(socket.socket(family))
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, 0))
+    return [stack.enter_context(one) for one in WorkerSocket.several(bound)]
+
+
+def listen(stack: contextlib.ExitStack, reserved: list[WorkerSocket]) -> list[socket.socket]:
+    """What a worker makes of it."""
+    sent = pickle.loads(ForkingPickler.dumps(reserved))
+    for one in sent:
+        stack.enter_context(one).listen(CLIENTS)
+    return sent
+
+
+def waiting(listening: list[socket.socket]) -> int:
+    """Connections that can be accepted; takes them."""
+    taken = 0
+    while ready := select.select(listening, [], [], 0)[0]:
+        for one in ready:
+            one.accept()[0].close()
+            taken += 1
+    return taken
+
+
+def connect(stack: contextlib.ExitStack, address: tuple[object, ...], family: int) -> None:
+    for _ in range(CLIENTS):
+        client = stack.enter_context(socket.socket(family))
+        client.connect(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connections_are_dealt_out_to_all_workers(stack: contextlib.ExitStack, host: str) -> None:
+    reserved = reserve(stack, host)
+    address = reserved[0].getsockname()
+    workers = [listen(stack, reserved) for _ in range(2)]
+    assert {one.getsockname() for worker in workers for one in worker} == {address}
+    connect(stack, address, reserved[0].family)
+    counts = [waiting(worker) for worker in workers]
+    assert sum(counts) == CLIENTS
+    # A hash of the ports: fewer than 10 of 64 come once in a thousand million times.
+    assert min(counts) >= 10
+
+
+def test_nothing_waits_for_a_worker_that_ended(stack: contextlib.ExitStack) -> None:
+    reserved = reserve(stack)
+    ended, left = (listen(stack, reserved) for _ in range(2))
+    for one in ended:
+        one.close()
+    connect(stack, reserved[0].getsockname(), socket.AF_INET)
+    assert waiting(left) == CLIENTS
+
+
+def test_an_address_is_taken_once(stack: contextlib.ExitStack) -> None:
+    reserved = reserve(stack)
+    listen(stack, reserved)
+    other = stack.enter_context(socket.socket())
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with pytest.raises(OSError, match="in use"):
+        other.bind(reserved[0].getsockname())
