@@ -121,15 +121,16 @@ class ExposureLog:
                 logger.exception("writing exposures failed")
 
     async def flush(self) -> None:
-        """Write all that waits.
+        """Write all that waits now: what comes meanwhile is better written with more of it.
 
         Raises:
             HistoryStoreError: If the store failed; what isn't written waits on.
         """
         async with self._writing:
-            while self._waiting:
-                count = min(_PAGE, len(self._waiting))
-                taken = [self._waiting.popleft() for _ in range(count)]
+            left = len(self._waiting)
+            while left:
+                taken = [self._waiting.popleft() for _ in range(min(_PAGE, left))]
+                left -= len(taken)
                 try:
                     await self._write(taken)
                 except HistoryStoreError:

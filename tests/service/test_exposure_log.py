@@ -125,3 +125,28 @@ def test_what_cannot_be_written_waits_and_what_is_too_much_is_counted(
 
     assert asyncio.run(main()) == ["r0", "r1", "r2", "r3", "r4"]
     assert outcomes == {"dropped": 2, "written": 5}
+
+
+def test_what_comes_while_some_are_written_is_left_to_the_next_time(store_url: str) -> None:
+    written: list[int] = []
+
+    async def main() -> None:
+        redis = connect_store(store_url, timeout_s=5.0, max_connections=2)
+        log = ExposureLog(
+            redis,
+            timeout_s=5.0,
+            max_entries=100,
+            on_outcome=lambda outcome, count: written.append(count),
+        )
+        log.record(exposure(1, user_id="u"))
+        log.record(exposure(2, user_id="u"))
+        writing = asyncio.create_task(log.flush())
+        await asyncio.sleep(0)  # the store has been asked, and hasn't answered
+        log.record(exposure(3, user_id="u"))
+        await writing
+        assert written == [2]
+        await log.flush()
+        await redis.aclose(close_connection_pool=True)
+
+    asyncio.run(main())
+    assert written == [2, 1]
