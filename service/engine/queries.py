@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 Source = Literal["model", "popular"]
 
 
-@dataclass(frozen=True, slots=True)
-class EventHistory:
+class EventHistory(msgspec.Struct, frozen=True, eq=False):
     """One user's events as the store or the caller gave them, in any order.
 
     Attributes:

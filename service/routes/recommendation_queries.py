@@ -1,7 +1,6 @@
 """Turns request bodies into the engine's queries."""
 
-from dataclasses import replace
-
+import msgspec
 import numpy as np
 
 from lsvcr.catalogue import item_hashes
@@ -36,7 +35,7 @@ def build_query(
 ) -> VideoQuery | CommentQuery | FeedQuery:
     """Ask for what a body wants, in the way that the unit's arms have it."""
     if history is not None and overrides.max_history is not None:
-        history = replace(history, max_events=overrides.max_history)
+        history = msgspec.structs.replace(history, max_events=overrides.max_history)
     if isinstance(body, CommentsBody):
         return _comment_query(body, history, deadline_s)
     videos = _video_query(body, history, deadline_s, overrides)

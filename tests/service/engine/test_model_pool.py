@@ -5,9 +5,9 @@ import math
 import shutil
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -412,7 +412,7 @@ def test_a_history_that_breaks_the_encoder_is_answered_without_it(tiny_registry:
 
 
 def test_a_malformed_history_fails_alone(tiny_registry: Path) -> None:
-    malformed = replace(USER, video_timestamp_N=USER.video_timestamp_N[:1])
+    malformed = msgspec.structs.replace(USER, video_timestamp_N=USER.video_timestamp_N[:1])
 
     async def main() -> None:
         pool = new_pool(tiny_registry)

@@ -1,5 +1,4 @@
-from dataclasses import replace
-
+import msgspec
 import numpy as np
 import pytest
 from engine_questions import (
@@ -212,7 +211,7 @@ def test_k_beyond_the_catalogue_yields_all_of_it(ranker: Ranker) -> None:
 
 def test_the_encoder_may_be_told_to_read_the_newest_events_only(ranker: Ranker) -> None:
     names = ["v9", "v4", "v1", "v2"]
-    few = replace(history(names, ["c5", "c9", "c77"]), max_events=2)
+    few = msgspec.structs.replace(history(names, ["c5", "c9", "c77"]), max_events=2)
     newest = EventHistory(
         few.video_hash_N[-2:],
         few.video_timestamp_N[-2:],
