@@ -145,7 +145,9 @@ def fit_prior(
     # A target that was drawn again is no negative.
     is_out_SN = torch.from_numpy(candidate_SN == video_S1).to(device)
     is_out_SN[:, 0] = False
-    log_count_SNH = _log_counts_of(prepared, half_lives_days, hour_S, candidate_SN, device)
+    computed_SU, place_SN = _computed_once(candidate_SN, np.union1d(core_N, video_S1))
+    log_count_SUH = _log_counts_of(prepared, half_lives_days, hour_S, computed_SU, device)
+    place_SNt = torch.from_numpy(place_SN).to(device)
 
     model.to(device).requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-4)
@@ -154,8 +156,8 @@ def fit_prior(
     label_S = torch.zeros(batch, dtype=torch.long, device=device)
     for _ in range(STEPS):
         chosen_S = torch.from_numpy(generator.choice(len(late_S), batch, replace=False)).to(device)
-        logit_SN = model(log_count_SNH[chosen_S]).masked_fill(is_out_SN[chosen_S], -1e4)
-        loss = F.cross_entropy(logit_SN, label_S)
+        logit_SN = model(log_count_SUH[chosen_S]).gather(1, place_SNt[chosen_S])
+        loss = F.cross_entropy(logit_SN.masked_fill(is_out_SN[chosen_S], -1e4), label_S)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -226,6 +228,26 @@ def log_counts(
         count_HKV.index_add_(2, video_E[first:after], weight_HKE)
         yield slice(start, start + chunk), count_HKV.permute(1, 2, 0).log1p().float()
         count_HV, at, first = count_HKV[:, -1], max(at, int(hour_K[-1])), after
+
+
+def _computed_once(
+    candidate_SN: NDArray[np.int64], known_V: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What to compute a logit of, and where each candidate stands in it.
+
+    A small catalogue is drawn from many times over: then it is computed whole, instead.
+
+    Args:
+        known_V: Every video that may be a candidate, ascending.
+
+    Returns:
+        (S, U) videos, and (S, N) columns of it.
+    """
+    targets, candidates = candidate_SN.shape
+    if len(known_V) < candidates:
+        whole_SU = np.broadcast_to(known_V, (targets, len(known_V)))
+        return whole_SU.copy(), np.searchsorted(known_V, candidate_SN)
+    return candidate_SN, np.broadcast_to(np.arange(candidates), candidate_SN.shape).copy()
 
 
 def _log_counts_of(

@@ -139,6 +139,15 @@ def test_a_fitted_prior_finds_a_popular_video():
     assert rising > fading + 0.5
 
 
+@pytest.mark.parametrize("videos", [5, 6, 50])
+def test_candidates_are_those_drawn_whatever_is_computed(videos):
+    known_V = np.arange(videos) * 3
+    drawn_SN = np.random.default_rng(0).choice(known_V, (4, 6))
+    computed_SU, place_SN = popularity_prior._computed_once(drawn_SN, known_V)
+    assert computed_SU.shape == (4, min(videos, 6))
+    np.testing.assert_array_equal(np.take_along_axis(computed_SU, place_SN, axis=1), drawn_SN)
+
+
 def test_a_profile_is_the_mean_of_what_came_before_and_nothing_else():
     run = config(*PARTS)
     prepared = prepared_world(3, run)
