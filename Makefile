@@ -27,8 +27,9 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/python -m demo $(ARGS)
 
+# Two processes share two cores; a file is for one of them, as its tests share what they start.
 test: check
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(INSTALLED)
 	$(BIN)/pytest tests/lsvcr tests/service/engine $(ARGS)

@@ -1,3 +1,5 @@
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 from export.candidate_index import IndexOptions
 from export.pipeline import export_run
 from export.trained_run import TrainedRun
+from lsvcr.registry import read_current
 from tests.export.invented_run import COMMENTS, USERS, VIDEOS, invent_run, quiet
 
 
@@ -26,12 +29,19 @@ def run() -> TrainedRun:
 
 @pytest.fixture(scope="session")
 def bundle_folder(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published bundle: exporting graphs takes long, so every test shares it. Don't change it."""
-    return export_run(
-        run,
-        tmp_path_factory.mktemp("registry"),
-        options=IndexOptions(),
-        activate=True,
-        keep=3,
-        step=quiet,
-    )
+    """A published bundle: exporting graphs takes long, so every test shares it. Don't change it.
+
+    So do the processes of `pytest -n`: the others wait for the first one.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    registry = folder / "exported"
+    registry.mkdir(exist_ok=True)
+    with (folder / "exported.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        current = read_current(registry)
+        if current is not None:
+            return registry / current.version
+        options = IndexOptions()
+        return export_run(run, registry, options=options, activate=True, keep=3, step=quiet)
