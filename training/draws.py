@@ -75,7 +75,7 @@ class Drawn:
     Attributes:
         history: The rows' histories, the comment side of some of them hidden.
         popular_BI: The comment shown with each video event.
-        negative_S: Positions among the core videos; None where all videos are negatives.
+        negative_S: Positions among the known videos; None where all videos are negatives.
         candidate_BTN: For each comment target one of the own comments, then others; None where
             there are no such targets.
         pools: Of the video side and of the comment side; none where they weigh nothing.
@@ -93,21 +93,25 @@ class Draws:
 
     Args:
         slices: Comments by video.
-        core_position_V: Where each video stands among the core videos.
-        core_videos: How many these are.
+        known_position_V: Where each video stands among the known videos.
+        known_videos: How many these are.
         config: How much is drawn.
     """
 
     def __init__(
         self,
         slices: CommentSlices,
-        core_position_V: Tensor,
-        core_videos: int,
+        known_position_V: Tensor,
+        known_videos: int,
         config: FitConfig,
     ) -> None:
-        self.slices, self.core_position_V, self.core_videos = slices, core_position_V, core_videos
+        self.slices, self.known_position_V, self.known_videos = (
+            slices,
+            known_position_V,
+            known_videos,
+        )
         self.config = config
-        self.sampled_videos = config.sampled_videos(core_videos)
+        self.sampled_videos = config.sampled_videos(known_videos)
 
     def __call__(
         self, batch: TrainingRows, popular_comments: int, generator: torch.Generator
@@ -125,18 +129,18 @@ class Draws:
         return Drawn(history, popular_BI, negative_S, candidate_BTN, tuple(pools))
 
     def negatives(self, target_BT: Tensor, generator: torch.Generator) -> Tensor:
-        """Half of the negatives are targets of the batch, half uniform over the core videos."""
+        """Half of the negatives are targets of the batch, half uniform over the known videos."""
         device, in_batch = target_BT.device, self.sampled_videos // 2
         slot_Q, is_target_Q = filled(target_BT > 0, target_BT.numel())
         draw_S = torch.rand(in_batch, generator=generator, device=device)
         drawn_S = slot_Q[(draw_S * is_target_Q.sum()).long()]
         uniform_S = torch.randint(
-            self.core_videos,
+            self.known_videos,
             (self.sampled_videos - in_batch,),
             generator=generator,
             device=device,
         )
-        return torch.cat([self.core_position_V[target_BT.flatten()[drawn_S]], uniform_S])
+        return torch.cat([self.known_position_V[target_BT.flatten()[drawn_S]], uniform_S])
 
     def comments(self, video_BT: Tensor, own_BTP: Tensor, generator: torch.Generator) -> Tensor:
         """One of each target's own comments, and random ones under the same video.

@@ -37,19 +37,20 @@ class Objective:
         slots: TargetSlots,
     ) -> None:
         self.config, self.parts, self.slots = config, parts, slots
-        self.core_V = torch.from_numpy(prepared.is_core_V).to(device)
-        self.core_N = self.core_V.nonzero().squeeze(1)
-        self.core_position_V = (self.core_V.cumsum(0) - 1).clamp(min=0)
+        # Those with a training event: others may be new, and nothing is learned against them.
+        self.known_V = torch.from_numpy(prepared.is_core_V & prepared.is_trained_V).to(device)
+        self.known_N = self.known_V.nonzero().squeeze(1)
+        self.known_position_V = (self.known_V.cumsum(0) - 1).clamp(min=0)
         self.draws = Draws(
             CommentSlices.of(prepared.catalogue, device),
-            self.core_position_V,
-            len(self.core_N),
+            self.known_position_V,
+            len(self.known_N),
             config,
         )
         table = parts.prior_table
         self.prior_row_N = None if table is None else table.row_N
-        self.prior_AN = None if table is None else table.logit_AV[:, self.core_N]
-        share_N = torch.from_numpy(prepared.training_events_V).to(device)[self.core_N]
+        self.prior_AN = None if table is None else table.logit_AV[:, self.known_N]
+        share_N = torch.from_numpy(prepared.training_events_V).to(device)[self.known_N]
         self.share_N = share_N / share_N.sum().clamp(min=1)
 
     def __call__(
@@ -105,7 +106,7 @@ class Objective:
         seen_QI: Tensor,
         negative_S: Tensor | None,
     ) -> Tensor:
-        """Cross-entropies of the whole score over all core videos or a sample.
+        """Cross-entropies of the whole score over all known videos or a sample.
 
         Args:
             model: Gives cosine / tau and the repeats' part; the prior's comes from its table.
@@ -113,23 +114,23 @@ class Objective:
             target_Q: Catalogue rows.
             event_Q: The targets' positions in the timelines.
             seen_QI: Catalogue rows of what was watched before, 0 = none.
-            negative_S: Positions among the core videos; None for all of them.
+            negative_S: Positions among the known videos; None for all of them.
         """
-        position_Q = self.core_position_V[target_Q]
+        position_Q = self.known_position_V[target_Q]
         seen_position_QI = torch.where(
-            self.core_V[seen_QI], self.core_position_V[seen_QI], len(self.core_N)
+            self.known_V[seen_QI], self.known_position_V[seen_QI], len(self.known_N)
         )
         if negative_S is not None:
             logit_QN, position_Q = self.sampled_logits(
                 model, preference_QD, position_Q, event_Q, seen_position_QI, negative_S
             )
         else:
-            candidate_ND = model.video_candidates(self.core_N)
+            candidate_ND = model.video_candidates(self.known_N)
             logit_QN = unit(preference_QD) @ candidate_ND.T / model.config.temperature
             if self.prior_AN is not None and self.prior_row_N is not None:
                 logit_QN = logit_QN + self.prior_AN[self.prior_row_N[event_Q.long()]]
             if model.repeat is not None:
-                is_seen_QN = is_among_all(seen_position_QI, len(self.core_N))
+                is_seen_QN = is_among_all(seen_position_QI, len(self.known_N))
                 logit_QN = logit_QN + model.repeat(is_seen_QN)
         return F.cross_entropy(logit_QN, position_Q, reduction="none")
 
@@ -152,14 +153,14 @@ class Objective:
         Returns:
             logit_QN with N = 1 + S, and the label, always 0.
         """
-        videos, in_batch = len(self.core_N), len(negative_S) // 2
+        videos, in_batch = len(self.known_N), len(negative_S) // 2
         log_count_N = (in_batch * self.share_N + (len(negative_S) - in_batch) / videos).log()
 
         preference_QD = unit(preference_QD)
-        target_QD = model.video_candidates(self.core_N[position_Q])
+        target_QD = model.video_candidates(self.known_N[position_Q])
         target_Q1 = (preference_QD * target_QD).sum(1, keepdim=True) / model.config.temperature
         other_QS = (
-            preference_QD @ model.video_candidates(self.core_N[negative_S]).T
+            preference_QD @ model.video_candidates(self.known_N[negative_S]).T
         ) / model.config.temperature
         if self.prior_AN is not None and self.prior_row_N is not None:
             row_Q1 = self.prior_row_N[event_Q.long()][:, None]

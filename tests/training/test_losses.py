@@ -95,21 +95,21 @@ def test_a_negative_is_corrected_by_the_log_of_its_expected_count():
     preference_1D = torch.randn(1, run.model.width)
     target = 1
     negative_S = objective.draws.negatives(
-        objective.core_N[None, target, None], torch.Generator().manual_seed(0)
+        objective.known_N[None, target, None], torch.Generator().manual_seed(0)
     )
     logit_1N, label_1 = objective.sampled_logits(
         recommender,
         preference_1D,
         torch.tensor([target]),
         torch.zeros(1),
-        torch.full((1, 2), len(objective.core_N)),
+        torch.full((1, 2), len(objective.known_N)),
         negative_S,
     )
     assert label_1.tolist() == [0]
     # With one target, the in-batch half of the draws are the target itself: hidden.
     assert logit_1N[0, 1:4].tolist() == [HIDDEN] * 3
     count_V = prepared.training_events_V[prepared.is_core_V]
-    video_ND = recommender.video_candidates(objective.core_N)
+    video_ND = recommender.video_candidates(objective.known_N)
     cosine_N = torch.cosine_similarity(preference_1D, video_ND).detach() / run.model.temperature
     expected_N = 3 * torch.from_numpy(count_V) / count_V.sum() + 3 / len(count_V)
     corrected_N = (cosine_N - expected_N.log()).tolist()
@@ -169,3 +169,20 @@ def test_a_recorded_step_learns_what_single_kernels_learn():
         means.append([train_epoch(step, order, seed, seed)["video"] for seed in (1, 2, 3)])
     assert means[0] == pytest.approx(means[1], rel=0.02)
     assert means[1][-1] < means[1][0]
+
+
+@pytest.mark.parametrize("negatives", ["all", "64"])
+def test_a_video_without_training_events_is_no_negative(negatives):
+    cuts = ("data.split=time", "data.time_cuts=[0.1,0.6]")
+    run = config(*cuts, f"fit.video_negatives={negatives}", "fit.id_text_weight=0")
+    prepared = prepared_world(6, run)
+    is_new_V = prepared.is_core_V & ~prepared.is_trained_V
+    assert is_new_V.any() and prepared.is_trained_V.any()
+    recommender = random_recommender(prepared, run)
+    rows = rows_of(prepared, run, "prefix")
+    slots = TargetSlots.of(rows, [torch.arange(len(rows))[None]])
+    objective = Objective(prepared, run.fit, ScoreParts(), CPU, slots)
+    losses = objective(recommender, rows, torch.Generator().manual_seed(1))
+    losses["video"].backward()
+    is_moved_V = recommender.items.id.weight.grad.any(1).numpy()
+    assert not is_moved_V[is_new_V].any() and is_moved_V[prepared.is_trained_V].all()
