@@ -11,6 +11,7 @@ from pathlib import Path
 
 from faults.replica import Replica
 from faults.world import World
+from tests.tiny_bundle_builder import TINY_VERSIONS
 
 HOLD_S = 4.0
 STOP_S = 12.0
@@ -77,6 +78,23 @@ def engine_hung(world: World) -> None:
         os.kill(engine, signal.SIGSTOP)
         time.sleep(HOLD_S)
         os.kill(engine, signal.SIGCONT)
+
+
+def engine_without_memory(world: World) -> None:
+    """The engine of one replica gets no memory for four seconds, and is to open a model then."""
+    current, other = TINY_VERSIONS
+    with _with_engine(world) as (replica, engine):
+        with world.fault():
+            before = resource.prlimit(engine, resource.RLIMIT_AS)
+            resource.prlimit(engine, resource.RLIMIT_AS, (1, before[1]))
+            status, answer = replica.call("POST", f"/admin/models/{other}/activate")
+            world.notes.append(f"a model activated meanwhile: {status}, {answer}")
+            time.sleep(HOLD_S)
+            with contextlib.suppress(ProcessLookupError):  # it ended, and another one took over
+                resource.prlimit(engine, resource.RLIMIT_AS, before)
+        for version in (other, current):
+            status, answer = replica.call("POST", f"/admin/models/{version}/activate")
+            world.expect(status == 200, f"activation afterwards: {status} {answer}")
 
 
 def engine_stuck(world: World) -> None:
@@ -147,6 +165,7 @@ SCENARIOS: tuple[Callable[[World], None], ...] = (
     engine_killed,
     engine_hung,
     engine_stuck,
+    engine_without_memory,
     descriptors_exhausted,
     log_disk_full,
 )
