@@ -24,8 +24,7 @@ from lsvcr.errors import BundleError
 
 INNER_PRODUCT = 0
 RESERVED = 2**20
-FLOAT_BYTES = 4
-COUNT_BYTES = ID_BYTES = 8
+FLOAT_BYTES, COUNT_BYTES = 4, 8
 
 
 def check_index_file(path: Path, entry: IndexEntry, *, rows: int, width: int) -> None:

@@ -66,7 +66,7 @@ def reproduce(
     content = trainer.source.fingerprint
     result: dict[str, Any] = {"table": name, "data": table.data, "content": content}
     entries: list[dict[str, Any]] = []
-    first: tuple[Path, ...] = ()
+    first: System | None = None
     for row in rows:
         folders = []
         for seed in table.seeds:
@@ -76,8 +76,9 @@ def reproduce(
                 print(f"{name}: {row.name}, seed {seed} in {folder}", flush=True)
             trainer.run(folder, config)
             folders.append(folder)
-        first = first or tuple(folders)
-        entries.append(_entry(row, table, tuple(folders), first))
+        model = System(tuple(folders))
+        first = first or model
+        entries.append(_entry(row, table, model, first))
         result["rows"] = entries
         if processes.is_first():
             _write(out, result)
@@ -170,14 +171,10 @@ def markdown(entries: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "\\* differs from the first row, paired over users (95 %)."])
 
 
-def _entry(
-    row: Row, table: QualityTable, folders: tuple[Path, ...], first: tuple[Path, ...]
-) -> dict[str, Any]:
+def _entry(row: Row, table: QualityTable, model: System, first: System) -> dict[str, Any]:
     """The figures of one row over its seeds."""
-    model = System(folders)
-    has_parts = "prior_and_profile" in RunFolder.open(folders[0]).read_metrics()["baselines"]
-    runs = []
-    for seed, folder in zip(table.seeds, folders, strict=True):
+    runs: list[dict[str, Any]] = []
+    for seed, folder in zip(table.seeds, model.runs, strict=True):
         run = RunFolder.open(folder)
         log = run.read_log()
         machines = [line for line in log if line["step"] == "machine"]
@@ -194,16 +191,16 @@ def _entry(
                 "intervals": mean_intervals(folder),
             }
         )
+    parts = System(model.runs, "prior_and_profile")
+    has_parts = parts.name in runs[0]["metrics"]["baselines"]
     return {
         "name": row.name,
         "preset": row.preset,
         "settings": [*table.settings, *row.settings],
         "runs": runs,
         "over_seeds": _over_seeds([run["metrics"] for run in runs]),
-        "against_first": {} if folders == first else _against(System(first), model),
-        "against_prior_and_profile": (
-            _against(System(folders, "prior_and_profile"), model) if has_parts else {}
-        ),
+        "against_first": {} if model == first else _against(first, model),
+        "against_prior_and_profile": _against(parts, model) if has_parts else {},
     }
 
 

@@ -109,7 +109,6 @@ class RunFolder:
                 what differs.
         """
         run = cls(path, config, source, text_vectors)
-        description = run._description()
         if (path / "config.json").exists():
             found = cls.open(path)
             _refuse_differences(found, config, source)
@@ -118,6 +117,8 @@ class RunFolder:
             description = Description.read(path / "config.json").model_copy(update=moved)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path}: is neither empty nor a run folder; choose another --out")
+        else:
+            description = run._description()
         path.mkdir(parents=True, exist_ok=True)
         _write_json(path / "config.json", description.model_dump(mode="json"))
         return run
