@@ -79,20 +79,22 @@ class EncoderGraph(nn.Module):
         """Inputs as in `lsvcr.history.HistoryBatch.arrays`, then tables.
 
         Returns:
-            video_preference_BD (unit vectors), comment_state_BJD, video_share_BI.
+            video_preference_BD (unit vectors), comment_state_BJD, video_share_BI; float32.
         """
+        kind = self.sequence.read_out_norm.weight.dtype
         count_BJ1 = (comment > 0).sum(-1, keepdim=True).clamp(min=1)
         comment_text_BJD = F.embedding(comment, comment_input_CD).sum(-2) / count_BJ1
+        comment_event_BJD = F.embedding(comment_video, comment_video_input_VD) + comment_text_BJD
         states = self.sequence(
-            F.embedding(video, video_input_VD),
-            F.embedding(comment_video, comment_video_input_VD) + comment_text_BJD,
+            F.embedding(video, video_input_VD).to(kind),
+            comment_event_BJD.to(kind),
             video_order,
             video_cut,
             comment_last,
             comment_cut,
         )
         preference_B1D, share_B1I = self.sequence.video_preferences(states, _now(video[:, :1]))
-        return unit(preference_B1D.squeeze(1)), states.comment_BJD, share_B1I.squeeze(1)
+        return unit(preference_B1D.squeeze(1)), states.comment_BJD.float(), share_B1I.squeeze(1)
 
 
 class CommentHeadGraph(nn.Module):

@@ -13,6 +13,7 @@ from benchmarks.results_file import write_results
 from faults import (
     balancer_scenarios,
     cluster_scenarios,
+    gpu_scenarios,
     registry_scenarios,
     service_scenarios,
     store_scenarios,
@@ -27,6 +28,7 @@ GROUPS = (
     balancer_scenarios,
     registry_scenarios,
     cluster_scenarios,
+    gpu_scenarios,
 )
 
 

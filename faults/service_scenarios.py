@@ -67,14 +67,14 @@ def worker_killed(world: World) -> None:
 
 def engine_killed(world: World) -> None:
     """`kill -9` of the engine process of one replica; the one that waits takes over."""
-    with _with_engine(world) as (victim, engine), world.fault():
+    with with_engine(world) as (victim, engine), world.fault():
         os.kill(engine, signal.SIGKILL)
-        _await_new_engine(world, victim)
+        await_new_engine(world, victim)
 
 
 def engine_hung(world: World) -> None:
     """SIGSTOP of the engine process of one replica for four seconds."""
-    with _with_engine(world) as (_, engine), world.fault():
+    with with_engine(world) as (_, engine), world.fault():
         os.kill(engine, signal.SIGSTOP)
         time.sleep(HOLD_S)
         os.kill(engine, signal.SIGCONT)
@@ -83,7 +83,7 @@ def engine_hung(world: World) -> None:
 def engine_without_memory(world: World) -> None:
     """The engine of one replica gets no memory for four seconds, and is to open a model then."""
     current, other = TINY_VERSIONS
-    with _with_engine(world) as (replica, engine):
+    with with_engine(world) as (replica, engine):
         with world.fault():
             before = resource.prlimit(engine, resource.RLIMIT_AS)
             resource.prlimit(engine, resource.RLIMIT_AS, (1, before[1]))
@@ -99,13 +99,13 @@ def engine_without_memory(world: World) -> None:
 
 def engine_stuck(world: World) -> None:
     """SIGSTOP of the engine process of one replica, for good: it is replaced after a while."""
-    with _with_engine(world, "--engine-hung-s", "3") as (victim, engine), world.fault():
+    with with_engine(world, "--engine-hung-s", "3") as (victim, engine), world.fault():
         os.kill(engine, signal.SIGSTOP)
-        _await_new_engine(world, victim)
+        await_new_engine(world, victim)
 
 
 @contextlib.contextmanager
-def _with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
+def with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
     """One more replica, with an engine process that another one waits to replace."""
     with world.one_more("--engine", "process", *arguments) as replica:
         until_s = time.monotonic() + 20
@@ -115,7 +115,7 @@ def _with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]
         yield replica, replica.children()[0]
 
 
-def _await_new_engine(world: World, replica: Replica) -> None:
+def await_new_engine(world: World, replica: Replica) -> None:
     """Wait until it was seen that the engine is lost, and until another one answers."""
     began_s = time.monotonic()
     for is_ready in (False, True):

@@ -28,6 +28,15 @@ NEVER = 2**30
 START = -1
 """The order of the learned start state in slot 0 of each side, older than every event."""
 
+_PADDING = {"video_order": NEVER, "comment_last": NEVER}
+_PADDED_START = {
+    "video_order": START,
+    "video_cut": NEVER,
+    "comment_last": START,
+    "comment_cut": NEVER,
+}
+"""What padding and the start state of an empty history are, by input; 0 in the others."""
+
 _MOST_PACKED = 2**63 - 1
 
 
@@ -209,22 +218,18 @@ class HistoryBatch:
 
     def padded(self, *, rows: int, slots: int) -> "HistoryBatch":
         """Grow to a fixed shape: empty histories below, padding slots on the right."""
+        arrays = self.arrays().values()
+        grown = HistoryBatch(*(np.empty((rows, slots, *a.shape[2:]), np.int32) for a in arrays))
+        self.pad_into(grown)
+        return grown
 
-        def pad(array: NDArray[np.int32], padding: int, start: int) -> NDArray[np.int32]:
-            padded = np.full((rows, slots, *array.shape[2:]), padding, np.int32)
-            padded[:, 0] = start
-            padded[: array.shape[0], : array.shape[1]] = array
-            return padded
-
-        return HistoryBatch(
-            video_BI=pad(self.video_BI, 0, 0),
-            video_order_BI=pad(self.video_order_BI, NEVER, START),
-            video_cut_BI=pad(self.video_cut_BI, 0, NEVER),
-            comment_video_BJ=pad(self.comment_video_BJ, 0, 0),
-            comment_BJK=pad(self.comment_BJK, 0, 0),
-            comment_last_BJ=pad(self.comment_last_BJ, NEVER, START),
-            comment_cut_BJ=pad(self.comment_cut_BJ, 0, NEVER),
-        )
+    def pad_into(self, grown: "HistoryBatch") -> None:
+        """As `padded`, into arrays that are there already, of any content."""
+        targets = grown.arrays()
+        for name, array in self.arrays().items():
+            targets[name][:] = _PADDING.get(name, 0)
+            targets[name][:, 0] = _PADDED_START.get(name, 0)
+            targets[name][: array.shape[0], : array.shape[1]] = array
 
     def arrays(self) -> dict[str, NDArray[np.int32]]:
         """The arrays under the names of the encoder graph's inputs, in the graph's order."""
