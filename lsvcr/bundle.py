@@ -19,8 +19,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -322,19 +323,35 @@ def load_bundle(folder: Path, *, verify_checksums: bool = True) -> Bundle:
     Raises:
         BundleError: With the reason, if anything is missing, damaged or contradictory.
     """
+    with bundle_being_checked(folder, verify_checksums=verify_checksums) as bundle:
+        return bundle
+
+
+@contextmanager
+def bundle_being_checked(folder: Path, *, verify_checksums: bool = True) -> Iterator[Bundle]:
+    """As `load_bundle`, but whoever is to open the bundle does so while it is being checked.
+
+    Files, dimensions and the graphs' checksums are checked before the block, every other byte and
+    number beside it. It must let nobody use what it opens.
+
+    Raises:
+        BundleError: At the end of the block, whatever the block raises: a file that has changed
+            is why.
+    """
     manifest = load_manifest(folder)
     check_files(folder, manifest)
-    with ThreadPoolExecutor(2) as beside:
-        verified = beside.submit(verify_files, folder, manifest) if verify_checksums else None
-        try:
-            bundle = map_bundle(folder)
-            dimensions_checked = beside.submit(_check_dimensions, bundle)
-            bundle.catalogue.check()  # what is wrong here may be why dimensions can't be looked at
-            dimensions_checked.result()
-        finally:
-            if verified:
-                verified.result()  # where a file has changed, that is what is wrong
-    return bundle
+    graphs = {name: entry for name, entry in manifest.files.items() if name.endswith(".onnx")}
+    others = {name: entry for name, entry in manifest.files.items() if name not in graphs}
+    # The check that was begun first says what is wrong, where several would.
+    with ThreadPoolExecutor(3) as beside, ExitStack() as checked:
+        if verify_checksums:
+            verify_files(folder, graphs)
+            checked.callback(beside.submit(verify_files, folder, others).result)
+        bundle = map_bundle(folder)
+        checked.callback(beside.submit(bundle.catalogue.check).result)
+        _check_dimensions(bundle)
+        checked.callback(beside.submit(_check_values, bundle).result)
+        yield bundle
 
 
 def map_bundle(folder: Path) -> Bundle:
@@ -440,12 +457,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{name} has {path.stat().st_size} bytes, not {entry.size_bytes}")
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every byte with the manifest's checksums; raises BundleError.
+def verify_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Compare every byte of some files with the manifest's checksums; raises BundleError.
 
     Threads take the largest files first, so that none is left alone with one of them.
     """
-    files = manifest.files
     names = sorted(files, key=lambda name: files[name].size_bytes, reverse=True)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for name, actual in zip(
@@ -466,14 +482,9 @@ def _check_dimensions(bundle: Bundle) -> None:
             raise BundleError(
                 f"tables/{name}.npy is {table.dtype}{table.shape}, not float32{expected}"
             )
-        most = float(np.finfo(np.float32).max) if "input" in name else MAX_COMPONENT
-        if not is_within(table, most):
-            raise BundleError(f"tables/{name}.npy holds values that are not finite, or huge")
     profile_CF = bundle.comment_profile_CF
-    if profile_CF is not None and (
-        len(profile_CF) != rows["C"] or not is_within(profile_CF, MAX_COMPONENT)
-    ):
-        raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue or is not finite")
+    if profile_CF is not None and (len(profile_CF) != rows["C"] or not profile_CF.shape[1]):
+        raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue")
     _check_golden(bundle.golden, manifest, rows)
     popular = bundle.popular
     half_lives = len(manifest.prior.half_lives_days) if manifest.prior else 0
@@ -496,6 +507,17 @@ def _check_dimensions(bundle: Bundle) -> None:
         raise BundleError("popular/category_start.npy does not fit the catalogue's categories")
     if starts[0] != 0 or starts[-1] != len(popular.by_category_Q):
         raise BundleError("popular/category_start.npy does not span by_category_Q")
+
+
+def _check_values(bundle: Bundle) -> None:
+    """Read all vectors; raises BundleError where one of their numbers is none, or huge."""
+    for name, table in bundle.tables.items():
+        most = float(np.finfo(np.float32).max) if "input" in name else MAX_COMPONENT
+        if not is_within(table, most):
+            raise BundleError(f"tables/{name}.npy holds values that are not finite, or huge")
+    profile_CF = bundle.comment_profile_CF
+    if profile_CF is not None and not is_within(profile_CF, MAX_COMPONENT):
+        raise BundleError(f"{PROFILE_TABLE} holds values that are not finite, or huge")
 
 
 def is_within(array: NDArray[np.floating[Any]], most: float) -> bool:

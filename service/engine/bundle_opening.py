@@ -80,17 +80,15 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
 def _open_on(
     bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
 ) -> WarmBundle:
-    on_gpu = open_encoder is not CpuEncoder
     counts = bundle.manifest.counts
-    with ThreadPoolExecutor(2) as beside:  # a GPU's session takes seconds, as a large index does
+    on_gpu = open_encoder is not CpuEncoder
+    with ThreadPoolExecutor(2) as beside:  # what goes to a GPU, in seconds, goes side by side
         reads = [
-            beside.submit(_read_index, bundle, "video", counts.videos, in_place=not on_gpu),
-            beside.submit(_read_index, bundle, "comment", counts.comments, in_place=not on_gpu),
+            beside.submit(_read_index, bundle, "video", counts.videos, on_gpu=on_gpu),
+            beside.submit(_read_index, bundle, "comment", counts.comments, on_gpu=on_gpu),
         ]
         encoder = open_encoder(bundle)
         indexes = [read.result() for read in reads]
-    if on_gpu:
-        indexes = [index.on_gpu() for index in indexes]
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
@@ -98,7 +96,7 @@ def _open_on(
 
 
 def _read_index(
-    bundle: Bundle, kind: Literal["video", "comment"], rows: int, *, in_place: bool
+    bundle: Bundle, kind: Literal["video", "comment"], rows: int, *, on_gpu: bool
 ) -> CandidateIndex:
     width = bundle.manifest.width
     entry = bundle.manifest.indexes.get(kind)
@@ -107,7 +105,8 @@ def _read_index(
     if entry is None:
         raise BundleError(f"the manifest describes no {kind} index")
     path = bundle.folder / "index" / f"{kind}.faiss"
-    return CandidateIndex.load(path, entry, rows=rows, width=width, in_place=in_place)
+    index = CandidateIndex.load(path, entry, rows=rows, width=width)
+    return index.on_gpu() if on_gpu else index
 
 
 def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:

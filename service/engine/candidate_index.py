@@ -59,20 +59,15 @@ class CandidateIndex:
         self.device = device
 
     @classmethod
-    def load(
-        cls, path: Path, entry: IndexEntry, *, rows: int, width: int, in_place: bool = True
-    ) -> Self:
-        """Read an index that holds every row from 1 to `rows` once.
-
-        Args:
-            in_place: Map the file, one copy for all processes; else into this one's memory.
+    def load(cls, path: Path, entry: IndexEntry, *, rows: int, width: int) -> Self:
+        """Map the file of an index that holds every row from 1 to `rows` once.
 
         Raises:
             BundleError: If it can't be read or doesn't fit the catalogue.
         """
         check_index_file(path, entry, rows=rows, width=width)
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if in_place else 0)
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, MemoryError) as error:
             logger.warning("%s: %s", path.name, error)
             raise BundleError(f"index/{path.name} cannot be read") from error
@@ -81,7 +76,7 @@ class CandidateIndex:
         return cls(index, max_count=max(rows, 1), device="cpu")
 
     def on_gpu(self) -> "CandidateIndex":
-        """Copy it there, for the thread that calls this; itself where FAISS can't."""
+        """Copy it there; itself where FAISS can't."""
         if not hasattr(faiss, "StandardGpuResources") or not self.extent.rows:
             return self
         try:

@@ -24,7 +24,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle, load_bundle
+from lsvcr.bundle import Bundle, bundle_being_checked
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
@@ -271,7 +271,7 @@ class InlineEngine:
             opened.close()
 
     def _load(self, version: str) -> tuple[WarmBundle, str | None]:
-        bundle = load_bundle(self._registry / version)
-        if bundle.manifest.version != version:
-            raise BundleError(f"folder {version!r} holds version {bundle.manifest.version!r}")
-        return open_warm(bundle, self._device, max_batch=self._max_batch)
+        with bundle_being_checked(self._registry / version) as bundle:
+            if bundle.manifest.version != version:
+                raise BundleError(f"folder {version!r} holds version {bundle.manifest.version!r}")
+            return open_warm(bundle, self._device, max_batch=self._max_batch)

@@ -64,11 +64,8 @@ def main(folder: Path, kind: str, seed: int, times: int) -> None:
         print(number, damage(content, random), flush=True)
         path.unlink()  # the one before may still be mapped
         path.write_bytes(content)
-        in_place = number % 2 == 0
         try:
-            index = CandidateIndex.load(
-                path, ENTRIES[kind], rows=ROWS, width=WIDTH, in_place=in_place
-            )
+            index = CandidateIndex.load(path, ENTRIES[kind], rows=ROWS, width=WIDTH)
         except BundleError as refusal:
             assert "index/video.faiss" in str(refusal)
             continue
