@@ -3,6 +3,7 @@
 Where packages are missing this still runs, to name them.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if CHECK in arguments or missing_packages():
         return run_check([argument for argument in arguments if argument != CHECK])
+    # Before anything imports numpy, and for workers and engines too: threads of its matrix products
+    # wait by spinning, which doubled what a ranking costs.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from service.serving import serve
 
     return serve(arguments)

@@ -54,6 +54,8 @@ class Batcher(Generic[QueryT, AnswerT]):
         max_queue: Queries that may wait; the next one is refused.
         max_batch: Queries computed together, at most.
         in_flight: Batches computed at a time: more than one only where `compute` itself waits.
+        least_beside: Queries that a batch has at least which begins beside one that is under way:
+            fewer do better to wait for its end, as a batch costs much whatever is in it.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Batcher(Generic[QueryT, AnswerT]):
         max_queue: int,
         max_batch: int,
         in_flight: int = 1,
+        least_beside: int = 1,
     ) -> None:
         self._compute = compute
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._in_flight = in_flight
+        self._least_beside = least_beside
         self._waiting: deque[_Job[QueryT, AnswerT]] = deque()
         self._drains: set[asyncio.Task[None]] = set()
         self._draining = 0  # those that will look for waiting queries once more
@@ -94,7 +98,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         future: asyncio.Future[Outcome[AnswerT]] = loop.create_future()
         job = _Job(query, deadline_s, now_s, future)
         self._waiting.append(job)
-        if self._draining < self._in_flight:
+        if self._draining < self._in_flight and self._are_enough(beside=self._draining):
             self._draining += 1
             drain = loop.create_task(self._drain())
             self._drains.add(drain)
@@ -135,9 +139,13 @@ class Batcher(Generic[QueryT, AnswerT]):
         if len(self._waiting) * self._query_s > remaining_s:
             raise OverloadedError("more requests are waiting than can be answered in time")
 
+    def _are_enough(self, beside: int) -> bool:
+        """Whether what waits is worth a batch beside so many that are under way."""
+        return len(self._waiting) >= (self._least_beside if beside else 1)
+
     async def _drain(self) -> None:
-        """Compute batches until nothing waits."""
-        while self._waiting:
+        """Compute batches until too little waits."""
+        while self._are_enough(beside=self._draining - 1):
             count = min(self._max_batch, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(count)]
             started_s = time.monotonic()

@@ -41,6 +41,7 @@ class Recommender:
             max_queue=max_queue,
             max_batch=max_batch,
             in_flight=ranker.opened.in_flight,
+            least_beside=max(1, max_batch // 2),
         )
 
     @classmethod

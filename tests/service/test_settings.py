@@ -111,3 +111,22 @@ def test_the_stores_password_may_stand_in_a_file(tmp_path: Path) -> None:
     assert "p@ss" not in repr(settings)
     with pytest.raises(SettingsError, match="cannot be read"):
         _ = settings.model_copy(update={"redis_password_file": tmp_path / "none"}).store_url
+
+
+@pytest.mark.parametrize(("set_before", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_matrix_products_take_one_thread_unless_told_otherwise(
+    set_before: dict[str, str], expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+    code = """if True:
+        import contextlib, os, sys
+        from service.__main__ import main
+        assert "numpy" not in sys.modules  # which reads it when it is imported
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+            main(["--help"])
+        print("numpy" in sys.modules, os.environ["OMP_NUM_THREADS"])"""
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(
+        command, env=environment | set_before, check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.split() == ["True", expected]

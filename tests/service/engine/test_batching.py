@@ -205,3 +205,25 @@ def test_several_batches_are_under_way_where_that_is_wished() -> None:
         assert await asyncio.gather(*tasks) == [2, 4, 6]
 
     run(main)
+
+
+def test_a_batch_begins_beside_another_only_for_enough() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=9, max_batch=4, in_flight=2, least_beside=3)
+        tasks = await start(batcher, 2, 3)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        tasks.append(asyncio.create_task(ask(batcher, 4)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 0
+        tasks.append(asyncio.create_task(ask(batcher, 5)))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
+        double.gate.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+
+    run(main)
+    assert double.batches == [[1], [2, 3, 4], [5]]
