@@ -22,8 +22,12 @@ from service.engine.video_conditions import Allows
 
 MIN_GROUPS = 256
 POPULAR, POPULAR_OF_ROOT = 4096, 10
-"""Popular videos that are compared for every query, at least and times the catalogue's square root:
+"""Popular videos that are compared for every query at least, and times the catalogue's square root:
 so many that, together with what the index fetches, one look is nearly always enough."""
+
+PRODUCT_ROWS = 768
+"""Rows of one matrix product: of many more BLAS first makes a copy, which takes longer than the
+product where there are few queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,38 @@ class _Compared:
     place_V: NDArray[np.integer]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Videos that may be among queries' best, query by query, and their rough scores."""
+
+    owner_N: NDArray[np.intp]
+    row_N: Rows
+    score_N: NDArray[np.float32]
+
+    @classmethod
+    def fetched(cls, queries: Sequence[PlainQuery]) -> "_Pairs":
+        """What the index found, by cosine."""
+        lengths = [len(query.fetched.row_N) for query in queries]
+        return cls(
+            np.repeat(np.arange(len(queries)), lengths),
+            np.concatenate([query.fetched.row_N for query in queries]),
+            np.concatenate([query.fetched.part_N for query in queries]),
+        )
+
+    def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
+        """Only some of them."""
+        return _Pairs(self.owner_N[wanted_N], self.row_N[wanted_N], self.score_N[wanted_N])
+
+    def worst_of_best(self, counts: Sequence[int]) -> NDArray[np.float32]:
+        """A score that each query's `count` best reach; -inf where there are fewer."""
+        end_B = np.searchsorted(self.owner_N, np.arange(len(counts)), side="right")
+        length_B = np.diff(end_B, prepend=0)
+        score_BN = np.full((len(counts), length_B.max(initial=1)), -np.inf, np.float32)
+        place_N = np.arange(len(self.owner_N)) - (end_B - length_B)[self.owner_N]
+        score_BN[self.owner_N, place_N] = self.score_N
+        return _at_most_the_worst(score_BN, counts)
+
+
 class BatchRanking:
     """Scores a batch's videos.
 
@@ -70,6 +106,8 @@ class BatchRanking:
     def __init__(self, candidate_VD: NDArray[np.float32], temperature: float) -> None:
         self._candidate_VD = candidate_VD
         self._temperature = np.float32(temperature)
+        root = math.sqrt(len(candidate_VD))
+        self._popular = max(POPULAR, round(POPULAR_OF_ROOT * root))
         self._compared: tuple[PopularityPrior | None, _Compared] | None = None
 
     def rank_all(
@@ -91,36 +129,45 @@ class BatchRanking:
         Returns:
             None for a query where a video left out of both may belong to the best.
         """
-        owner_N = np.repeat(np.arange(len(queries)), [len(one.fetched.row_N) for one in queries])
-        row_N: Rows = np.concatenate([query.fetched.row_N for query in queries])
         if prior is None:
-            is_allowed_N = self._allows(queries, owner_N, row_N)
-            ranked = self._rank(queries, None, owner_N[is_allowed_N], row_N[is_allowed_N])
+            fetched = _Pairs.fetched(queries)
+            fetched = fetched.take(self._allows(queries, fetched))
+            ranked = self._rank(queries, None, fetched.owner_N, fetched.row_N)
             popular_floor = 0.0
         else:
-            root = math.sqrt(len(self._candidate_VD))
-            popular = prior.propose(max(POPULAR, round(POPULAR_OF_ROOT * root)))
-            popular_floor = popular.floor
-            compared = self._compare(prior, popular.row_N, prior.place_V)
-            best_owner_N, best_row_N, floor_B = self._best_of(queries, compared)
-            score_N = np.concatenate([query.fetched.part_N for query in queries])
-            score_N = (
-                score_N / self._temperature + _weights(queries)[owner_N] * prior.logit_V[row_N]
-            )
-            may_be_best_N = score_N >= floor_B[owner_N]  # of few: the others aren't looked at
-            may_be_best_N &= prior.place_V[row_N] >= len(popular.row_N)
-            owner_N, row_N = owner_N[may_be_best_N], row_N[may_be_best_N]
-            is_allowed_N = self._allows(queries, owner_N, row_N)
-            ranked = self._rank(
-                queries,
-                prior,
-                np.append(best_owner_N, owner_N[is_allowed_N]),
-                np.append(best_row_N, row_N[is_allowed_N]),
-            )
+            ranked, popular_floor = self._rank_beside_popular(queries, prior)
         return [
             best if self._suffices(best, query, popular_floor) else None
             for query, best in zip(queries, ranked, strict=True)
         ]
+
+    def _rank_beside_popular(
+        self, queries: Sequence[PlainQuery], prior: PopularityPrior
+    ) -> tuple[list[Ranked], float]:
+        """Rank with a prior; also the most that its part of a video left out may be, at weight 1.
+
+        Of what was fetched ever less is looked at, as each step costs more than the one before.
+        """
+        fetched = _Pairs.fetched(queries)
+        score_N = fetched.score_N
+        score_N /= self._temperature
+        score_N += _weights(queries)[fetched.owner_N] * prior.logit_V[fetched.row_N]
+        popular = prior.propose(self._popular)
+        compared = self._compare(prior, popular.row_N, prior.place_V)
+        owner_N, row_N, floor_B = self._best_of(queries, compared)
+        fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
+        fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
+        fetched = fetched.take(self._allows(queries, fetched))
+        floor_B = self._a_little_less(fetched.worst_of_best([query.count for query in queries]))
+        fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
+        owner_N = np.append(owner_N, fetched.owner_N)
+        row_N = np.append(row_N, fetched.row_N)
+        return self._rank(queries, prior, owner_N, row_N), popular.floor
+
+    def _a_little_less(self, score_B: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores that rounding takes no equal one below; never those of what was left out."""
+        lower_B: NDArray[np.float32] = score_B - 2 * ROUNDING / self._temperature
+        return np.maximum(lower_B, np.finfo(np.float32).min)
 
     def _compare(
         self, prior: PopularityPrior | None, row_P: Rows, place_V: NDArray[np.integer]
@@ -146,11 +193,14 @@ class BatchRanking:
         """
         row_P = compared.row_P
         factor_BW = np.column_stack([_preferences(queries) / self._temperature, _weights(queries)])
-        score_BP = factor_BW[:, : len(compared.vector_WP)] @ compared.vector_WP
+        factor_BW = factor_BW[:, : len(compared.vector_WP)]
+        score_BP = np.empty((len(queries), len(row_P)), np.float32)
+        for start in range(0, len(row_P), PRODUCT_ROWS):
+            part = slice(start, start + PRODUCT_ROWS)
+            np.matmul(factor_BW, compared.vector_WP[:, part], out=score_BP[:, part])
         _leave_out(score_BP, queries, compared)
-        floor_B = _at_most_the_worst(score_BP, [query.count for query in queries])
-        floor_B -= 2 * ROUNDING / self._temperature
-        np.maximum(floor_B, np.finfo(np.float32).min, out=floor_B)  # never what was left out
+        worst_B = _at_most_the_worst(score_BP, [query.count for query in queries])
+        floor_B = self._a_little_less(worst_B)
         pair_N = np.flatnonzero(score_BP >= floor_B[:, None])  # far faster than `nonzero`
         owner_N, place_N = np.divmod(pair_N, len(row_P))
         return owner_N, row_P[place_N], floor_B
@@ -176,10 +226,9 @@ class BatchRanking:
             for query, start, end in zip(queries, starts, starts[1:], strict=False)
         ]
 
-    def _allows(
-        self, queries: Sequence[PlainQuery], owner_N: NDArray[np.intp], row_N: Rows
-    ) -> NDArray[np.bool_]:
+    def _allows(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> NDArray[np.bool_]:
         """Which pairs are neither excluded nor filtered out."""
+        owner_N, row_N = pairs.owner_N, pairs.row_N
         rows = len(self._candidate_VD)
         excluded = [query.excluded_E.astype(np.int64) for query in queries]
         keys = [number * rows + excluded_E for number, excluded_E in enumerate(excluded)]
