@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.packed_encoder import PackedEncoderGraph
+from export.plain_encoder import Packing, PlainEncoderGraph
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, States, unit
@@ -141,7 +141,7 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
     head_example = (torch.zeros(2, 4, width), _ints(2, 4), torch.zeros(2, 3, width))
     for graph, name, opset in (
         (EncoderGraph(sequence), ENCODER_GRAPH, OPSET),
-        (PackedEncoderGraph(sequence), PACKED_GRAPH, PACKED_OPSET),
+        (PlainEncoderGraph(sequence, Packing), PACKED_GRAPH, PACKED_OPSET),
     ):
         _export(
             graph,

@@ -1,7 +1,8 @@
-"""The encoder as a CPU runs it fastest: events in one packed list, padded for attention only.
+"""The encoder in few and plain steps, as a runtime runs it fastest.
 
-Most slots of a padded batch are padding, and a CPU pays for every one of them. So all weight
-products, norms and activations work on the list of real slots; only attention sees a batch.
+Packed for a CPU: most slots of a padded batch are padding, and a CPU pays for every one of them.
+So all weight products, norms and activations work on the list of real slots; only attention sees a
+batch. A GPU wants shapes that are known beforehand, and keeps the padding.
 
 Shape suffixes: B batch, I and J slots of two sides, S slots of either, T and U packed slots of two
 sides, H heads, h width of a head, K comments of a comment event, V video rows, C comment rows,
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from lsvcr.history import NEVER
 from training.encoder import Attention, Layer, SequenceEncoder, Side, last_of, unit
 
-UNREAD = -1e9
-"""Added to what attention must not read; a start state may always be read."""
+UNREAD = -1e4
+"""Added to what attention must not read; a start state may always be read. In half precision."""
 
 
 class Packing:
@@ -67,12 +68,43 @@ class Packing:
         )
 
 
-class PackedEncoderGraph(nn.Module):
-    """Takes and returns what `EncoderGraph` does; states of padding are those before it."""
+class NoPacking:
+    """The same, of a batch that is left as it is: T is B by S, two axes instead of one."""
 
-    def __init__(self, sequence: SequenceEncoder) -> None:
+    def __init__(self, order_BS: Tensor, heads: int) -> None:
+        self.is_slot_BS = order_BS < NEVER
+        self.slot_T = torch.arange(order_BS.shape[1])
+        self._heads = heads
+
+    def pack(self, x_BS: Tensor) -> Tensor:
+        """As it is."""
+        return x_BS
+
+    def pad(self, x_TD: Tensor) -> Tensor:
+        """As it is."""
+        return x_TD
+
+    def pad_heads(self, x_TD: Tensor) -> Tensor:
+        """(B, S, D) to (B, H, S, h)."""
+        return x_TD.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+
+    def pack_heads(self, x_BHSh: Tensor) -> Tensor:
+        """(B, H, S, h) to (B, S, D)."""
+        return x_BHSh.transpose(1, 2).flatten(2)
+
+
+class PlainEncoderGraph(nn.Module):
+    """Takes and returns what `EncoderGraph` does.
+
+    Args:
+        sequence: In any precision; outputs are float32.
+        packing: With `Packing`, states of padding are those before it.
+    """
+
+    def __init__(self, sequence: SequenceEncoder, packing: type[Packing | NoPacking]) -> None:
         super().__init__()
         self.sequence = sequence
+        self._packing = packing
 
     def forward(
         self,
@@ -94,13 +126,16 @@ class PackedEncoderGraph(nn.Module):
         """
         sequence = self.sequence
         heads = sequence.read_out.heads
-        videos, comments = Packing(video_order, heads), Packing(comment_last, heads)
+        kind = sequence.read_out_norm.weight.dtype
+        videos, comments = self._packing(video_order, heads), self._packing(comment_last, heads)
         comment_UK = comments.pack(comment)
         count_U1 = (comment_UK > 0).sum(-1, keepdim=True).clamp(min=1)
         comment_text_UD = F.embedding(comment_UK, comment_input_CD).sum(-2) / count_U1
         comment_video_UD = F.embedding(comments.pack(comment_video), comment_video_input_VD)
-        video_TD = _encode(sequence.video, F.embedding(videos.pack(video), video_input_VD), videos)
-        comment_UD = _encode(sequence.comment, comment_video_UD + comment_text_UD, comments)
+        video_event_TD = F.embedding(videos.pack(video), video_input_VD)
+        video_TD = _encode(sequence.video, video_event_TD.to(kind), videos)
+        comment_event_UD = comment_video_UD + comment_text_UD
+        comment_UD = _encode(sequence.comment, comment_event_UD.to(kind), comments)
         video_reads_BIJ = comment_last[:, None, :] < video_cut[:, :, None]
         comment_reads_BJI = video_order[:, None, :] < comment_cut[:, :, None]
         mixed_TD = _read_other(
@@ -110,16 +145,16 @@ class PackedEncoderGraph(nn.Module):
             sequence.comment, comment_UD, comments, video_TD, videos, comment_reads_BJI
         )
         preference_BD, share_BI = _pool(sequence, mixed_TD, videos)
-        return unit(preference_BD), comments.pad(mixed_UD), share_BI
+        return unit(preference_BD), comments.pad(mixed_UD).float(), share_BI.float()
 
 
-def _encode(side: Side, event_TD: Tensor, packing: Packing) -> Tensor:
+def _encode(side: Side, event_TD: Tensor, packing: Packing | NoPacking) -> Tensor:
     """As `Side.encode`."""
     position_TD = F.embedding((packing.slot_T - 1).clamp(min=0), side.position_LD)
-    is_start_T1 = (packing.slot_T == 0)[:, None]
+    is_start_T1 = (packing.slot_T == 0)[..., None]
     input_TD = side.input_norm(torch.where(is_start_T1, side.start_D, event_TD + position_TD))
     slot_S = torch.arange(packing.is_slot_BS.shape[1])
-    unread_SS = _unread(slot_S[None, :] <= slot_S[:, None])
+    unread_SS = _unread(slot_S[None, :] <= slot_S[:, None], event_TD.dtype)
     state_TD = input_TD
     for layer in side.layers:
         read_TD = input_TD if side.reads_input else state_TD
@@ -130,35 +165,37 @@ def _encode(side: Side, event_TD: Tensor, packing: Packing) -> Tensor:
 def _read_other(
     side: Side,
     state_TD: Tensor,
-    packing: Packing,
+    packing: Packing | NoPacking,
     other_UD: Tensor,
-    other_packing: Packing,
+    other_packing: Packing | NoPacking,
     may_read_BIJ: Tensor,
 ) -> Tensor:
     """As `Side.read_other`."""
     if side.mix is None:
         return state_TD
-    unread_B1IJ = _unread(may_read_BIJ).unsqueeze(1)
+    unread_B1IJ = _unread(may_read_BIJ, state_TD.dtype).unsqueeze(1)
     mixed_TD = _layer(side.mix, state_TD, packing, other_UD, other_packing, unread_B1IJ)
     return side.merge(torch.cat([state_TD, mixed_TD], -1))
 
 
-def _pool(sequence: SequenceEncoder, state_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+def _pool(
+    sequence: SequenceEncoder, state_TD: Tensor, packing: Packing | NoPacking
+) -> tuple[Tensor, Tensor]:
     """As `SequenceEncoder.video_preferences`, of all states: preference_BD and share_BI."""
     if sequence.reads_last:
-        share_BI = last_of(packing.is_slot_BS)
+        share_BI = last_of(packing.is_slot_BS).to(state_TD.dtype)
     else:
-        score_BI = packing.pad(sequence.pool_scores(state_TD)[:, None]).squeeze(-1)
-        share_BI = (score_BI + _unread(packing.is_slot_BS)).softmax(-1)
+        score_BI = packing.pad(sequence.pool_scores(state_TD)[..., None]).squeeze(-1)
+        share_BI = (score_BI + _unread(packing.is_slot_BS, state_TD.dtype)).softmax(-1)
     return (share_BI.unsqueeze(1) @ packing.pad(state_TD)).squeeze(1), share_BI
 
 
 def _layer(
     layer: Layer,
     x_TD: Tensor,
-    packing: Packing,
+    packing: Packing | NoPacking,
     other_UD: Tensor,
-    other_packing: Packing,
+    other_packing: Packing | NoPacking,
     unread: Tensor,
 ) -> Tensor:
     """As `Layer`."""
@@ -176,9 +213,9 @@ def _layer(
 def _attend(
     attention: Attention,
     query_TD: Tensor,
-    packing: Packing,
+    packing: Packing | NoPacking,
     read_UD: Tensor,
-    other_packing: Packing,
+    other_packing: Packing | NoPacking,
     unread: Tensor,
 ) -> Tensor:
     """As `Attention`."""
@@ -190,5 +227,5 @@ def _attend(
     return attention.output(packing.pack_heads(share_BHIJ @ value_BHJh))
 
 
-def _unread(may_read: Tensor) -> Tensor:
-    return torch.where(may_read, 0.0, UNREAD)
+def _unread(may_read: Tensor, kind: torch.dtype) -> Tensor:
+    return torch.where(may_read, torch.tensor(0.0, dtype=kind), torch.tensor(UNREAD, dtype=kind))

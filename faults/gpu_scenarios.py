@@ -43,10 +43,13 @@ def gpu_without_memory(world: World) -> None:
 
 def gpu_engine_killed_without_memory(world: World) -> None:
     """An engine is killed while nothing is free on its GPU: the next one has what it leaves."""
-    with with_engine(world, "--device", "cuda") as (replica, engine):
-        with world.fault(), _memory_taken(world):
-            os.kill(engine, signal.SIGKILL)
-            await_new_engine(world, replica)
+    with (
+        with_engine(world, "--device", "cuda") as (replica, engine),
+        world.fault(),
+        _memory_taken(world),
+    ):
+        os.kill(engine, signal.SIGKILL)
+        await_new_engine(world, replica)
 
 
 @contextlib.contextmanager

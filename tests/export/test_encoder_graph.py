@@ -19,8 +19,8 @@ from export.encoder_graph import (
     check_graph,
 )
 from export.item_vectors import build_tables
-from export.packed_encoder import PackedEncoderGraph
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
+from export.plain_encoder import NoPacking, Packing, PlainEncoderGraph
 from export.trained_run import TrainedRun
 from lsvcr.bundle import TABLES, load_bundle
 from lsvcr.catalogue import load_array
@@ -62,7 +62,10 @@ def test_any_batch_gives_the_models_answers(
 
 
 @pytest.mark.parametrize("setting", ["model.pool=additive", "model.pool=last", "model.mix=false"])
-def test_the_packed_way_computes_what_the_plain_one_does(setting: str) -> None:
+@pytest.mark.parametrize("packing", [Packing, NoPacking])
+def test_few_plain_steps_compute_what_the_model_does(
+    setting: str, packing: type[Packing | NoPacking]
+) -> None:
     run = invent_run(videos=VIDEOS, comments=COMMENTS, users=9, config=CONFIG.override([setting]))
     history, tables = (
         windows(run, 9),
@@ -73,9 +76,9 @@ def test_the_packed_way_computes_what_the_plain_one_does(setting: str) -> None:
         for array in (*history.arrays().values(), *(tables[name] for name in ENCODER_TABLES))
     ]
     with torch.no_grad():
-        plain, packed = (
-            graph(run.recommender.sequence)(*inputs) for graph in (EncoderGraph, PackedEncoderGraph)
-        )
+        sequence = run.recommender.sequence
+        plain = EncoderGraph(sequence)(*inputs)
+        packed = PlainEncoderGraph(sequence, packing)(*inputs)
     is_slot_BJ = torch.from_numpy(history.comment_last_BJ != NEVER)
     for one, other in ((plain[0], packed[0]), (plain[1][is_slot_BJ], packed[1][is_slot_BJ])):
         assert torch.allclose(one, other, atol=1e-5)
