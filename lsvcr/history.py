@@ -125,7 +125,7 @@ class Timelines:
         return cls(
             video_N=video_N.astype(np.int32),
             video_order_N=video_order_N,
-            video_cut_N=_next_after(user_N, video_order_N, user_N, video_order_N),
+            video_cut_N=_next_of_same(user_N, video_order_N),
             video_time_N=time_N.astype(np.int64),
             video_start_U1=np.searchsorted(user_N, np.arange(users + 1)),
             comment_video_M=group_video_M[by_end_M].astype(np.int32),
@@ -141,7 +141,14 @@ class Timelines:
     def latest_windows(self, max_history: int) -> "HistoryBatch":
         """Every user's newest events: what serving encodes; one batch row per user."""
         users = np.arange(len(self.video_start_U1) - 1)
-        return self.windows_before(users, np.full(len(users), NEVER), max_history)
+        video_to_B, comment_to_B = self.video_start_U1[1:], self.comment_start_U1[1:]
+        return self.windows(
+            users,
+            np.maximum(self.video_start_U1[:-1], video_to_B - max_history),
+            video_to_B,
+            np.maximum(self.comment_start_U1[:-1], comment_to_B - max_history),
+            comment_to_B,
+        )
 
     def windows_before(self, user_B: IntArray, cut_B: IntArray, max_history: int) -> "HistoryBatch":
         """The newest `max_history` events a side that are known before each cut (Rule 0)."""
@@ -350,6 +357,14 @@ def _order_instants(
     rank[by_time] = np.arange(len(user)) - np.searchsorted(user[by_time], user[by_time])
     first, order, last = np.split(rank.astype(np.int32), [len(user_M), len(user_M) + len(user_N)])
     return first, order, last
+
+
+def _next_of_same(user_N: IntArray, order_N: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The order of the same user's next event, or NEVER; users and orders ascend."""
+    next_N = np.full(len(order_N), NEVER, np.int32)
+    has_next_N = user_N[1:] == user_N[:-1]
+    next_N[:-1][has_next_N] = order_N[1:][has_next_N]
+    return next_N
 
 
 def _next_after(

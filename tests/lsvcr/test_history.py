@@ -119,6 +119,19 @@ def test_timelines_equal_a_plain_loop_and_ignore_the_order_of_arrival(videos, co
             ],
         )
         assert actual == expected
+        orders = [order for order, _ in expected[0]]
+        assert timelines.video_cut_N[videos_of].tolist() == [*orders[1:], NEVER][: len(orders)]
+
+
+@given(events, comments, st.integers(1, 4))
+def test_the_newest_events_are_those_before_a_cut_that_nothing_reaches(videos, comments, most):
+    comments = [(user, comment, 1 + comment % 5, time) for user, comment, time in comments]
+    timelines = build(videos, comments, users=4)
+    users = np.arange(4)
+    slow = timelines.windows_before(users, np.full(4, NEVER), most)
+    fast = timelines.latest_windows(most)
+    for name, array in fast.arrays().items():
+        np.testing.assert_array_equal(array, slow.arrays()[name], err_msg=name)
 
 
 def plain_timeline(videos, comments):
