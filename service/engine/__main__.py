@@ -6,6 +6,7 @@ when whoever started it has ended: its standard input closes then.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 
@@ -44,5 +45,7 @@ async def serve(settings: Settings) -> int:
 if __name__ == "__main__":
     configured = read_settings([])
     configure_logging(configured.log_level)
+    gc.collect()
+    gc.freeze()  # modules live as long as the process: to look at them at each reload takes 40 ms
     if sys.stdin.readline():
         sys.exit(uvloop.run(serve(configured)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 
+import numpy as np
 import pytest
 from tiny_bundle_builder import TINY_VERSIONS
 
@@ -93,6 +94,57 @@ def test_freed_pages_go_back_though_something_small_lies_behind_them() -> None:
     give_back()
     assert resident_bytes() < held - 48e6
     assert len(behind) == 4000
+
+
+@pytest.mark.skipif(freed_memory._trim is None, reason="this C library has no malloc_trim")
+def test_small_arrays_that_numpy_keeps_are_given_back() -> None:
+    """Seven of each size below a kilobyte: 7 * (1 + ... + 1023) bytes are 3.7 MB."""
+    give_back()
+    arrays = [np.empty(size, np.uint8) for size in range(1024) for _ in range(7)]
+    del arrays
+    held = resident_bytes()
+    give_back()
+    assert resident_bytes() < held - 2.5e6
+
+
+@pytest.mark.skipif(freed_memory._trim is None, reason="this C library has no malloc_trim")
+def test_threads_that_live_on_keep_no_memory_of_their_own() -> None:
+    """Four threads free 1.2 MB each and wait: the end of an arena of their own would stay."""
+    program = (
+        "import os, service, threading\n"
+        "from service.engine.freed_memory import give_back\n"
+        "def resident_bytes():\n"
+        "    pages = int(open('/proc/self/statm').read().split()[1])\n"
+        "    return pages * os.sysconf('SC_PAGE_SIZE')\n"
+        "def work():\n"
+        "    blocks = [bytes(4000) for _ in range(300)]\n"
+        "    at_once.wait()\n"
+        "    blocks.clear()\n"
+        "    at_once.wait()\n"
+        "    at_once.wait()\n"
+        "at_once = threading.Barrier(5)\n"
+        "bytes(900_000)  # freed, it lets the library keep more at the end of an arena\n"
+        "give_back()\n"
+        "before = resident_bytes()\n"
+        "for _ in range(4): threading.Thread(target=work).start()\n"
+        "at_once.wait()\n"
+        "at_once.wait()\n"
+        "give_back()\n"
+        "print(resident_bytes() - before)\n"
+        "at_once.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(done.stdout) < 1e6
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_free_objects_that_the_interpreter_keeps_are_given_back() -> None:
+    give_back()
+    before = sys.getallocatedblocks()
+    tuples = [tuple(range(20)) for _ in range(2000)]  # CPython 3.11 keeps them, for nobody
+    del tuples
+    give_back()
+    assert sys.getallocatedblocks() < before + 500
 
 
 def resident_bytes() -> int:
