@@ -1,12 +1,16 @@
 """Ranks comments for one user with one bundle: under one video, or over the whole catalogue.
 
-Shape suffixes: T videos, N comment rows at hand, D width.
+Shape suffixes: B queries, T videos, N comment rows at hand, D width.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
+from service.engine.candidate_index import Candidates
+from service.engine.encoder_session import FloatArray
 from service.engine.engine import OpenBundle
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
@@ -33,20 +37,37 @@ class CommentRanking:
         self._candidate_CD = bundle.tables["comment_candidate_CD"]
         self._temperature = bundle.manifest.temperature
         self.similarity = ProfileSimilarity.of(bundle)
+        self._opened = opened
         self._retriever = Retriever(opened, "comment")
         self._popular = PopularComments.of(popular_videos, self._catalogue)
 
+    async def fetch(
+        self, queries: Sequence[CommentQuery], users: Sequence[User], preference_BD: FloatArray
+    ) -> list[Candidates]:
+        """Search all comments for some queries at once; of each the first look."""
+        counts = [
+            self._first_count(query.k, user) for query, user in zip(queries, users, strict=True)
+        ]
+        return await self._opened.search("comment", preference_BD, counts)
+
     async def rank(
-        self, query: CommentQuery, user: User, preference_D: Preference
+        self,
+        query: CommentQuery,
+        user: User,
+        preference_D: Preference,
+        fetched: Candidates | None = None,
     ) -> tuple[Ranked, int]:
         """Rank the query's `k` best comments; also count candidates that had to be ignored.
+
+        Args:
+            fetched: What `fetch` found, where it was asked.
 
         Raises:
             UnknownVideoError: If the catalogue doesn't know the query's video.
         """
         allows = self._allows(query, user)
-        if query.video_id is None and query.candidates is None:
-            return await self._best_of_all(query.k, allows, user, preference_D), 0
+        if is_about_all(query):
+            return await self._best_of_all(query.k, allows, user, preference_D, fetched), 0
         row_N, ignored = self._rows_to_rank(query)
         return self._rank_rows(row_N[allows(row_N)], user, preference_D, query.k), ignored
 
@@ -92,7 +113,12 @@ class CommentRanking:
         return Scorer(self._candidate_CD, self._temperature, preference_D, beside)
 
     async def _best_of_all(
-        self, k: int, allows: Allows, user: User, preference_D: Preference
+        self,
+        k: int,
+        allows: Allows,
+        user: User,
+        preference_D: Preference,
+        fetched: Candidates | None,
     ) -> Ranked:
         """Rank all comments: exact without a profile.
 
@@ -101,12 +127,17 @@ class CommentRanking:
         """
         if preference_D is None:
             return self._popular.best(k, allows)
+        if fetched is None:
+            fetched = await self._retriever.search(preference_D, self._first_count(k, user))
         scorer = self._scorer(user, preference_D)
-        count, beside = self._retriever.first_count(k, excluded=0, is_filtered=True), no_rows_beside
-        if scorer.beside is not nothing_beside:
-            count, beside = min(count + MORE_WITH_PROFILE, self._retriever.rows), _whatever
-        fetched = await self._retriever.search(preference_D, count)
+        beside = no_rows_beside if scorer.beside is nothing_beside else _whatever
         return await self._retriever.best(scorer, k, allows, fetched, beside)
+
+    def _first_count(self, k: int, user: User) -> int:
+        count = self._retriever.first_count(k, excluded=0, is_filtered=True)
+        if _profile(user) is None or self.similarity is None:
+            return count
+        return min(count + MORE_WITH_PROFILE, self._retriever.rows)
 
     def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:
         """List the comments a query means, without repetition, and count the unusable ones."""
@@ -140,6 +171,11 @@ def _profile(user: User) -> Profile | None:
 def _whatever(count: int) -> Proposed:
     """Propose nothing, and let pass what is left out."""
     return Proposed(np.empty(0, np.int64), -np.inf)
+
+
+def is_about_all(query: CommentQuery) -> bool:
+    """Whether it asks for the best of all videos' comments."""
+    return query.video_id is None and query.candidates is None
 
 
 def find_video(catalogue: Catalogue, video_id: str) -> int:

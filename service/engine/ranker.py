@@ -4,7 +4,7 @@ Shape suffixes: B users, J comment slots, T target videos, K items of an answer,
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import assert_never
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
 from service.engine.answer_items import Because, VideoNames, comment_items, video_items
-from service.engine.comment_ranking import CommentRanking, find_video
+from service.engine.candidate_index import Candidates
+from service.engine.comment_ranking import CommentRanking, find_video, is_about_all
 from service.engine.encoder_session import CommentHead
 from service.engine.engine import OpenBundle
 from service.engine.explanation import explain_comments, explain_videos
@@ -44,6 +45,18 @@ class _CommentTaste:
 
     preference_D: NDArray[np.float32]
     share_J: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """What was computed for all queries of a batch together; None where that says nothing."""
+
+    ranked: Ranked | None = None
+    taste: _CommentTaste | None = None
+    fetched: Candidates | None = None
+
+
+_NOTHING_FIRST = _First()
 
 
 class Ranker:
@@ -93,15 +106,15 @@ class Ranker:
         tastes = self._comment_tastes(queries, users)
         encode_ms = (perf_counter() - started_s) * 1000
         ranked = self._videos.rank_together(list(map(_about_videos, queries)), users, prior)
+        fetched = await self._fetch_comments(queries, users, tastes)
         await asyncio.sleep(0)  # requests that have just come are read, or refused
         ranked_ms = (perf_counter() - started_s) * 1000 - encode_ms
         answers: list[Answer | LsvcrError] = []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                answer = await self._answer_in_any_case(
-                    query, user, ranked.get(position), tastes.get(position), prior
-                )
+                first = _First(ranked.get(position), tastes.get(position), fetched.get(position))
+                answer = await self._answer_in_any_case(query, user, first, prior)
             except LsvcrError as error:
                 answers.append(error)
                 continue
@@ -138,6 +151,28 @@ class Ranker:
             )
         }
 
+    async def _fetch_comments(
+        self,
+        queries: Sequence[Query],
+        users: Sequence[User],
+        tastes: Mapping[int, _CommentTaste],
+    ) -> dict[int, Candidates]:
+        """Search for all queries over all comments at once; none where that fails."""
+        asking: dict[int, CommentQuery] = {
+            position: query
+            for position in tastes
+            if isinstance(query := queries[position], CommentQuery) and is_about_all(query)
+        }
+        if not asking:
+            return {}
+        preference_BD = np.stack([tastes[position].preference_D for position in asking])
+        asked_by = [users[position] for position in asking]
+        try:
+            found = await self._comments.fetch([*asking.values()], asked_by, preference_BD)
+        except (EngineLostError, EngineFailedError):
+            return {}  # each is tried again by itself, and answered in any case
+        return dict(zip(asking, found, strict=True))
+
     def _target(self, video_id: str | None, encoded: EncodedHistory) -> NDArray[np.float32] | None:
         """The comment head's query: the video on screen, or the user's taste in its place."""
         if video_id is None:
@@ -156,25 +191,24 @@ class Ranker:
         self,
         query: Query,
         user: User,
-        ranked: Ranked | None,
-        taste: _CommentTaste | None,
+        first: _First,
         prior: PopularityPrior | None,
     ) -> Answer:
         """Answer without the model where the engine fails only now, at a further search."""
         try:
-            return await self._answer(query, user, ranked, taste, prior)
+            return await self._answer(query, user, first, prior)
         except (EngineLostError, EngineFailedError):
             unknown = User(user.events, degraded=("encoder",))
-            return await self._answer(query, unknown, None, None, prior)
+            return await self._answer(query, unknown, _NOTHING_FIRST, prior)
 
     async def _answer(
         self,
         query: Query,
         user: User,
-        ranked: Ranked | None,
-        taste: _CommentTaste | None,
+        first: _First,
         prior: PopularityPrior | None,
     ) -> Answer:
+        ranked, taste = first.ranked, first.taste
         match query:
             case VideoQuery():
                 if ranked is None:
@@ -188,7 +222,9 @@ class Ranker:
                 return self._answer_with(items, user, deciles)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
-                ranked, ignored = await self._comments.rank(query, user, preference_D)
+                ranked, ignored = await self._comments.rank(
+                    query, user, preference_D, first.fetched
+                )
                 comments = self._comment_items(ranked, user, taste, query.explain)
                 return self._answer_with(comments, user, ignored_candidates=ignored)
             case SimilarQuery():
