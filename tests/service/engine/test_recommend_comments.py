@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from engine_questions import (
@@ -15,6 +17,8 @@ from engine_questions import (
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import item_hashes
 from service.engine import popularity
+from service.engine.candidate_index import Candidates
+from service.engine.engine import Kind
 from service.engine.popularity import PopularComments, PopularItems
 from service.engine.queries import Answer, FeedQuery, Reason, SimilarQuery, VideoFilter
 from service.engine.ranker import Ranker
@@ -198,3 +202,24 @@ def test_popular_comments_come_level_by_level(
     best = PopularComments.of(videos, catalogue).best(k, lambda row_N: row_N % 3 > 0)
     assert best.row_K.tolist() == [row for row, _ in expected]
     assert best.score_K == pytest.approx([1 / (place + 1) for _, place in expected])
+
+
+def test_a_batch_asks_the_index_once_and_answers_each_as_if_alone(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = history(["v9", "v30"], ["c1"])
+    queries = [ask_comments(USER, 1), ask_comments(others, 30), ask_comments(USER, 5)]
+    alone = [comment_ids(answer(ranker, query)) for query in queries]
+    searched: list[list[int]] = []
+    search = ranker.opened.search
+
+    async def note(kind: Kind, query_BD: np.ndarray, counts: Sequence[int]) -> list[Candidates]:
+        searched.append([*counts])
+        return await search(kind, query_BD, counts)
+
+    monkeypatch.setattr(ranker.opened, "search", note)
+    mates = [ask_comments(None), ask_comments(USER, video_id="v3"), ask_videos(USER)]
+    together = answer_all(ranker, [*queries, *mates])
+    assert [comment_ids(result) for result in together[:3]] == alone  # type: ignore[arg-type]
+    assert len(searched) == 1
+    assert len(searched[0]) == len(queries)
