@@ -16,8 +16,9 @@ from service.metrics import Metrics
 from service.problem_details import MEDIA_TYPE, describe_problem
 from service.request_context import choose_request_id
 
-SAMPLE = 256
-"""Requests after which it is measured anew how fast they are answered."""
+FIRST_SAMPLE, SAMPLE = 32, 256
+"""Answers after which it is measured anew how fast they come: at first after few, as until then
+everybody is let in; then after twice as many each time."""
 ALWAYS = 64
 """Requests under way that are never too many."""
 BUSY = 32
@@ -55,6 +56,7 @@ class LoadShedding:
         self._busy_from_s = 0.0
         self._busy_s = 0.0
         self._answered = 0
+        self._sample = FIRST_SAMPLE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it at once."""
@@ -76,15 +78,16 @@ class LoadShedding:
 
     def _count_answer(self) -> None:
         self._answered += 1
-        if self._under_way >= BUSY and self._answered < SAMPLE:
+        if self._under_way >= BUSY and self._answered < self._sample:
             return
         now_s = self._clock()
         self._busy_s += now_s - self._busy_from_s
         self._busy_from_s = now_s
-        if self._answered >= SAMPLE:
+        if self._answered >= self._sample:
             answers_within = self._max_wait_s * self._answered / max(self._busy_s, 1e-9)
             self._limit = max(ALWAYS, answers_within)
             self._busy_s, self._answered = 0.0, 0
+            self._sample = min(2 * self._sample, SAMPLE)
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         request_id = choose_request_id(dict(scope["headers"]).get(b"x-request-id"))

@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from service.load_shedding import ALWAYS, BUSY, SAMPLE, LoadShedding
+from service.load_shedding import ALWAYS, BUSY, FIRST_SAMPLE, SAMPLE, LoadShedding
 from service.metrics import Metrics
 
 PATH = "/recommend/videos"
@@ -41,8 +42,10 @@ async def nothing(*_: Any) -> Any:
     return None
 
 
-async def warmed(max_wait_s: float) -> tuple[LoadShedding, App, Clock, Metrics]:
-    """After `SAMPLE` requests, of `REQUEST_SECONDS` each, beside some that were under way."""
+async def warmed(
+    max_wait_s: float, answers: int = SAMPLE
+) -> tuple[LoadShedding, App, Clock, Metrics]:
+    """After some requests, of `REQUEST_SECONDS` each, beside some that were under way."""
     app, clock, metrics = App(), Clock(), Metrics(max_queue=1)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +58,7 @@ async def warmed(max_wait_s: float) -> tuple[LoadShedding, App, Clock, Metrics]:
         serve, paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock
     )
     beside = await begin(shedding, BUSY - 1)
-    for _ in range(SAMPLE):
+    for _ in range(answers):
         await shedding({**request(), "seconds": REQUEST_SECONDS}, nothing, nothing)
     app.may_end.set()
     await asyncio.gather(*beside)
@@ -70,9 +73,10 @@ async def begin(shedding: LoadShedding, count: int) -> list[asyncio.Task[None]]:
     return tasks
 
 
-def test_as_many_are_let_in_as_can_be_answered_in_time() -> None:
+@pytest.mark.parametrize("answers", [FIRST_SAMPLE, SAMPLE])
+def test_as_many_are_let_in_as_can_be_answered_in_time(answers: int) -> None:
     async def main() -> None:
-        shedding, app, _, metrics = await warmed(max_wait_s=100 * REQUEST_SECONDS)
+        shedding, app, _, metrics = await warmed(100 * REQUEST_SECONDS, answers)
         tasks = await begin(shedding, 150)
         assert app.begun == 100
         assert sum(task.done() for task in tasks) == 50
