@@ -14,6 +14,7 @@ from faults.store_cluster import StoreCluster
 from faults.store_server import StoreServer
 from faults.tcp_proxy import TcpProxy
 from lsvcr.registry import write_current
+from service.popularity_counters import HOUR_S
 from tests.tiny_bundle_builder import TINY_VERSIONS, write_tiny_bundle
 
 BEFORE_S, AFTER_S = 4.0, 4.0
@@ -174,14 +175,18 @@ def running_world(
 
 
 def _give_histories(replica: Replica) -> None:
-    """Let every user have watched something: who hasn't gets popular videos, whatever happens."""
+    """Let every user have watched something: who hasn't gets popular videos, whatever happens.
+
+    An hour ago, so that there are counts of what is popular, as there always are but at first.
+    """
+    timestamp_ms = int((time.time() - HOUR_S) * 1000)
     events = [
         {
             "event_id": f"before-{user}",
             "user_id": f"user-{user}-0",
             "type": "video_watch",
             "video_id": f"v{user % 50 + 1}",
-            "timestamp": int(time.time() * 1000),
+            "timestamp": timestamp_ms,
         }
         for user in range(USERS)
     ]
