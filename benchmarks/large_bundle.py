@@ -81,13 +81,8 @@ def write_large_bundle(small: Bundle, folder: Path, *, videos: int, comments: in
     """Write a bundle with the graphs of another and so many items into an empty folder."""
     for name in ("tables", "index", "catalogue", "popular", "golden"):
         (folder / name).mkdir()
-    for name in (
-        "encoder.onnx",
-        "encoder_packed.onnx",
-        "encoder_packed_videos.onnx",
-        "comment_head.onnx",
-    ):
-        copyfile(small.folder / name, folder / name)
+    for path in small.folder.glob("*.onnx"):
+        copyfile(path, folder / path.name)
     catalogue = _catalogue(videos, comments)
     catalogue.save(folder / "catalogue")
     seeds_QD = _preferences(small)

@@ -3,6 +3,7 @@
 Shape suffixes: V video rows, B histories, T target videos, D model width, Q queries.
 """
 
+import logging
 import platform
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -14,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.candidate_index import IndexOptions, build_index, write_index
-from export.encoder_graph import ENCODER_GRAPH, PACKED_GRAPH, export_graphs
+from export.encoder_graph import (
+    ENCODER_GRAPH,
+    HALF_GRAPH,
+    HALF_VIDEOS_GRAPH,
+    PACKED_GRAPH,
+    export_graphs,
+)
 from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
@@ -31,6 +38,7 @@ from lsvcr.bundle import (
     describe_files,
 )
 from lsvcr.catalogue import Catalogue
+from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.popularity_prior import PriorSeed
 
@@ -40,6 +48,8 @@ QUERY_USERS = 1_000
 QUERY_BATCH = 100
 
 FloatArray = NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
 
 
 class Step(Protocol):
@@ -117,6 +127,13 @@ def complete_bundle(
         for encoder in (ENCODER_GRAPH, PACKED_GRAPH):  # queries are made with the faster one
             graphs = BundleGraphs(folder, tables, encoder)
             parity[encoder] = measure_parity(recommender, popular_comment_V, graphs, samples)
+        half = BundleGraphs(folder, tables, HALF_GRAPH)
+        try:
+            parity[HALF_GRAPH] = measure_parity(recommender, popular_comment_V, half, samples)
+        except BundleError as error:  # a model with numbers that half precision can't tell apart
+            logger.warning("%s: left out, a GPU runs %s", error, ENCODER_GRAPH)
+            for name in (HALF_GRAPH, HALF_VIDEOS_GRAPH):
+                (folder / name).unlink()
         golden = build_golden(recommender, popular_comment_V, samples, tables["video_candidate_VD"])
         golden.save(folder / "golden")
     with step("indexes"):

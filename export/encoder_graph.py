@@ -3,9 +3,10 @@
 Shape suffixes: B batch, I and J slots of the video and comment side, K comments of a comment
 event, T target videos, V video rows, C comment rows, D model width.
 
-Batch and slots are symbolic: `encoder.onnx` serves any batch and, with free dimensions overridden,
-fixed shapes on a GPU; `encoder_packed.onnx` computes the same faster on a CPU, and
-`encoder_packed_videos.onnx` is the part of it that video preferences need. The tables that
+Batch and slots are symbolic: `encoder.onnx` is the model as it was trained; `encoder_packed.onnx`
+computes the same faster on a CPU, and `encoder_half.onnx` faster on a GPU, in half precision and,
+with free dimensions overridden, in fixed shapes. `encoder_packed_videos.onnx` and
+`encoder_half_videos.onnx` are the parts of them that video preferences need. The tables that
 histories look up are inputs: they are neither copied into the graph nor moved to a GPU more than
 once.
 """
@@ -23,17 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.plain_encoder import Packing, PlainEncoderGraph
+from export.plain_encoder import NoPacking, Packing, PlainEncoderGraph
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, States, unit
 
 OPSET = 18
-PACKED_OPSET = 20
-"""Has GELU as one operator, which is faster on a CPU than five."""
+PLAIN_OPSET = 20
+"""Has GELU as one operator, which is faster than five."""
 ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
-PACKED_GRAPH = "encoder_packed.onnx"
-VIDEOS_GRAPH = "encoder_packed_videos.onnx"
+PACKED_GRAPH, VIDEOS_GRAPH = "encoder_packed.onnx", "encoder_packed_videos.onnx"
+HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
 ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
 BATCH, VIDEO_SLOTS, COMMENT_SLOTS = Dim("batch"), Dim("video_slots"), Dim("comment_slots")
@@ -79,22 +80,20 @@ class EncoderGraph(nn.Module):
         """Inputs as in `lsvcr.history.HistoryBatch.arrays`, then tables.
 
         Returns:
-            video_preference_BD (unit vectors), comment_state_BJD, video_share_BI; float32.
+            video_preference_BD (unit vectors), comment_state_BJD, video_share_BI.
         """
-        kind = self.sequence.read_out_norm.weight.dtype
         count_BJ1 = (comment > 0).sum(-1, keepdim=True).clamp(min=1)
         comment_text_BJD = F.embedding(comment, comment_input_CD).sum(-2) / count_BJ1
-        comment_event_BJD = F.embedding(comment_video, comment_video_input_VD) + comment_text_BJD
         states = self.sequence(
-            F.embedding(video, video_input_VD).to(kind),
-            comment_event_BJD.to(kind),
+            F.embedding(video, video_input_VD),
+            F.embedding(comment_video, comment_video_input_VD) + comment_text_BJD,
             video_order,
             video_cut,
             comment_last,
             comment_cut,
         )
         preference_B1D, share_B1I = self.sequence.video_preferences(states, _now(video[:, :1]))
-        return unit(preference_B1D.squeeze(1)), states.comment_BJD.float(), share_B1I.squeeze(1)
+        return unit(preference_B1D.squeeze(1)), states.comment_BJD, share_B1I.squeeze(1)
 
 
 class CommentHeadGraph(nn.Module):
@@ -139,9 +138,12 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
         *(torch.zeros(rows, width) for rows in (5, 5, 6)),
     )
     head_example = (torch.zeros(2, 4, width), _ints(2, 4), torch.zeros(2, 3, width))
+    packed = PlainEncoderGraph(sequence, Packing)
+    half = PlainEncoderGraph(sequence, NoPacking, torch.float16)
     for graph, name, opset in (
         (EncoderGraph(sequence), ENCODER_GRAPH, OPSET),
-        (PlainEncoderGraph(sequence, Packing), PACKED_GRAPH, PACKED_OPSET),
+        (packed, PACKED_GRAPH, PLAIN_OPSET),
+        (half, HALF_GRAPH, PLAIN_OPSET),
     ):
         _export(
             graph,
@@ -151,13 +153,14 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
             folder / name,
             opset,
         )
-    onnx.utils.extract_model(
-        folder / PACKED_GRAPH,
-        folder / VIDEOS_GRAPH,
-        list(ENCODER_DIMENSIONS),
-        ["video_preference", "video_share"],
-    )
-    check_graph(folder / VIDEOS_GRAPH)
+    for whole, part in ((PACKED_GRAPH, VIDEOS_GRAPH), (HALF_GRAPH, HALF_VIDEOS_GRAPH)):
+        onnx.utils.extract_model(
+            folder / whole,
+            folder / part,
+            list(ENCODER_DIMENSIONS),
+            ["video_preference", "video_share"],
+        )
+        check_graph(folder / part)
     _export(
         CommentHeadGraph(sequence),
         head_example,

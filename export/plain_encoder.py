@@ -9,12 +9,14 @@ sides, H heads, h width of a head, K comments of a comment event, V video rows, 
 D model width.
 """
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsvcr.history import NEVER
-from training.encoder import Attention, Layer, SequenceEncoder, Side, last_of, unit
+from training.encoder import Layer, SequenceEncoder, Side, last_of, unit
 
 UNREAD = -1e4
 """Added to what attention must not read; a start state may always be read. In half precision."""
@@ -35,8 +37,8 @@ class Packing:
         self._shape = (batch, slots)
         # One gather pads and splits the heads, another one joins and packs: no transpose.
         head_H = torch.arange(heads)
-        token_B1S = self._token_N.reshape(batch, 1, slots)
-        self._head_token_N = (token_B1S * heads + head_H[:, None]).flatten()
+        self._token_B1S = self._token_N.reshape(batch, 1, slots)
+        self._head_H1 = head_H[:, None]
         row_T = place_T.div(slots, rounding_mode="floor")
         self._head_place_N = (
             (row_T * heads)[:, None] * slots + head_H * slots + self.slot_T[:, None]
@@ -51,12 +53,19 @@ class Packing:
         """(T, D) to (B, S, D); padding repeats the slot before it."""
         return x_TD.index_select(0, self._token_N).unflatten(0, self._shape)
 
-    def pad_heads(self, x_TD: Tensor) -> Tensor:
-        """(T, D) to (B, H, S, h)."""
-        width = x_TD.shape[1] // self._heads
-        split_NW = x_TD.reshape(-1, width).index_select(0, self._head_token_N)
+    def pad_heads(self, x_TE: Tensor, parts: int) -> list[Tensor]:
+        """(T, parts times D) to as many (B, H, S, h)."""
+        heads = parts * self._heads
+        width = x_TE.shape[1] // heads
+        row_NW = x_TE.reshape(-1, width)
         batch, slots = self._shape
-        return split_NW.reshape(batch, self._heads, slots, width)
+        return [
+            row_NW.index_select(0, row_BHS.flatten()).reshape(batch, self._heads, slots, width)
+            for row_BHS in (
+                self._token_B1S * heads + part * self._heads + self._head_H1
+                for part in range(parts)
+            )
+        ]
 
     def pack_heads(self, x_BHSh: Tensor) -> Tensor:
         """(B, H, S, h) to (T, D)."""
@@ -84,27 +93,154 @@ class NoPacking:
         """As it is."""
         return x_TD
 
-    def pad_heads(self, x_TD: Tensor) -> Tensor:
-        """(B, S, D) to (B, H, S, h)."""
-        return x_TD.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+    def pad_heads(self, x_TE: Tensor, parts: int) -> list[Tensor]:
+        """(B, S, parts times D) to as many (B, H, S, h)."""
+        split_BSPHh = x_TE.unflatten(-1, (parts, self._heads, -1))
+        return [part.squeeze(0) for part in split_BSPHh.permute(2, 0, 3, 1, 4).split(1)]
 
     def pack_heads(self, x_BHSh: Tensor) -> Tensor:
         """(B, H, S, h) to (B, S, D)."""
         return x_BHSh.transpose(1, 2).flatten(2)
 
 
+class PlainLayer(nn.Module):
+    """As `Layer`, with less to do: queries, keys and values of one input are one product.
+
+    What a norm multiplies and adds, and the scale of the scores, are part of the weights behind it.
+
+    Args:
+        reads_itself: Whether it attends to its own input.
+    """
+
+    def __init__(self, layer: Layer, *, reads_itself: bool) -> None:
+        super().__init__()
+        attention = layer.attention
+        self._after = layer.attention_norm if layer.is_post_norm else None
+        before = None if layer.is_post_norm else layer.attention_norm
+        other_before = None if layer.is_post_norm else layer.other_norm
+        scale = (attention.query.out_features // attention.heads) ** -0.5
+        query = _folded(attention.query, before, scale)
+        key, value = (_folded(one, other_before) for one in (attention.key, attention.value))
+        self._reads_itself = reads_itself
+        self._query = query
+        self._read = _joined(query, key, value) if reads_itself else _joined(key, value)
+        self._output = attention.output
+        self._feedforward, self._feedforward_norm = layer.feedforward, layer.feedforward_norm
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        packing: Packing | NoPacking,
+        other_UD: Tensor,
+        other_packing: Packing | NoPacking,
+        unread: Tensor,
+    ) -> Tensor:
+        """(T, D) to (T, D); `unread` is added to the scores."""
+        if self._reads_itself:
+            projected_TE = self._read(self._normalised(x_TD))
+            query_BHIh, key_BHJh, value_BHJh = packing.pad_heads(projected_TE, 3)
+        else:
+            (query_BHIh,) = packing.pad_heads(self._query(self._normalised(x_TD)), 1)
+            projected_UE = self._read(self._normalised(other_UD))
+            key_BHJh, value_BHJh = other_packing.pad_heads(projected_UE, 2)
+        share_BHIJ = (query_BHIh @ key_BHJh.transpose(-1, -2) + unread).softmax(-1)
+        x_TD = x_TD + self._output(packing.pack_heads(share_BHIJ @ value_BHJh))
+        if self._after is not None:
+            x_TD = self._after(x_TD)
+            return self._feedforward_norm(x_TD + self._feedforward(x_TD))
+        return x_TD + self._feedforward(self._feedforward_norm(x_TD))
+
+    def _normalised(self, x_TD: Tensor) -> Tensor:
+        return F.layer_norm(x_TD, x_TD.shape[-1:]) if self._after is None else x_TD
+
+
+def _folded(linear: nn.Linear, norm: nn.Module | None, scale: float = 1.0) -> nn.Linear:
+    """A product that does what a norm's weights and `linear` do, and scales."""
+    weight_ED, bias_E = linear.weight, linear.bias
+    if norm is not None:
+        assert isinstance(norm, nn.LayerNorm)
+        bias_E = bias_E + weight_ED @ norm.bias
+        weight_ED = weight_ED * norm.weight
+    return _product(weight_ED * scale, bias_E * scale)
+
+
+def _joined(*linears: nn.Linear) -> nn.Linear:
+    return _product(
+        torch.cat([one.weight for one in linears]), torch.cat([one.bias for one in linears])
+    )
+
+
+def _product(weight_ED: Tensor, bias_E: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight_ED.shape[1], weight_ED.shape[0])
+    linear.weight, linear.bias = nn.Parameter(weight_ED.detach()), nn.Parameter(bias_E.detach())
+    return linear
+
+
+class PlainSide(nn.Module):
+    """As `Side`."""
+
+    def __init__(self, side: Side) -> None:
+        super().__init__()
+        self._side = side
+        self._layers = nn.ModuleList(
+            PlainLayer(layer, reads_itself=not side.reads_input) for layer in side.layers
+        )
+        self._mix = None if side.mix is None else PlainLayer(side.mix, reads_itself=False)
+
+    def encode(self, event_TD: Tensor, packing: Packing | NoPacking) -> Tensor:
+        """As `Side.encode`."""
+        side = self._side
+        position_TD = F.embedding((packing.slot_T - 1).clamp(min=0), side.position_LD)
+        is_start_T1 = (packing.slot_T == 0)[..., None]
+        input_TD = side.input_norm(torch.where(is_start_T1, side.start_D, event_TD + position_TD))
+        slot_S = torch.arange(packing.is_slot_BS.shape[1])
+        may_read_SS = slot_S[None, :] <= slot_S[:, None]
+        # In full precision, as runtimes fold constants of no other.
+        unread_SS = _unread(may_read_SS, torch.float32).to(event_TD.dtype)
+        state_TD = input_TD
+        for layer in self._layers:
+            state_TD = layer(state_TD, packing, input_TD, packing, unread_SS)
+        return state_TD
+
+    def read_other(
+        self,
+        state_TD: Tensor,
+        packing: Packing | NoPacking,
+        other_UD: Tensor,
+        other_packing: Packing | NoPacking,
+        may_read_BIJ: Tensor,
+    ) -> Tensor:
+        """As `Side.read_other`."""
+        if self._mix is None:
+            return state_TD
+        unread_B1IJ = _unread(may_read_BIJ, state_TD.dtype).unsqueeze(1)
+        mixed_TD = self._mix(state_TD, packing, other_UD, other_packing, unread_B1IJ)
+        merged_TD: Tensor = self._side.merge(torch.cat([state_TD, mixed_TD], -1))
+        return merged_TD
+
+
 class PlainEncoderGraph(nn.Module):
     """Takes and returns what `EncoderGraph` does.
 
     Args:
-        sequence: In any precision; outputs are float32.
+        sequence: The trained encoder.
         packing: With `Packing`, states of padding are those before it.
+        kind: Precision of all but the tables and the outputs, which are float32.
     """
 
-    def __init__(self, sequence: SequenceEncoder, packing: type[Packing | NoPacking]) -> None:
+    def __init__(
+        self,
+        sequence: SequenceEncoder,
+        packing: type[Packing | NoPacking],
+        kind: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.sequence = sequence
+        self._sequence = deepcopy(sequence)
+        self._video = PlainSide(self._sequence.video)
+        self._comment = PlainSide(self._sequence.comment)
         self._packing = packing
+        self._kind = kind
+        self.to(kind)
 
     def forward(
         self,
@@ -124,58 +260,24 @@ class PlainEncoderGraph(nn.Module):
         Returns:
             video_preference_BD (unit vectors), comment_state_BJD, video_share_BI.
         """
-        sequence = self.sequence
-        heads = sequence.read_out.heads
-        kind = sequence.read_out_norm.weight.dtype
+        kind, heads = self._kind, self._sequence.read_out.heads
         videos, comments = self._packing(video_order, heads), self._packing(comment_last, heads)
         comment_UK = comments.pack(comment)
         count_U1 = (comment_UK > 0).sum(-1, keepdim=True).clamp(min=1)
         comment_text_UD = F.embedding(comment_UK, comment_input_CD).sum(-2) / count_U1
         comment_video_UD = F.embedding(comments.pack(comment_video), comment_video_input_VD)
         video_event_TD = F.embedding(videos.pack(video), video_input_VD)
-        video_TD = _encode(sequence.video, video_event_TD.to(kind), videos)
+        video_TD = self._video.encode(video_event_TD.to(kind), videos)
         comment_event_UD = comment_video_UD + comment_text_UD
-        comment_UD = _encode(sequence.comment, comment_event_UD.to(kind), comments)
+        comment_UD = self._comment.encode(comment_event_UD.to(kind), comments)
         video_reads_BIJ = comment_last[:, None, :] < video_cut[:, :, None]
         comment_reads_BJI = video_order[:, None, :] < comment_cut[:, :, None]
-        mixed_TD = _read_other(
-            sequence.video, video_TD, videos, comment_UD, comments, video_reads_BIJ
+        mixed_TD = self._video.read_other(video_TD, videos, comment_UD, comments, video_reads_BIJ)
+        mixed_UD = self._comment.read_other(
+            comment_UD, comments, video_TD, videos, comment_reads_BJI
         )
-        mixed_UD = _read_other(
-            sequence.comment, comment_UD, comments, video_TD, videos, comment_reads_BJI
-        )
-        preference_BD, share_BI = _pool(sequence, mixed_TD, videos)
+        preference_BD, share_BI = _pool(self._sequence, mixed_TD, videos)
         return unit(preference_BD), comments.pad(mixed_UD).float(), share_BI.float()
-
-
-def _encode(side: Side, event_TD: Tensor, packing: Packing | NoPacking) -> Tensor:
-    """As `Side.encode`."""
-    position_TD = F.embedding((packing.slot_T - 1).clamp(min=0), side.position_LD)
-    is_start_T1 = (packing.slot_T == 0)[..., None]
-    input_TD = side.input_norm(torch.where(is_start_T1, side.start_D, event_TD + position_TD))
-    slot_S = torch.arange(packing.is_slot_BS.shape[1])
-    unread_SS = _unread(slot_S[None, :] <= slot_S[:, None], event_TD.dtype)
-    state_TD = input_TD
-    for layer in side.layers:
-        read_TD = input_TD if side.reads_input else state_TD
-        state_TD = _layer(layer, state_TD, packing, read_TD, packing, unread_SS)
-    return state_TD
-
-
-def _read_other(
-    side: Side,
-    state_TD: Tensor,
-    packing: Packing | NoPacking,
-    other_UD: Tensor,
-    other_packing: Packing | NoPacking,
-    may_read_BIJ: Tensor,
-) -> Tensor:
-    """As `Side.read_other`."""
-    if side.mix is None:
-        return state_TD
-    unread_B1IJ = _unread(may_read_BIJ, state_TD.dtype).unsqueeze(1)
-    mixed_TD = _layer(side.mix, state_TD, packing, other_UD, other_packing, unread_B1IJ)
-    return side.merge(torch.cat([state_TD, mixed_TD], -1))
 
 
 def _pool(
@@ -188,43 +290,6 @@ def _pool(
         score_BI = packing.pad(sequence.pool_scores(state_TD)[..., None]).squeeze(-1)
         share_BI = (score_BI + _unread(packing.is_slot_BS, state_TD.dtype)).softmax(-1)
     return (share_BI.unsqueeze(1) @ packing.pad(state_TD)).squeeze(1), share_BI
-
-
-def _layer(
-    layer: Layer,
-    x_TD: Tensor,
-    packing: Packing | NoPacking,
-    other_UD: Tensor,
-    other_packing: Packing | NoPacking,
-    unread: Tensor,
-) -> Tensor:
-    """As `Layer`."""
-
-    def attend(query_TD: Tensor, read_UD: Tensor) -> Tensor:
-        return _attend(layer.attention, query_TD, packing, read_UD, other_packing, unread)
-
-    if layer.is_post_norm:
-        x_TD = layer.attention_norm(x_TD + attend(x_TD, other_UD))
-        return layer.feedforward_norm(x_TD + layer.feedforward(x_TD))
-    x_TD = x_TD + attend(layer.attention_norm(x_TD), layer.other_norm(other_UD))
-    return x_TD + layer.feedforward(layer.feedforward_norm(x_TD))
-
-
-def _attend(
-    attention: Attention,
-    query_TD: Tensor,
-    packing: Packing | NoPacking,
-    read_UD: Tensor,
-    other_packing: Packing | NoPacking,
-    unread: Tensor,
-) -> Tensor:
-    """As `Attention`."""
-    query_BHIh = packing.pad_heads(attention.query(query_TD))
-    key_BHJh = other_packing.pad_heads(attention.key(read_UD))
-    value_BHJh = other_packing.pad_heads(attention.value(read_UD))
-    score_BHIJ = query_BHIh @ key_BHJh.transpose(-1, -2) * query_BHIh.shape[-1] ** -0.5
-    share_BHIJ = (score_BHIJ + unread).softmax(-1)
-    return attention.output(packing.pack_heads(share_BHIJ @ value_BHJh))
 
 
 def _unread(may_read: Tensor, kind: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
     manifest.json       what this is, every file's size and checksum, offline metrics
     encoder.onnx        histories and tables -> video preference and comment states
     encoder_packed.onnx the same, faster on a CPU; encoder_packed_videos.onnx: for videos alone
+    encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
     comment_head.onnx   comment states and target videos -> comment preferences
     tables/             rows that histories look up, and candidate vectors
     index/              FAISS indexes over the candidate vectors

@@ -81,23 +81,23 @@ def _open_on(
     bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
 ) -> WarmBundle:
     counts = bundle.manifest.counts
-    on_gpu = open_encoder is not CpuEncoder
-    with ThreadPoolExecutor(2) as beside:  # what goes to a GPU, in seconds, goes side by side
+    with ThreadPoolExecutor(2) as beside:
         reads = [
-            beside.submit(_read_index, bundle, "video", counts.videos, on_gpu=on_gpu),
-            beside.submit(_read_index, bundle, "comment", counts.comments, on_gpu=on_gpu),
+            beside.submit(_read_index, bundle, "video", counts.videos),
+            beside.submit(_read_index, bundle, "comment", counts.comments),
         ]
         encoder = open_encoder(bundle)
         indexes = [read.result() for read in reads]
+        if open_encoder is not CpuEncoder:
+            # Not before: whatever allocates on a GPU ends the recording of a graph there.
+            indexes = list(beside.map(CandidateIndex.on_gpu, indexes))
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _read_index(
-    bundle: Bundle, kind: Literal["video", "comment"], rows: int, *, on_gpu: bool
-) -> CandidateIndex:
+def _read_index(bundle: Bundle, kind: Literal["video", "comment"], rows: int) -> CandidateIndex:
     width = bundle.manifest.width
     entry = bundle.manifest.indexes.get(kind)
     if rows == 0:
@@ -105,8 +105,7 @@ def _read_index(
     if entry is None:
         raise BundleError(f"the manifest describes no {kind} index")
     path = bundle.folder / "index" / f"{kind}.faiss"
-    index = CandidateIndex.load(path, entry, rows=rows, width=width)
-    return index.on_gpu() if on_gpu else index
+    return CandidateIndex.load(path, entry, rows=rows, width=width)
 
 
 def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:

@@ -5,6 +5,8 @@ Shape suffixes: B users, S slots of either side (`max_history` + 1), J comment s
 
 import logging
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
+    VIDEO_OUTPUTS,
     CpuEncoder,
     Encoding,
     FloatArray,
@@ -51,17 +54,27 @@ class CudaEncoder(CpuEncoder):
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
         """As `CpuEncoder.encode`; more users than the largest shape are encoded in turns."""
         users, largest = len(history.video_BI), self.batch_sizes[-1]
-        parts = [
-            self._encode_part(history, start, min(start + largest, users), with_comments)
-            for start in range(0, users, largest)
-        ]
-        preference_BD, share_BS, state_BSD = map(np.concatenate, zip(*parts, strict=True))
-        state_BJD = np.ascontiguousarray(state_BSD[:, : history.comment_BJK.shape[1]])
-        return Encoding(preference_BD, share_BS[:, : history.video_BI.shape[1]], state_BJD)
+        shapes = self._shapes if with_comments else self._video_shapes
+        parts = []
+        for start in range(0, users, largest):
+            part = HistoryBatch(*(a[start : start + largest] for a in history.arrays().values()))
+            count = len(part.video_BI)
+            shape = shapes[next(size for size in self.batch_sizes if size >= count)]
+            parts.append({name: output[:count] for name, output in shape.run(part).items()})
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        state_BSD = outputs.get("comment_state", np.empty((users, 0, self._bundle.manifest.width)))
+        return Encoding(
+            outputs["video_preference"],
+            outputs["video_share"][:, : history.video_BI.shape[1]],
+            np.ascontiguousarray(state_BSD[:, : history.comment_BJK.shape[1]], np.float32),
+        )
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
-        shapes = {size: shape.is_captured for size, shape in self._shapes.items()}
+        shapes = {
+            size: shape.is_captured and self._video_shapes[size].is_captured
+            for size, shape in self._shapes.items()
+        }
         first = next(iter(self._shapes.values()))
         return {
             "device": self.device,
@@ -81,28 +94,26 @@ class CudaEncoder(CpuEncoder):
         golden = self._bundle.golden.history.arrays().values()
         one = HistoryBatch(*(array[:1] for array in golden))
         width = self._bundle.manifest.width
-        self._shapes = {
-            size: _open_shape(folder / "encoder.onnx", one, tables, (size, slots, width))
-            for size in self.batch_sizes
-        }
-
-    def _encode_part(
-        self, history: HistoryBatch, start: int, stop: int, with_comments: bool
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        users = stop - start
-        size = next(size for size in self.batch_sizes if size >= users)
-        part = HistoryBatch(*(array[start:stop] for array in history.arrays().values()))
-        preference_BD, share_BS, state_BSD = self._shapes[size].run(part, with_comments)
-        return preference_BD[:users], share_BS[:users], state_BSD[:users]
+        whole, part = (folder / name for name in ("encoder_half.onnx", "encoder_half_videos.onnx"))
+        if not whole.exists():  # as in bundles of versions that had no such graphs
+            whole = part = folder / "encoder.onnx"
+        self._shapes, self._video_shapes = (
+            {
+                size: _open_shape(path, outputs, one, tables, (size, slots, width))
+                for size in self.batch_sizes
+            }
+            for path, outputs in ((whole, ENCODER_OUTPUTS), (part, VIDEO_OUTPUTS))
+        )
 
 
 class _CudaShape:
     """One session for one batch size: every input and output has its fixed place on the GPU.
 
-    Inputs lie behind one another in one piece of memory and so do the outputs that are always
-    wanted: each copy to or from a GPU takes some 20 µs, however little is copied.
+    Inputs lie behind one another in one piece of memory and so do outputs: each copy to or from a
+    GPU takes some 20 µs, however little is copied.
 
     Args:
+        outputs: Those of the graph that are wanted.
         example: A history with the extents that all have.
         shape: Users, slots of either side and width: B, S, D.
     """
@@ -110,6 +121,7 @@ class _CudaShape:
     def __init__(
         self,
         path: Path,
+        outputs: Sequence[str],
         example: HistoryBatch,
         tables: dict[str, Any],
         shape: tuple[int, int, int],
@@ -129,7 +141,7 @@ class _CudaShape:
             options.add_free_dimension_override_by_name(name, extent)
         cuda = {"device_id": 0, "enable_cuda_graph": "1" if is_captured else "0"}
         self.session = open_session(path, options, [("CUDAExecutionProvider", cuda)])
-        expect_outputs(self.session, ENCODER_OUTPUTS, path.name)
+        expect_outputs(self.session, outputs, path.name)
         self._binding = self.session.io_binding()
         for name, table in tables.items():
             self._binding.bind_ortvalue_input(name, table)
@@ -138,26 +150,22 @@ class _CudaShape:
         )
         for name, place in self._history.places.items():
             self._binding.bind_input(name, "cuda", 0, np.int32, *place)
-        self._videos = _Joined(
-            {"video_preference": (batch, width), "video_share": (batch, slots)}, np.float32
-        )
-        self._states = _Joined({"comment_state": (batch, slots, width)}, np.float32)
-        for name, place in {**self._videos.places, **self._states.places}.items():
+        extents = {
+            "video_preference": (batch, width),
+            "video_share": (batch, slots),
+            "comment_state": (batch, slots, width),
+        }
+        self._outputs = _Joined({name: extents[name] for name in outputs}, np.float32)
+        for name, place in self._outputs.places.items():
             self._binding.bind_output(name, "cuda", 0, np.float32, *place)
         self._padded = HistoryBatch(*self._history.split(self._history.content).values())
 
-    def run(
-        self, history: HistoryBatch, with_comments: bool
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Encode at most B users: video_preference_BD, video_share_BS and comment_state_BSD."""
+    def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
+        """Encode at most B users; the outputs by name, of B rows and S slots."""
         history.pad_into(self._padded)
         self._history.on_gpu.update_inplace(self._history.content)
         self.session.run_with_iobinding(self._binding)
-        videos = self._videos.split(self._videos.on_gpu.numpy())
-        states = self._states.split(
-            self._states.on_gpu.numpy() if with_comments else self._states.content
-        )
-        return videos["video_preference"], videos["video_share"], states["comment_state"]
+        return self._outputs.split(self._outputs.on_gpu.numpy())
 
 
 class _Joined:
@@ -206,17 +214,22 @@ def expect_cuda() -> None:
 
 
 def _open_shape(
-    path: Path, example: HistoryBatch, tables: dict[str, Any], shape: tuple[int, int, int]
+    path: Path,
+    outputs: Sequence[str],
+    example: HistoryBatch,
+    tables: dict[str, Any],
+    shape: tuple[int, int, int],
 ) -> _CudaShape:
     """Open one fixed shape, captured as a CUDA graph if the runtime can, and run it."""
+    make = partial(_CudaShape, path, outputs, example, tables, shape)
     try:
-        return _run_in(_CudaShape(path, example, tables, shape, is_captured=True), example)
+        return _run_in(make(is_captured=True), example)
     except NotReadyError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("no CUDA graph at batch %d: %s", shape[0], error)
     try:
-        return _run_in(_CudaShape(path, example, tables, shape, is_captured=False), example)
+        return _run_in(make(is_captured=False), example)
     except NotReadyError:
         raise
     except Exception as error:
@@ -228,5 +241,5 @@ def _run_in(shape: _CudaShape, history: HistoryBatch) -> _CudaShape:
     if "CUDAExecutionProvider" not in shape.session.get_providers():
         raise NotReadyError("device cuda: the encoder's session fell back to the CPU")
     for _ in range(3):
-        shape.run(history, with_comments=True)
+        shape.run(history)
     return shape

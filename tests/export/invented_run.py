@@ -78,6 +78,6 @@ def random_recommender(config: RunConfig, catalogue: Catalogue) -> Recommender:
     feature_CF = torch.randn(catalogue.comment_count, TEXT_WIDTH)
     recommender = Recommender(config.model, title_VE, comment_CE, feature_CF).eval()
     for parameter in recommender.parameters():
-        parameter += 0.3 * torch.randn_like(parameter)
+        parameter += 0.1 * torch.randn_like(parameter)
     recommender.items.id.weight[0] = 0
     return recommender

@@ -12,7 +12,7 @@ import pytest
 from export.__main__ import main
 from export.bundle_writer import complete_bundle
 from export.candidate_index import IndexOptions
-from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH
+from export.encoder_graph import HALF_GRAPH
 from export.parity import PARITY_TOLERANCE
 from export.trained_run import TrainedRun
 from export.verify import verify_bundle
@@ -41,8 +41,8 @@ def complete(bundle_folder: Path, run: TrainedRun, folder: Path, options: IndexO
         invent_run(videos=VIDEOS, comments=COMMENTS, users=1).recommender.sequence.state_dict()
     )
     folder.mkdir()
-    for name in (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HEAD_GRAPH):
-        shutil.copy(bundle_folder / name, folder / name)
+    for path in bundle_folder.glob("*.onnx"):
+        shutil.copy(path, folder / path.name)
     return complete_bundle(run, folder, version="v1", created_at=NOON, options=options, step=quiet)
 
 
@@ -63,12 +63,27 @@ def test_the_manifest_says_what_the_bundle_is(run: TrainedRun, bundle: Bundle) -
 
 def test_parity_is_recorded_for_every_kind_of_history(bundle: Bundle) -> None:
     by_graph = bundle.manifest.metrics["parity"]
-    assert by_graph.keys() == {"encoder.onnx", "encoder_packed.onnx"}
+    assert by_graph.keys() == {"encoder.onnx", "encoder_packed.onnx", "encoder_half.onnx"}
     kinds = {"empty", "one_video", "no_comments", "no_videos", "longest", "batch"}
-    for parity in by_graph.values():
+    for graph, parity in by_graph.items():
         assert kinds <= parity.keys()
         assert len(parity) >= 17
-        assert all(error <= PARITY_TOLERANCE for error in parity.values())
+        assert all(error <= PARITY_TOLERANCE[graph] for error in parity.values())
+
+
+def test_a_model_that_half_precision_changes_has_no_such_graph(
+    run: TrainedRun,
+    bundle_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(PARITY_TOLERANCE, HALF_GRAPH, 1e-9)
+    manifest = complete(bundle_folder, run, tmp_path / "v1", IndexOptions())
+    assert manifest.metrics["parity"].keys() == {"encoder.onnx", "encoder_packed.onnx"}
+    assert not any("half" in name for name in manifest.files)
+    assert "encoder_half.onnx differs from the model by" in caplog.text
+    assert verify_bundle(tmp_path / "v1") == manifest
 
 
 def test_golden_histories_are_of_every_length(bundle: Bundle) -> None:

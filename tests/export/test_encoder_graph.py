@@ -10,10 +10,12 @@ from onnx import TensorProto, helper
 from export.encoder_graph import (
     ENCODER_GRAPH,
     ENCODER_TABLES,
+    HALF_GRAPH,
+    HALF_VIDEOS_GRAPH,
     HEAD_GRAPH,
     OPSET,
     PACKED_GRAPH,
-    PACKED_OPSET,
+    PLAIN_OPSET,
     VIDEOS_GRAPH,
     EncoderGraph,
     check_graph,
@@ -22,7 +24,7 @@ from export.item_vectors import build_tables
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
 from export.plain_encoder import NoPacking, Packing, PlainEncoderGraph
 from export.trained_run import TrainedRun
-from lsvcr.bundle import TABLES, load_bundle
+from lsvcr.bundle import GOLDEN_TOLERANCE, TABLES, load_bundle
 from lsvcr.catalogue import load_array
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
@@ -85,6 +87,17 @@ def test_few_plain_steps_compute_what_the_model_does(
     assert torch.allclose(plain[2], packed[2], atol=1e-5)
 
 
+@pytest.mark.parametrize("users", [1, 9])
+def test_half_precision_stays_within_what_golden_outputs_allow(
+    run: TrainedRun, bundle_folder: Path, users: int
+) -> None:
+    tables = load_bundle(bundle_folder).tables
+    history, target_BT = windows(run, users), np.ones((users, 3), np.int32)
+    half = BundleGraphs(bundle_folder, tables, HALF_GRAPH).answer(history, target_BT)
+    assert half.difference(model_answers(run, history, target_BT)) < GOLDEN_TOLERANCE / 2
+    assert half.video_preference_BD.dtype == half.video_share_BI.dtype == np.float32
+
+
 @pytest.mark.parametrize(("videos", "comments"), [(0, 0), (1, 0), (0, 1), (1, 1), (12, 0), (0, 12)])
 @pytest.mark.parametrize("users", [1, 3])
 def test_few_or_no_events_give_the_models_answers(
@@ -129,10 +142,10 @@ def test_preferences_are_unit_vectors_and_shares_sum_to_one(
     assert np.allclose(answers.comment_share_BTJ.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [ENCODER_GRAPH, PACKED_GRAPH, HEAD_GRAPH])
+@pytest.mark.parametrize("name", [ENCODER_GRAPH, PACKED_GRAPH, HALF_GRAPH, HEAD_GRAPH])
 def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, name: str) -> None:
     model = onnx.load(bundle_folder / name)
-    opset = PACKED_OPSET if name == PACKED_GRAPH else OPSET
+    opset = PLAIN_OPSET if name in (PACKED_GRAPH, HALF_GRAPH) else OPSET
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     dimensions = {
         tensor.name: [
@@ -168,13 +181,16 @@ def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, 
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_the_graph_for_videos_is_a_part_of_the_packed_one(
-    run: TrainedRun, bundle_folder: Path
+@pytest.mark.parametrize(
+    ("whole", "part"), [(PACKED_GRAPH, VIDEOS_GRAPH), (HALF_GRAPH, HALF_VIDEOS_GRAPH)]
+)
+def test_the_graph_for_videos_is_a_part_of_the_whole_one(
+    run: TrainedRun, bundle_folder: Path, whole: str, part: str
 ) -> None:
     """And a smaller one; its answers are the same, bit by bit."""
     packed, videos = (
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
-        for name in (PACKED_GRAPH, VIDEOS_GRAPH)
+        for name in (whole, part)
     )
     bundle = load_bundle(bundle_folder)
     tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
@@ -184,16 +200,15 @@ def test_the_graph_for_videos_is_a_part_of_the_packed_one(
         videos.run(outputs, feeds), packed.run(outputs, feeds), strict=True
     ):
         np.testing.assert_array_equal(actual, expected)
-    sizes = [
-        len(onnx.load(bundle_folder / name).graph.node) for name in (VIDEOS_GRAPH, PACKED_GRAPH)
-    ]
+    sizes = [len(onnx.load(bundle_folder / name).graph.node) for name in (part, whole)]
     assert sizes[0] < sizes[1]
 
 
 def test_graphs_open_without_a_warning(
     bundle_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HEAD_GRAPH):
+    graphs = (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH)
+    for name in graphs:
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""
 
@@ -227,7 +242,7 @@ def test_parity_refuses_a_model_that_moved(run: TrainedRun, graphs: BundleGraphs
     with torch.no_grad():
         bias[0] += 0.01
         try:
-            with pytest.raises(BundleError, match="differ from the model by"):
+            with pytest.raises(BundleError, match="differs from the model by"):
                 measure_parity(run.recommender, popular_comment_V, graphs, samples)
         finally:
             bias[0] -= 0.01

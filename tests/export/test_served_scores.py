@@ -116,13 +116,8 @@ def serve(prepared: Prepared, recommender: Recommender, graphs_from: Path, folde
     """Export with a seed that knows nothing yet, and open."""
     folder = folder / "v"
     folder.mkdir()
-    for name in (
-        "encoder.onnx",
-        "encoder_packed.onnx",
-        "encoder_packed_videos.onnx",
-        "comment_head.onnx",
-    ):
-        copyfile(graphs_from / name, folder / name)
+    for path in graphs_from.glob("*.onnx"):
+        copyfile(path, folder / path.name)
     run = TrainedRun(
         config=CONFIG,
         catalogue=prepared.catalogue,
