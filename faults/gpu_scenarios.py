@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.results_file import gpus
-from faults.service_scenarios import HOLD_S, await_new_engine, with_engine
+from faults.service_scenarios import HOLD_S, with_engine
 from faults.world import World
 from tests.tiny_bundle_builder import TINY_VERSIONS
 
@@ -42,14 +42,23 @@ def gpu_without_memory(world: World) -> None:
 
 
 def gpu_engine_killed_without_memory(world: World) -> None:
-    """An engine is killed while nothing is free on its GPU: the next one has what it leaves."""
-    with (
-        with_engine(world, "--device", "cuda") as (replica, engine),
-        world.fault(),
-        _memory_taken(world),
-    ):
-        os.kill(engine, signal.SIGKILL)
-        await_new_engine(world, replica)
+    """An engine is killed and its GPU is full: the next one answers once memory is given back.
+
+    What the first one had is not always enough: CUDA loads code only when it is first run, and
+    FAISS ends the process where that finds no room.
+    """
+    with with_engine(world, "--device", "cuda") as (replica, engine), world.fault():
+        with _memory_taken(world):
+            os.kill(engine, signal.SIGKILL)
+            time.sleep(HOLD_S)
+            world.notes.append(f"readiness meanwhile: {replica.readiness()}")
+        freed_s = time.monotonic()
+        while replica.readiness()[0] != 200:
+            if time.monotonic() > freed_s + 30:
+                world.expect(False, "not ready 30 s after memory was given back")
+                break
+            time.sleep(0.02)
+        world.notes.append(f"ready {time.monotonic() - freed_s:.1f} s after it was given back")
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def engine_killed(world: World) -> None:
     """`kill -9` of the engine process of one replica; the one that waits takes over."""
     with with_engine(world) as (victim, engine), world.fault():
         os.kill(engine, signal.SIGKILL)
-        await_new_engine(world, victim)
+        _await_new_engine(world, victim)
 
 
 def engine_hung(world: World) -> None:
@@ -101,7 +101,7 @@ def engine_stuck(world: World) -> None:
     """SIGSTOP of the engine process of one replica, for good: it is replaced after a while."""
     with with_engine(world, "--engine-hung-s", "3") as (victim, engine), world.fault():
         os.kill(engine, signal.SIGSTOP)
-        await_new_engine(world, victim)
+        _await_new_engine(world, victim)
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
         yield replica, replica.children()[0]
 
 
-def await_new_engine(world: World, replica: Replica) -> None:
+def _await_new_engine(world: World, replica: Replica) -> None:
     """Wait until it was seen that the engine is lost, and until another one answers."""
     began_s = time.monotonic()
     for is_ready in (False, True):

@@ -91,7 +91,7 @@ TABLES = {
         seeds=(2024,),
     ),
     "time": QualityTable(
-        MAIN_SET + ", split by time", (Row("small"),), settings=("data.split=time",), seeds=(2024,)
+        MAIN_SET + ", split by time", (Row("small"),), settings=("data.split=time",)
     ),
     "cold": QualityTable(
         MAIN_SET + ", one video in twenty unknown to training",
