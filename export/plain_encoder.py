@@ -121,8 +121,7 @@ class PlainLayer(nn.Module):
         scale = (attention.query.out_features // attention.heads) ** -0.5
         query = _folded(attention.query, before, scale)
         key, value = (_folded(one, other_before) for one in (attention.key, attention.value))
-        self._reads_itself = reads_itself
-        self._query = query
+        self._query = None if reads_itself else query
         self._read = _joined(query, key, value) if reads_itself else _joined(key, value)
         self._output = attention.output
         self._feedforward, self._feedforward_norm = layer.feedforward, layer.feedforward_norm
@@ -136,7 +135,7 @@ class PlainLayer(nn.Module):
         unread: Tensor,
     ) -> Tensor:
         """(T, D) to (T, D); `unread` is added to the scores."""
-        if self._reads_itself:
+        if self._query is None:
             projected_TE = self._read(self._normalised(x_TD))
             query_BHIh, key_BHJh, value_BHJh = packing.pad_heads(projected_TE, 3)
         else:

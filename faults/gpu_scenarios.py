@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.results_file import gpus
-from faults.service_scenarios import HOLD_S, with_engine
+from faults.service_scenarios import HOLD_S, await_readiness, with_engine
 from faults.world import World
 from tests.tiny_bundle_builder import TINY_VERSIONS
 
@@ -53,12 +53,8 @@ def gpu_engine_killed_without_memory(world: World) -> None:
             time.sleep(HOLD_S)
             world.notes.append(f"readiness meanwhile: {replica.readiness()}")
         freed_s = time.monotonic()
-        while replica.readiness()[0] != 200:
-            if time.monotonic() > freed_s + 30:
-                world.expect(False, "not ready 30 s after memory was given back")
-                break
-            time.sleep(0.02)
-        world.notes.append(f"ready {time.monotonic() - freed_s:.1f} s after it was given back")
+        if await_readiness(world, replica, True):
+            world.notes.append(f"ready {time.monotonic() - freed_s:.1f} s after it was given back")
 
 
 @contextlib.contextmanager

@@ -118,13 +118,19 @@ def with_engine(world: World, *arguments: str) -> Iterator[tuple[Replica, int]]:
 def _await_new_engine(world: World, replica: Replica) -> None:
     """Wait until it was seen that the engine is lost, and until another one answers."""
     began_s = time.monotonic()
-    for is_ready in (False, True):
-        while (replica.readiness()[0] == 200) is not is_ready:
-            if time.monotonic() > began_s + 30:
-                world.expect(False, f"ready is {not is_ready} for 30 s")
-                return
-            time.sleep(0.02)
-    world.notes.append(f"another engine answers after {time.monotonic() - began_s:.1f} s")
+    if await_readiness(world, replica, False) and await_readiness(world, replica, True):
+        world.notes.append(f"another engine answers after {time.monotonic() - began_s:.1f} s")
+
+
+def await_readiness(world: World, replica: Replica, is_ready: bool) -> bool:
+    """Wait until a replica is ready, or isn't; False, and a failure, after 30 s."""
+    until_s = time.monotonic() + 30
+    while (replica.readiness()[0] == 200) is not is_ready:
+        if time.monotonic() > until_s:
+            world.expect(False, f"ready is {not is_ready} for 30 s")
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def descriptors_exhausted(world: World) -> None:

@@ -63,7 +63,16 @@ def test_any_batch_gives_the_models_answers(
     assert graphs.answer(history, target_BT).difference(expected) < 1e-5
 
 
-@pytest.mark.parametrize("setting", ["model.pool=additive", "model.pool=last", "model.mix=false"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.pool=additive",
+        "model.pool=last",
+        "model.mix=false",
+        "model.norm=post",
+        "model.encoder_kv=input",
+    ],
+)
 @pytest.mark.parametrize("packing", [Packing, NoPacking])
 def test_few_plain_steps_compute_what_the_model_does(
     setting: str, packing: type[Packing | NoPacking]
