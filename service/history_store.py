@@ -25,7 +25,13 @@ from service.event_log import Event, LogEntry, events_of, owners_of
 from service.history_value import StoredEvent, decode_events, decode_history
 from service.joined_reads import JoinedReads
 from service.popularity_counters import decode_counters
-from service.store_connection import FAILURES, close_store, connect_store, is_cluster
+from service.store_connection import (
+    FAILURES,
+    close_store,
+    connect_store,
+    end_if_cancelled,
+    is_cluster,
+)
 from service.store_keys import StoreKeys, tag_of
 from service.store_migration import migrate
 
@@ -310,6 +316,7 @@ class HistoryStore:
             async with asyncio.timeout(timeout_s):
                 result = await call
         except FAILURES as error:
+            end_if_cancelled(error)
             if not isinstance(error, ResponseError):
                 self._breaker.record_failure()
             self._on_failure()

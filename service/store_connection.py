@@ -75,4 +75,16 @@ async def finish_within(call: Awaitable[ResultT], timeout_s: float) -> ResultT:
         async with asyncio.timeout(timeout_s):
             return await call
     except FAILURES as error:
+        end_if_cancelled(error)
         raise HistoryStoreError(f"the store failed: {type(error).__name__}") from error
+
+
+def end_if_cancelled(failure: Exception) -> None:
+    """Raise CancelledError if the caller's task was cancelled, whatever its command failed with.
+
+    The library disconnects where a command is cancelled, and if that fails, tells of that alone.
+    Whoever follows the store would take it for one more failure, and go on for good.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from failure
