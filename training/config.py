@@ -174,6 +174,11 @@ class FitConfig(_Frozen):
         description="The mean of the weights over some 1 / (1 - decay) steps is validated and "
         "kept; 0: the weights themselves.",
     )
+    choose_encoder_factor: bool = Field(
+        False,
+        description="Whether validation chooses how much of the encoder's part is kept beside the "
+        "others, for each task.",
+    )
     video_negatives: Annotated[int, Field(ge=2)] | Literal["all"] | None = Field(
         None,
         description="Videos that each target is told from: 'all', or so many drawn a batch; "

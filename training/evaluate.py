@@ -91,7 +91,7 @@ class Evaluation:
                 for ranking, rank_S in zip(VIDEO_RANKINGS, self._rank_videos(scorer).T, strict=True)
             }
         if len(self.samples.comments.user_T):
-            score_SN = _by_chunks(scorer.comments, len(self.samples.comments.user_T))
+            score_SN = by_chunks(scorer.comments, len(self.samples.comments.user_T))
             is_candidate_SN = self.samples.candidate_SN > 0
             thread = sample_metrics_of_scores(score_SN, self.samples.is_own_SN, is_candidate_SN)
             metrics["comment"] = {self.name("thread"): thread}
@@ -109,7 +109,7 @@ class Evaluation:
             full_S = np.full(users, np.count_nonzero(samples.prepared.is_core_V))
             if self.config.evaluate.exclude_seen:
                 is_core_1V = samples.prepared.is_core_V[None, :]
-                full_S -= _by_chunks(lambda part: (self._seen(part) & is_core_1V).sum(1), users)
+                full_S -= by_chunks(lambda part: (self._seen(part) & is_core_1V).sum(1), users)
             metrics["video"] = {
                 self.name("sampled"): expected_metrics(one_S, sampled_S),
                 self.name("popular"): expected_metrics(one_S, popular_S),
@@ -148,7 +148,7 @@ class Evaluation:
                 is_candidate_SV = is_core_1V & ~self._seen(part)
             return np.stack([*rank_RS, rank_single(score_SV, target_S, is_candidate_SV)], 1)
 
-        return _by_chunks(rank, len(self.samples.videos.user_T))
+        return by_chunks(rank, len(self.samples.videos.user_T))
 
     def _seen(self, part: slice) -> NDArray[np.bool_]:
         """What the full ranking leaves out of what was watched before: never the target, (S, V)."""
@@ -264,7 +264,7 @@ def _with_intervals(users: UserMetrics) -> Metrics:
     return means
 
 
-def _by_chunks(measure: Callable[[slice], NDArray[Any]], samples: int) -> NDArray[Any]:
+def by_chunks(measure: Callable[[slice], NDArray[Any]], samples: int) -> NDArray[Any]:
     """Measure all samples, a chunk at a time; each process measures its part, and all get all."""
     own = processes.own_part(samples)
     bounds = [*range(own.start, own.stop, CHUNK), own.stop]

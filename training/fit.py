@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +24,13 @@ from training.checkpoint import (
 )
 from training.config import FitConfig, RunConfig
 from training.encoder import Recommender
+from training.encoder_factor import choose_factors, folded
 from training.evaluate import Evaluation
 from training.losses import Objective
 from training.not_finite import NotFiniteError
 from training.popularity_prior import fit_prior
 from training.score_parts import ScoreParts
+from training.scorers import ModelScorer
 from training.split import Prepared, TextTables
 from training.train_step import TrainStep
 
@@ -134,12 +137,16 @@ def fit(
             ) from error
         trained_s = time.perf_counter() - started_s
         with averaged.in_place():
-            metrics = evaluation.run(recommender, parts)
+            model = ModelScorer(recommender, parts, evaluation.samples)
+            if config.fit.choose_encoder_factor:
+                model.factors = choose_factors(model)
+            metrics = evaluation.evaluate(model)
             score = evaluation.selection_score(metrics, config.fit.task)
             if score > best:
                 best, best_epoch = score, epoch
                 if processes.is_first():
-                    write_checkpoint(folder / BEST, recommender.state_dict(), {"epoch": epoch})
+                    with folded(recommender, model.factors):
+                        write_checkpoint(folder / BEST, recommender.state_dict(), {"epoch": epoch})
         if not processes.is_first():
             continue
         notes = {"epoch": epoch, "best": best, "best_epoch": best_epoch}
@@ -152,6 +159,7 @@ def fit(
                 "losses": mean_losses,
                 "targets_per_s": round(targets / trained_s),
                 "seconds": round(time.perf_counter() - started_s, 2),
+                "encoder_factor": asdict(model.factors),
                 "validation": metrics,
                 "is_best": best_epoch == epoch,
             },

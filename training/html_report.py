@@ -90,7 +90,7 @@ def _content(runs: list[RunFolder]) -> dict[str, Any]:
         "description": description,
         "epochs": epochs,
         "profile": _data_profile(run),
-        "sentences": list(_sentences(run, metrics)),
+        "sentences": [*_sentences(run, metrics), *_factors(epochs)],
         "systems": SYSTEMS,
         "tables": {title: _table(run, metrics, *ranking) for title, ranking in known.items()},
         "other_figures": {
@@ -172,6 +172,17 @@ def _sentences(run: RunFolder, metrics: dict[str, Any]) -> Iterable[str]:
         for row in compare(System((run.path,), baseline), System((run.path,))):
             if row.metric == METRIC:
                 yield _sentence(row, SYSTEMS.get(baseline, baseline))
+
+
+def _factors(epochs: list[dict[str, Any]]) -> Iterable[str]:
+    """How much of the encoder's part the validation of the best epoch kept, where it chose."""
+    for line in [line for line in epochs if line["is_best"]][-1:]:
+        for task, factor in line.get("encoder_factor", {}).items():
+            if factor != 1:
+                yield (
+                    f"For {task}s the encoder's part counts {factor:g} times: "
+                    "with that, what users chose in validation was likeliest."
+                )
 
 
 def _sentence(row: Difference, reference: str) -> str:

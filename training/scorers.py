@@ -3,6 +3,8 @@
 Shape suffixes: S samples, V video rows, N candidates, E text width, D model width.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,14 @@ from training.split import Prepared, TextTables
 def forget_untrained_ids(recommender: Recommender, is_trained_V: NDArray[np.bool_]) -> None:
     """Zero the ids that no training event ever moved, so that cold videos stand by their text."""
     recommender.items.id.weight[torch.from_numpy(~is_trained_V)] = 0
+
+
+@dataclass(frozen=True)
+class EncoderFactors:
+    """What the encoder's part of a score is multiplied with."""
+
+    video: float = 1.0
+    comment: float = 1.0
 
 
 class PartsAlone:
@@ -55,7 +65,14 @@ class PartsAlone:
 
 
 class ModelScorer:
-    """Scores by the trained model: the encoder's part plus prior and profile."""
+    """Scores by the trained model: the encoder's part plus prior and profile.
+
+    Attributes:
+        factors: A checkpoint's are folded into its other parts (`training.encoder_factor`): while
+            it is trained, they stand here.
+    """
+
+    factors = EncoderFactors()
 
     def __init__(self, recommender: Recommender, parts: ScoreParts, samples: Samples) -> None:
         self.recommender = recommender.eval()
@@ -70,18 +87,28 @@ class ModelScorer:
         with torch.no_grad():
             self.candidate_VD = recommender.video_candidates(videos)
 
-    @torch.no_grad()
     def videos(self, part: slice) -> NDArray[np.float32]:
         """Scores of all videos, (S, V)."""
+        encoder_SV = self.factors.video * self.encoder_videos(part)
+        return _numpy(encoder_SV) + self.parts_alone.videos(part)
+
+    def comments(self, part: slice) -> NDArray[np.float32]:
+        """Scores of the comment candidates, (S, N)."""
+        encoder_SN = self.factors.comment * self.encoder_comments(part)
+        return _numpy(encoder_SN) + self.parts_alone.comments(part)
+
+    @torch.no_grad()
+    def encoder_videos(self, part: slice) -> Tensor:
+        """The encoder's part of all videos' scores, without factor; (S, V)."""
         states = self._encode(self.video_history, part)
         cut_S1 = now(len(states.video_order_BI), 1, self.device)
         preference_S1D, _ = self.recommender.sequence.video_preferences(states, cut_S1)
         cosine_SV = unit(preference_S1D[:, 0]) @ self.candidate_VD.T
-        return self._encoder_part(cosine_SV) + self.parts_alone.videos(part)
+        return cosine_SV / self.recommender.config.temperature
 
     @torch.no_grad()
-    def comments(self, part: slice) -> NDArray[np.float32]:
-        """Scores of the comment candidates, (S, N)."""
+    def encoder_comments(self, part: slice) -> Tensor:
+        """The encoder's part of the comment candidates' scores, without factor; (S, N)."""
         states = self._encode(self.comment_history, part)
         target_S1 = torch.from_numpy(self.samples.comments.video_T[part, None])
         query_S1D = self.recommender.items.video_queries(target_S1.to(self.device))
@@ -91,10 +118,7 @@ class ModelScorer:
         candidate_SN = torch.from_numpy(self.samples.candidate_SN[part]).to(self.device)
         candidate_SND = self.recommender.comment_candidates(candidate_SN)
         cosine_SN = (candidate_SND @ unit(preference_S1D).transpose(1, 2)).squeeze(2)
-        return self._encoder_part(cosine_SN) + self.parts_alone.comments(part)
-
-    def _encoder_part(self, cosine: Tensor) -> NDArray[np.float32]:
-        return _numpy(cosine / self.recommender.config.temperature)
+        return cosine_SN / self.recommender.config.temperature
 
     def _encode(self, history: HistoryTensors, part: slice) -> States:
         chosen = HistoryTensors(**{name: array[part] for name, array in vars(history).items()})

@@ -11,6 +11,7 @@ from training.compare import mean_intervals, read_users
 from training.dataset_folder import load_dataset, write_dataset
 from training.examples import read_examples
 from training.html_report import bar_chart, line_chart
+from training.run_folder import RunFolder
 
 VOID = {"br", "meta", "path", "rect", "polyline"}
 
@@ -39,6 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, more in (("first", []), ("second", ["--set", "model.profile_events=0"])):
         start = ["run", "--data", str(folder / "data"), "--out", str(folder / name)]
         settings = ["data.min_events=1", "fit.epochs=1", f"text.language_model={model}"]
+        settings.append("fit.choose_encoder_factor=true")
         assignments = [part for setting in settings for part in ("--set", setting)]
         assert main([*start, "--preset", "tiny", *assignments, *more]) == 0
     return [folder / "first", folder / "second"]
@@ -70,6 +72,14 @@ def test_the_page_tells_what_the_run_learned_from(runs: list[Path], tmp_path: Pa
     finally:
         elsewhere.rename(runs[0].parent / "data")
     assert "has moved or changed since" in out.read_text()
+
+
+def test_the_page_tells_how_much_of_the_encoder_is_kept(runs: list[Path]) -> None:
+    page = (runs[0] / "report.html").read_text()
+    [line] = [line for line in RunFolder.open(runs[0]).read_log() if line["step"] == "fit"]
+    for task, factor in line["encoder_factor"].items():
+        told = f"For {task}s the encoder&#39;s part counts {factor:g} times"
+        assert (told in page) == (factor != 1)
 
 
 def test_examples_show_what_the_ranking_was(runs: list[Path]) -> None:
