@@ -74,10 +74,6 @@ class Evaluation:
         self.config, self.split = config, split
         self.samples = draw_samples(prepared, config, split)
 
-    def run(self, recommender: Recommender, parts: ScoreParts) -> Metrics:
-        """Evaluate the trained model by its whole score."""
-        return self.evaluate(ModelScorer(recommender, parts, self.samples))
-
     def evaluate(self, scorer: Scorer) -> Metrics:
         """Mean metrics of both tasks; a task without samples is left out."""
         return _means(self.evaluate_users(scorer))

@@ -118,7 +118,7 @@ def test_the_stored_checkpoint_ranks_as_it_was_validated(tmp_path):
     parts = ScoreParts.build(prepared, text, recommender, asked_N, CPU)
     [best] = [entry for entry in log(tmp_path / "run") if entry["is_best"]][-1:]
     assert best["encoder_factor"]["video"] != 1
-    again = validation.run(recommender, parts)
+    again = validation.evaluate(ModelScorer(recommender, parts, validation.samples))
     for task, ranking in (("video", "full"), ("video", "sampled"), ("comment", "thread")):
         assert again[task][ranking] == pytest.approx(best["validation"][task][ranking])
 

@@ -10,6 +10,7 @@ from training.checkpoint import load_recommender, read_checkpoint, write_checkpo
 from training.evaluate import Evaluation, evaluate_run
 from training.fit import fit
 from training.score_parts import ScoreParts
+from training.scorers import ModelScorer
 
 RUN = ("fit.epochs=4", "fit.patience=9", "fit.device=cpu")
 
@@ -133,7 +134,8 @@ def test_test_metrics_come_from_the_best_checkpoint_beside_the_baselines(tmp_pat
     parts = ScoreParts.build(
         prepared, text, recommender, prepared.video_targets("train"), torch.device("cpu")
     )
-    again = Evaluation(prepared, run, "test").run(recommender, parts)
+    test = Evaluation(prepared, run, "test")
+    again = test.evaluate(ModelScorer(recommender, parts, test.samples))
     assert {name: metrics[name] for name in again} == again
     for baseline in ("popularity", "text_neighbours", "prior_and_profile"):
         assert set(metrics["baselines"][baseline]) == {"video", "comment"}
