@@ -24,6 +24,10 @@ Command = tuple[str | bytes | int, ...]
 EVENTS_TOGETHER = 100
 """Events of one call: while a script runs the store answers nobody else."""
 
+_EXPIRY_PARTS = 64
+"""An expiry is renewed by the first event in each part of it."""
+_MAX_PART = 0xFFFF
+
 _IS_VIDEO = {name: name in VIDEO_EVENT_TYPES for name in EVENT_TYPES}
 _KIND: dict[str, Literal["history", "views"]] = {
     name: "history" if name in VIDEO_EVENT_TYPES + COMMENT_EVENT_TYPES else "views"
@@ -60,6 +64,7 @@ class AppendScript:
         self._sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         self._keys = keys
         self._settings = (max_events, expiry_s, log_entries, EXPIRY_S)
+        self._part_s = max(1, expiry_s // _EXPIRY_PARTS)
         self._one_slot_a_call = one_slot_a_call
         self._clock = clock
 
@@ -71,7 +76,9 @@ class AppendScript:
         """
         calls: list[_Call] = []
         open_calls: dict[int, _Call] = {}
-        hours = counted_hours(self._clock())
+        now_s = self._clock()
+        hours = counted_hours(now_s)
+        part = int(now_s) // self._part_s % _MAX_PART + 1
         for event in events:
             shard = self._keys.shard_of(event.user_id)
             slot = shard if self._one_slot_a_call else 0
@@ -87,6 +94,7 @@ class AppendScript:
                 len(call.keys),
                 *call.keys,
                 *self._settings,
+                part,
                 b"".join(call.events),
             )
             for call in calls

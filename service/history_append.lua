@@ -5,7 +5,8 @@
 --          (popularity_counters.py)
 -- ARGV[1]  events kept a side          ARGV[2]  expiry of a value in seconds
 -- ARGV[3]  entries kept in the stream  ARGV[4]  expiry of the counters in seconds
--- ARGV[5]  the events, one after the other, little-endian:
+-- ARGV[5]  now, counted in parts of a value's expiry
+-- ARGV[6]  the events, one after the other, little-endian:
 --          which of KEYS is the stream (2 bytes), and which the user's value (2), side (1: 1 videos,
 --          2 comments), which of KEYS counts it (2: 0 none), bytes of the next two (2, 4): the slot,
 --          and the log entry
@@ -18,20 +19,15 @@
 --
 -- An event that is the last of its side is written into the next empty slot, and nothing else is:
 -- what a value's other bytes cost, here, in the append-only file and on replicas, is the same
--- whatever they are. docs/decisions/0046.
+-- whatever they are. Its expiry is renewed once in each part of it. docs/decisions/0046, 0059.
 
-local MAGIC, HEADER_BYTES, RECORD_BYTES, UNITS_AT = 'LSV\2', 12, 24, 24
+local MAX_EVENTS, EXPIRY_S, LOG_ENTRIES = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local COUNTERS_EXPIRY_S, NOW = ARGV[4], tonumber(ARGV[5])
+local MAGIC, HEADER_BYTES, RECORD_BYTES, UNITS_AT, RENEWED_AT = 'LSV\2', 12, 24, 24, 10
 local MAGIC_1, HEADER_BYTES_1 = 'LSV\1', 16
 
--- The first `used` of a region's slots, from byte `region_at` of `text` on, offsets counting from 0.
--- `count` of them, from `at` on, are kept; `added` come after those.
-local function side_of(text, region_at, slots, used, slot_bytes, max_events)
-  local count = math.min(used, max_events)
-  return { text = text, region_at = region_at, slots = slots, used = used,
-    at = region_at + (used - count) * slot_bytes, count = count, added = {} }
-end
-
--- By bisection among those that were empty when all was written last.
+-- How many of a side's slots are filled, by bisection among those that were empty when all was written
+-- last. The first one begins at byte `at` of `text`, offsets counting from 0.
 local function used_slots(text, at, slots, slot_bytes)
   local low, high = math.floor(slots * 8 / 9), slots
   while low < high do
@@ -63,30 +59,40 @@ local function read_version_1(value)
   return sides, slot_bytes
 end
 
-local function read_value(key, max_events)
-  local value = redis.call('GET', key)
-  if not value then
-    return { slot_bytes = RECORD_BYTES, is_rewritten = true,
-      side_of('', 0, 0, 0, 0, max_events), side_of('', 0, 0, 0, 0, max_events) }
+local function read_value(key)
+  local text = redis.call('GET', key)
+  if not text then
+    return { text = '', slot_bytes = RECORD_BYTES, slots = { 0, 0 }, is_rewritten = true }
   end
-  if value:sub(1, 4) == MAGIC_1 then
-    local sides, slot_bytes = read_version_1(value)
-    for number, slots in ipairs(sides) do
-      for place, slot in ipairs(slots) do slots[place] = padded(slot, slot_bytes) end
-      sides[number] = side_of(table.concat(slots), 0, #slots, #slots, slot_bytes, max_events)
+  if text:sub(1, 4) == MAGIC_1 then
+    local sides, slot_bytes = read_version_1(text)
+    local parts, slots = { ('\0'):rep(HEADER_BYTES) }, { #sides[1], #sides[2] }
+    for _, side in ipairs(sides) do
+      for _, slot in ipairs(side) do parts[#parts + 1] = padded(slot, slot_bytes) end
     end
-    return { slot_bytes = slot_bytes, is_rewritten = true, sides[1], sides[2] }
+    return { text = table.concat(parts), slot_bytes = slot_bytes, slots = slots,
+      is_rewritten = true }
   end
-  local magic, slot_bytes, videos, comments = struct.unpack('<c4I2I2I2', value)
-  if magic ~= MAGIC or #value ~= HEADER_BYTES + (videos + comments) * slot_bytes then
+  local magic, slot_bytes, videos, comments, renewed = struct.unpack('<c4I2I2I2I2', text)
+  if magic ~= MAGIC or #text ~= HEADER_BYTES + (videos + comments) * slot_bytes then
     error('history value of an unknown format')
   end
-  local videos_at, comments_at = HEADER_BYTES, HEADER_BYTES + videos * slot_bytes
-  local used_videos = used_slots(value, videos_at, videos, slot_bytes)
-  local used_comments = used_slots(value, comments_at, comments, slot_bytes)
-  return { slot_bytes = slot_bytes, is_rewritten = false,
-    side_of(value, videos_at, videos, used_videos, slot_bytes, max_events),
-    side_of(value, comments_at, comments, used_comments, slot_bytes, max_events) }
+  return { text = text, slot_bytes = slot_bytes, slots = { videos, comments }, renewed = renewed,
+    is_rewritten = false }
+end
+
+-- A side of a value, looked at when it is needed. Its slots begin at byte `region_at` of `text`, and
+-- `used` of them are filled; of those the `count` from byte `at` on are kept, and `added` come after.
+local function side_of(value, number)
+  if not value[number] then
+    local slot_bytes, slots = value.slot_bytes, value.slots[number]
+    local region_at = HEADER_BYTES + (number - 1) * value.slots[1] * slot_bytes
+    local used = used_slots(value.text, region_at, slots, slot_bytes)
+    local count = math.min(used, MAX_EVENTS)
+    value[number] = { text = value.text, region_at = region_at, used = used, empty = slots - used,
+      at = region_at + (used - count) * slot_bytes, count = count, added = {} }
+  end
+  return value[number]
 end
 
 local function kept_of(side, slot_bytes)
@@ -101,7 +107,8 @@ local function settle(value, side)
 end
 
 local function resize_slots(value, slot_bytes)
-  for _, side in ipairs(value) do
+  for number = 1, 2 do
+    local side = side_of(value, number)
     settle(value, side)
     local slots = {}
     for at = 1, #side.text, value.slot_bytes do
@@ -113,13 +120,19 @@ local function resize_slots(value, slot_bytes)
   value.slot_bytes = slot_bytes
 end
 
-local function holds_event(value, side, event_hash)
-  local kept_bytes = side.count * value.slot_bytes
-  local at = string.find(side.text, event_hash, side.at + 1, true)
-  while at and at <= side.at + kept_bytes do
-    if (at - 1 - side.at) % value.slot_bytes == 0 then return true end
-    at = string.find(side.text, event_hash, at + 1, true)
+-- Whether `wanted` stands at byte `from` of `text`, or some steps behind it and before `to`.
+local function is_among(text, wanted, from, to, step)
+  local at = string.find(text, wanted, from + 1, true)
+  while at and at <= to do
+    if (at - 1 - from) % step == 0 then return true end
+    at = string.find(text, wanted, at + 1, true)
   end
+  return false
+end
+
+local function holds_event(value, side, event_hash)
+  local stop = side.at + side.count * value.slot_bytes
+  if is_among(side.text, event_hash, side.at, stop, value.slot_bytes) then return true end
   for _, slot in ipairs(side.added) do
     if slot:sub(1, 8) == event_hash then return true end
   end
@@ -166,53 +179,77 @@ local function insert(value, side, slot)
   return is_repeat
 end
 
-local function trim(value, side, max_events)
-  local excess = side.count + #side.added - max_events
+local function trim(value, side)
+  local excess = side.count + #side.added - MAX_EVENTS
   if excess > side.count then settle(value, side) end
   if excess > 0 then
     side.at, side.count = side.at + excess * value.slot_bytes, side.count - excess
   end
 end
 
--- As narrow as the ids allow, with an empty slot for every eighth one of a side, and one more.
-local function rewrite_value(key, value, expiry_s)
-  local units = 0
-  for _, side in ipairs(value) do
-    settle(value, side)
-    side.text = kept_of(side, value.slot_bytes)
-    for at = UNITS_AT, #side.text, value.slot_bytes do
-      units = math.max(units, side.text:byte(at))
-    end
-    side.at = 0
+-- How many 4 bytes the longest id takes: nearly always as many as a slot has room for.
+local function widest_id(value)
+  local room, widest = (value.slot_bytes - RECORD_BYTES) / 4, 0
+  for number = 1, 2 do
+    local side = side_of(value, number)
+    local from, stop = side.at + UNITS_AT - 1, side.at + side.count * value.slot_bytes
+    if is_among(side.text, string.char(room), from, stop, value.slot_bytes) then return room end
+    for at = from + 1, stop, value.slot_bytes do widest = math.max(widest, side.text:byte(at)) end
+    for _, slot in ipairs(side.added) do widest = math.max(widest, slot:byte(UNITS_AT)) end
   end
-  local slot_bytes = RECORD_BYTES + 4 * units
-  if slot_bytes ~= value.slot_bytes then resize_slots(value, slot_bytes) end
-  local parts, slots = { '' }, {}
-  for number, side in ipairs(value) do
-    slots[number] = side.count > 0 and side.count + math.floor(side.count / 8) + 1 or 0
-    parts[#parts + 1] = padded(side.text, slots[number] * slot_bytes)
-  end
-  parts[1] = struct.pack('<c4I2I2I2I2', MAGIC, slot_bytes, slots[1], slots[2], 0)
-  redis.call('SET', key, table.concat(parts), 'EX', expiry_s)
+  return widest
 end
 
-local function write_value(key, value, expiry_s)
-  for _, side in ipairs(value) do
-    if side.used + #side.added > side.slots then value.is_rewritten = true end
+-- As narrow as the ids allow, with an empty slot for every eighth one of a side, and one more. Put
+-- together at once: what a long string costs here is making it.
+local function rewrite_value(key, value)
+  local slot_bytes = RECORD_BYTES + 4 * widest_id(value)
+  if slot_bytes ~= value.slot_bytes then resize_slots(value, slot_bytes) end
+  local parts, slots = { '' }, {}
+  for number = 1, 2 do
+    local side = side_of(value, number)
+    local used = side.count + #side.added
+    slots[number] = used > 0 and used + math.floor(used / 8) + 1 or 0
+    parts[#parts + 1] = kept_of(side, slot_bytes)
+    for _, slot in ipairs(side.added) do parts[#parts + 1] = slot end
+    parts[#parts + 1] = ('\0'):rep((slots[number] - used) * slot_bytes)
   end
-  if value.is_rewritten then return rewrite_value(key, value, expiry_s) end
-  for _, side in ipairs(value) do
-    if #side.added > 0 then
+  parts[1] = struct.pack('<c4I2I2I2I2', MAGIC, slot_bytes, slots[1], slots[2], NOW)
+  redis.call('SET', key, table.concat(parts), 'EX', EXPIRY_S)
+end
+
+local function write_value(key, value)
+  for number = 1, 2 do
+    local side = value[number]
+    if side and #side.added > side.empty then value.is_rewritten = true end
+  end
+  if value.is_rewritten then return rewrite_value(key, value) end
+  for number = 1, 2 do
+    local side = value[number]
+    if side and #side.added > 0 then
       local at = side.region_at + side.used * value.slot_bytes
       redis.call('SETRANGE', key, at, table.concat(side.added))
     end
   end
-  redis.call('EXPIRE', key, expiry_s)
+  if value.renewed ~= NOW then
+    redis.call('SETRANGE', key, RENEWED_AT, struct.pack('<I2', NOW))
+    redis.call('EXPIRE', key, EXPIRY_S)
+  end
 end
 
-local max_events, expiry_s, log_entries = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local counters_expiry_s = ARGV[4]
-local events = ARGV[5]
+-- Two commands for all items of an hour: a command costs more than what it does to one.
+local function add_counts(key, counts)
+  local items, totals = {}, {}
+  for item in pairs(counts) do items[#items + 1] = item end
+  for place, total in ipairs(redis.call('HMGET', key, unpack(items))) do
+    local item = items[place]
+    totals[2 * place - 1], totals[2 * place] = item, (total or 0) + counts[item]
+  end
+  redis.call('HSET', key, unpack(totals))
+  redis.call('EXPIRE', key, COUNTERS_EXPIRY_S)
+end
+
+local events = ARGV[6]
 local values, flags, logged, changed, counted = {}, {}, {}, {}, {}
 local next_at = 1
 while next_at <= #events do
@@ -221,17 +258,17 @@ while next_at <= #events do
   next_at = at + slot_size + entry_size
   local value = values[number]
   if not value then
-    value = read_value(KEYS[number], max_events)
+    value = read_value(KEYS[number])
     values[number] = value
   end
-  local side = value[side_number]
+  local side = side_of(value, side_number)
   local slot = events:sub(at, at + slot_size - 1)
   if holds_event(value, side, slot:sub(1, 8)) then
     flags[#flags + 1] = 0
   else
     if slot_size > value.slot_bytes then resize_slots(value, slot_size) end
     local is_repeat = insert(value, side, padded(slot, value.slot_bytes))
-    trim(value, side, max_events)
+    trim(value, side)
     if counters > 0 and not is_repeat then
       local counts, item = counted[counters] or {}, item_at(slot, 0)
       counts[item] = (counts[item] or 0) + 1
@@ -245,13 +282,10 @@ while next_at <= #events do
   end
 end
 
-for number in pairs(changed) do write_value(KEYS[number], values[number], expiry_s) end
+for number in pairs(changed) do write_value(KEYS[number], values[number]) end
 for number, entries in pairs(logged) do
   for place = 1, #entries - 1 do redis.call('XADD', KEYS[number], '*', 'event', entries[place]) end
-  redis.call('XADD', KEYS[number], 'MAXLEN', '~', log_entries, '*', 'event', entries[#entries])
+  redis.call('XADD', KEYS[number], 'MAXLEN', '~', LOG_ENTRIES, '*', 'event', entries[#entries])
 end
-for number, counts in pairs(counted) do
-  for item, count in pairs(counts) do redis.call('HINCRBY', KEYS[number], item, count) end
-  redis.call('EXPIRE', KEYS[number], counters_expiry_s)
-end
+for number, counts in pairs(counted) do add_counts(KEYS[number], counts) end
 return flags

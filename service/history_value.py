@@ -1,16 +1,16 @@
 """The layout of one user's value in the history store; `history_append.lua` writes it.
 
-    header     12 bytes: "LSV", version 2; bytes of a slot, slots of videos and of comments (uint16
-               each); 2 spare bytes
+    header     12 bytes: "LSV", version 2; bytes of a slot, slots of videos and of comments, and in
+               which part of the expiry that was last renewed (uint16 each; 0 where it isn't known)
     slots      first the videos', then the comments', each side oldest first and its empty ones, all
                zeros, last: event hash (uint64), item hash (uint64), Unix milliseconds (48 bits),
                type (8 bits), how many 4 bytes the id takes (8 bits, 0 in an empty slot), and the
                item's id, UTF-8, filled up with zeros to the width of all slots
 
 All little-endian. A new event that is the last of its side goes into an empty slot, and nothing
-else changes; so a side may hold more than the service keeps, of which the newest count. A request
-reads hashes and times only; the ids tell an export which items they were, also those that no
-bundle knows any more.
+else changes, but for the expiry once in each of its parts; so a side may hold more than the service
+keeps, of which the newest count. A request reads hashes and times only; the ids tell an export
+which items they were, also those that no bundle knows any more.
 
 Version 1 had no empty slots: a header of 16 bytes ("LSV", version 1; records of videos and of
 comments, 2 × uint16; bytes of the video ids and of the comment ids, 2 × uint32), the records of

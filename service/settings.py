@@ -175,7 +175,9 @@ class Settings(BaseSettings):
         default=200, ge=1, le=10_000, description="Events kept per user and side, the newest."
     )
     history_days: int = Field(
-        default=180, ge=1, description="Histories expire this long after the user's last event."
+        default=180,
+        ge=1,
+        description="Histories expire this long after the user's last event, or a 64th sooner.",
     )
     store_shards: int = Field(
         default=4,

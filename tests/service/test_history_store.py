@@ -158,6 +158,30 @@ def test_a_history_expires_after_the_last_event(make_store: MakeStore, store_url
         assert 70 < redis.ttl(StoreKeys(4).history(user)) <= 77
 
 
+def test_an_expiry_is_renewed_by_the_first_event_in_each_64th_of_it(
+    make_store: MakeStore, store_url: str
+) -> None:
+    user, now_s = new_user(), [6_400.0]
+    store = make_store(expiry_s=6_400, clock=lambda: now_s[0])
+    events = [event(user, number, number) for number in range(44)]
+
+    async def scenario() -> None:
+        key = StoreKeys(4).history(user)
+        await _append(store, events[:40])  # so that there are slots for the others
+        with Redis.from_url(store_url) as redis:
+            for step, (passed_s, is_renewed) in enumerate(
+                ((99, False), (1, True), (0, False), (640_000, True))
+            ):
+                now_s[0] += passed_s
+                redis.expire(key, 5_000)
+                await _append(store, [events[40 + step]])
+                assert (redis.ttl(key) > 5_000) == is_renewed
+        videos, _ = await store.fetch_events(user)
+        assert len(videos) == 44
+
+    run_with(store, scenario)
+
+
 @pytest.mark.parametrize("user", ["a}b", "{x}", "}{", "ü/ß?", "a b", "%7B", "*", "x" * 128])
 def test_any_user_id_is_found_and_erased_again(make_store: MakeStore, user: str) -> None:
     store = make_store()
