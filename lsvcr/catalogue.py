@@ -22,6 +22,7 @@ from lsvcr.errors import BundleError
 NO_TIME = np.iinfo(np.int64).min
 """Stands for an unknown time in columns of Unix milliseconds."""
 _CHUNK_BYTES = 1 << 24
+_NO_BYTES_YET = hashlib.blake2b(digest_size=8)
 _SHARE_BEGINNING_BITS = 4
 """Some 2**4 hashes of an index share a beginning."""
 
@@ -33,7 +34,9 @@ def item_hash(identifier: str) -> int:
 
 def item_digest(identifier: str) -> bytes:
     """The hash of an id as the 8 bytes that it is stored as, little-endian."""
-    return hashlib.blake2b(identifier.encode(), digest_size=8).digest()
+    digest = _NO_BYTES_YET.copy()  # faster than a new one with its settings
+    digest.update(identifier.encode())
+    return digest.digest()
 
 
 def item_hashes(identifiers: Sequence[str]) -> NDArray[np.uint64]:

@@ -41,7 +41,7 @@ VIDEO_SIDE, COMMENT_SIDE = 1, 2
 _MILLISECONDS = np.array(MAX_TIMESTAMP_MS)  # NumPy takes an array faster than a number
 _UNIT_BYTES = 4
 _HEADER = struct.Struct("<4sHHH2x")
-_RECORD = struct.Struct("<QQQ")
+_RECORD = struct.Struct("<8s8sQ")
 _UNITS_AT = _RECORD.size - 1
 _MAGIC = b"LSV\x02"
 _HEADER_1 = struct.Struct("<4sHHII")
@@ -64,12 +64,8 @@ def encode_slot(event_id: str, item_id: str, *, timestamp_ms: int, event_type: s
     encoded_id = item_id.encode()
     units = -(-len(encoded_id) // _UNIT_BYTES)
     last_word = timestamp_ms | _TYPE_CODE[event_type] << 48 | units << 56
-    return b"%b%b%b%b" % (
-        item_digest(event_id),
-        item_digest(item_id),
-        last_word.to_bytes(8, "little"),
-        encoded_id.ljust(units * _UNIT_BYTES, b"\0"),
-    )
+    record = _RECORD.pack(item_digest(event_id), item_digest(item_id), last_word)
+    return record + encoded_id.ljust(units * _UNIT_BYTES, b"\0")
 
 
 def decode_history(value: bytes, *, max_events: int) -> EventHistory:
