@@ -92,7 +92,7 @@ class AppendScript:
                 "EVALSHA",
                 self._sha,
                 len(call.keys),
-                *call.keys,
+                *map(str.encode, call.keys),  # the client takes eight times as long for it
                 *self._settings,
                 part,
                 b"".join(call.events),
