@@ -24,8 +24,9 @@ from training.checkpoint import (
 from training.config import AlignConfig, RunConfig
 from training.fit import pick_device
 from training.not_finite import NotFiniteError
-from training.preference_llm import CausalModel, PreferenceLLM
+from training.preference_llm import CausalModel, PreferenceLLM, keeps_sequences_apart
 from training.split import Prepared
+from training.token_rows import own_rows, shared_rows
 
 LAST = Path("checkpoints", "last_alignment.safetensors")
 """Everything that an interrupted run needs to go on; to be deleted once the step is finished."""
@@ -65,6 +66,7 @@ def align(
         config.align,
         config.model,
         context_tokens=causal.context_tokens,
+        lay_out=shared_rows if keeps_sequences_apart(causal.transformer) else own_rows,
         seed=config.fit.seed,
     )
     model = AlignmentModel(PreferenceLLM(causal.transformer, config.align), config)

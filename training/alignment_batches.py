@@ -1,7 +1,8 @@
 """One step's input in stage 1, as tensors.
 
 Shape suffixes: B samples, I and J slots of the video and comment side (slot 0: start state), K
-comments of a comment event, U distinct texts of a batch, T tokens, Q tokens to predict, S pieces.
+comments of a comment event, U distinct texts of a batch, F tokens of all texts, Q tokens to
+predict.
 """
 
 from dataclasses import dataclass, fields
@@ -12,20 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.alignment_texts import AlignmentTexts, TokenBatch, token_batch
+from training.alignment_texts import AlignmentTexts
 from training.prompts import Prompts
+from training.token_rows import LayOut, TokenRows, on_device, places_of
 
 
 @dataclass(frozen=True)
 class AlignmentBatch:
-    """Histories refer to texts by their position in `texts`, from 1; 0 = none.
+    """Histories refer to texts by their number in the batch, from 1; 0 = none.
 
     Attributes:
-        prompts: Prompts, each followed by its response.
-        prompt_length_B: int64 tokens before the response.
-        before_response_Q: int64 positions in all of `prompts`, row after row, whose next token
-            belongs to a response.
-        texts: The batch's distinct texts in parts of similar length.
+        rows: Prompts, each followed by its response, and the batch's distinct texts.
+        prompt_end_B: int64 place of each prompt's last token in all rows joined.
+        before_response_Q: int64 places whose next token belongs to a response.
+        response_token_Q: int64, those tokens.
+        text_place_F: int64 places of the texts' tokens, text after text.
+        text_F: int64, which text each of them belongs to, from 0.
+        text_length_U: int64 tokens of each text.
         tokens: What the language model reads, padding not counted.
         response_tokens: What the summed loss of the responses is to be divided by, so that the
             mean over all parts of a batch is the mean over its tokens.
@@ -39,10 +43,13 @@ class AlignmentBatch:
         user_B: int64 user numbers.
     """
 
-    prompts: TokenBatch
-    prompt_length_B: Tensor
+    rows: list[TokenRows]
+    prompt_end_B: Tensor
     before_response_Q: Tensor
-    texts: list[TokenBatch]
+    response_token_Q: Tensor
+    text_place_F: Tensor
+    text_F: Tensor
+    text_length_U: Tensor
     tokens: int
     response_tokens: float
     title_BI: Tensor
@@ -78,6 +85,7 @@ def build_batch(
     other_fields: dict[str, NDArray[Any]],
     *,
     response_tokens: float,
+    lay_out: LayOut,
 ) -> AlignmentBatch:
     """Turn arrays into a batch in which every distinct text stands once.
 
@@ -87,46 +95,46 @@ def build_batch(
         text_fields: Fields that refer to texts, by their numbers.
         other_fields: Fields that are taken as they are.
         response_tokens: As in `AlignmentBatch`.
+        lay_out: Puts prompts and texts into rows.
     """
     used_F = np.concatenate([array.ravel() for array in text_fields.values()])
     number_U, place_F = np.unique(np.append(used_F, 0), return_inverse=True)
-    parts, position_U = texts.parts(number_U[1:])  # the first is 0: no text
-    position_U = np.append(0, position_U)
     ends = np.cumsum([array.size for array in text_fields.values()])
-    positions = np.split(position_U[place_F], ends)
     renumbered = {
-        name: position_F.reshape(array.shape)
-        for (name, array), position_F in zip(text_fields.items(), positions, strict=False)
+        name: number_F.reshape(array.shape)
+        for (name, array), number_F in zip(
+            text_fields.items(), np.split(place_F, ends), strict=False
+        )
     }
-    prompt_batch = token_batch(texts.table, prompts.piece_BS, prompts.length_BS)
+    prompt_token_F, length_B = texts.table.join(prompts.piece_BS, prompts.length_BS)
+    text_token_F, length_U = texts.table.join(*texts.alone(number_U[1:]))  # 0: no text
+    length_N = np.concatenate([length_B, length_U])
+    layout = lay_out(length_N)
+    start_B, start_U = np.split(layout.start_N, [len(length_B)])
+    response_start_B = start_B + prompts.prompt_length_B
+    response_length_B = length_B - prompts.prompt_length_B
+    response_F = places_of(np.cumsum(length_B) - response_length_B, response_length_B)
+    # places are found here: to look for them on a GPU would make the CPU wait for it
+    arrays = {
+        "prompt_end_B": response_start_B - 1,
+        "before_response_Q": places_of(response_start_B - 1, response_length_B),
+        "response_token_Q": prompt_token_F[response_F].astype(np.int64),
+        "text_place_F": places_of(start_U, length_U),
+        "text_F": np.repeat(np.arange(len(length_U)), length_U),
+        "text_length_U": length_U,
+    }
     return AlignmentBatch(
-        prompts=prompt_batch,
-        prompt_length_B=torch.from_numpy(prompts.prompt_length_B),
-        before_response_Q=_before_response(prompt_batch, prompts.prompt_length_B),
-        texts=parts,
-        tokens=sum(int(part.length_B.sum()) for part in (prompt_batch, *parts)),
+        rows=layout.fill(np.concatenate([prompt_token_F, text_token_F]), length_N),
+        tokens=int(length_N.sum()),
         response_tokens=response_tokens,
         **{
             name: torch.from_numpy(np.ascontiguousarray(array))
-            for name, array in (renumbered | other_fields).items()
+            for name, array in (arrays | renumbered | other_fields).items()
         },
     )
 
 
-def _before_response(prompts: TokenBatch, prompt_length_B: NDArray[np.int64]) -> Tensor:
-    """Found here, on the CPU: to look for them on a GPU would make the CPU wait for it."""
-    time_T = np.arange(prompts.token_BT.shape[1])
-    is_before_BT = (time_T >= prompt_length_B[:, None] - 1) & (
-        time_T < prompts.length_B.numpy()[:, None] - 1
-    )
-    return torch.from_numpy(np.flatnonzero(is_before_BT))
-
-
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
-        return [_moved(part, device) for part in value]
-    if isinstance(value, TokenBatch):
-        return TokenBatch(_moved(value.token_BT, device), _moved(value.length_B, device))
-    if not isinstance(value, Tensor) or device.type == "cpu":
-        return value
-    return value.pin_memory().to(device, non_blocking=True)
+        return [rows.to(device) for rows in value]
+    return on_device(value, device) if isinstance(value, Tensor) else value

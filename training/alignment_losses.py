@@ -49,13 +49,12 @@ class Memory:
     def extend(self, batch: Preferences, target_number_B: Tensor) -> Keys:
         """Keys for a batch, which is then remembered itself."""
         vector_3BD = torch.stack([batch.llm_BD, batch.own_BD, batch.target_BD])
-        vector_3GD, target_number_G, first = _gather(vector_3BD, target_number_B)
+        vector_3GD, target_number_G, position_B = _gather(vector_3BD, target_number_B)
         vector_3ND = torch.cat([vector_3GD, self.vector_3MD], 1)
         target_number_N = torch.cat([target_number_G, self.target_number_M])
         self.vector_3MD = vector_3ND.detach()[:, : self.samples]
         self.target_number_M = target_number_N[: self.samples]
-        position_B = first + torch.arange(len(target_number_B), device=target_number_B.device)
-        return Keys(*vector_3ND, target_number_N, position_B)
+        return Keys(*vector_3ND, target_number_N, position_B.to(target_number_B.device))
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold."""
@@ -134,30 +133,35 @@ def side_contrast(llm_BD: Tensor, own_BD: Tensor, other_BD: Tensor, temperature:
     return F.softplus(-margin_B).mean()
 
 
-def _gather(vector_3BD: Tensor, target_number_B: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Samples of all GPUs, with gradients, and where this one's begin."""
+def _gather(vector_3BD: Tensor, target_number_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples of all GPUs in a batch's order, with gradients, and where this one's stand.
+
+    Each GPU has every n-th sample of the batch.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return vector_3BD, target_number_B, 0
+        return vector_3BD, target_number_B, torch.arange(len(target_number_B))
     vector_3GD = _GatherWithGradient.apply(vector_3BD)
-    target_number_G = torch.cat(_gathered(target_number_B))
-    return vector_3GD, target_number_G, dist.get_rank() * len(target_number_B)
+    target_number_G = torch.stack(_gathered(target_number_B), 1).flatten()
+    position_B = torch.arange(dist.get_rank(), len(target_number_G), dist.get_world_size())
+    return vector_3GD, target_number_G, position_B
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Concatenate all processes' vectors; each gets back the gradients that all have for its own.
+    """Join all processes' vectors, one of each in turn.
 
-    All processes' gradients of the weights are added up afterwards.
+    Each gets back the gradients that all have for its own. All processes' gradients of the
+    weights are added up afterwards.
     """
 
     @staticmethod
     def forward(context: Any, vector_3BD: Tensor) -> Tensor:
-        return torch.cat(_gathered(vector_3BD), 1)
+        return torch.stack(_gathered(vector_3BD), 2).flatten(1, 2)
 
     @staticmethod
     def backward(context: Any, gradient_3GD: Tensor) -> Tensor:
         gradient_3GD = gradient_3GD.contiguous()
         dist.all_reduce(gradient_3GD)
-        return gradient_3GD.chunk(dist.get_world_size(), 1)[dist.get_rank()]
+        return gradient_3GD[:, dist.get_rank() :: dist.get_world_size()]
 
 
 def _gathered(tensor: Tensor) -> list[Tensor]:

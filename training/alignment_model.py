@@ -1,8 +1,8 @@
 """Everything that stage 1 trains: LoRA, text vectors, the sequence encoder, a contrast adapter.
 
 Shape suffixes: B samples, I and J slots of the video and comment side, K comments of a comment
-event, U texts of a batch (row 0: no text), H width of the language model, E text width, D model
-width.
+event, U texts of a batch (row 0: no text), F places of all rows that are read, H width of the
+language model, E text width, D model width.
 """
 
 from typing import NamedTuple
@@ -66,11 +66,13 @@ class AlignmentModel(nn.Module):
             _reset(part)
 
     def forward(self, batch: AlignmentBatch) -> Preferences:
-        """Read prompts, texts and histories, each once."""
-        last_BH, summed_loss = self.llm.read_prompts(
-            batch.prompts, batch.prompt_length_B, batch.before_response_Q
+        """Read prompts and texts together, then histories, each once."""
+        state_FH = self.llm.read(batch.rows)
+        last_BH = state_FH.index_select(0, batch.prompt_end_B)
+        summed_loss = self.llm.response_loss(
+            state_FH.index_select(0, batch.before_response_Q), batch.response_token_Q
         )
-        text_UD = self.items.adapter(self.text_vectors(batch))
+        text_UD = self.items.adapter(self.text_vectors(batch, state_FH))
         own_BD, other_BD = self.read_histories(batch, text_UD)
         return Preferences(
             llm_BD=unit(self.contrast(last_BH)),
@@ -80,11 +82,15 @@ class AlignmentModel(nn.Module):
             response_loss=summed_loss / batch.response_tokens,
         )
 
-    def text_vectors(self, batch: AlignmentBatch) -> Tensor:
-        """Vectors of the batch's texts behind a zero vector, which stands for no text; (U, E)."""
-        nothing_0H = batch.target_B.new_zeros(0, self.llm.width, dtype=torch.float32)
-        text_UH = torch.cat([nothing_0H, *(self.llm.read_texts(part) for part in batch.texts)])
-        return F.pad(self.text_mlp(text_UH), (0, 0, 1, 0))
+    def text_vectors(self, batch: AlignmentBatch, state_FH: Tensor) -> Tensor:
+        """Vectors of the batch's texts, made of the mean states of their tokens; (U, E).
+
+        They stand behind a zero vector, for no text.
+        """
+        token_FH = state_FH.index_select(0, batch.text_place_F).float()
+        zero_UH = token_FH.new_zeros(len(batch.text_length_U), self.llm.width)
+        mean_UH = zero_UH.index_add(0, batch.text_F, token_FH) / batch.text_length_U[:, None]
+        return F.pad(self.text_mlp(mean_UH), (0, 0, 1, 0))
 
     def read_histories(self, batch: AlignmentBatch, text_UD: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder prefers, from a sample's own side and from the other; both (B, D).

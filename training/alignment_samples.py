@@ -23,6 +23,7 @@ from training.comment_diversity import ShownComments, show_comments
 from training.config import AlignConfig, ModelConfig
 from training.prompts import PromptBuilder, PromptEvents, Prompts
 from training.split import Prepared
+from training.token_rows import LayOut, shared_rows
 
 CHUNK_SAMPLES = 1024
 """Samples prepared and sorted by length together."""
@@ -54,6 +55,7 @@ class AlignmentSamples:
         config: Sizes and limits.
         model: Of the encoder that is trained.
         context_tokens: The most tokens that the language model reads at once.
+        lay_out: Puts prompts and texts into rows.
         seed: Every draw depends on it.
 
     Raises:
@@ -69,6 +71,7 @@ class AlignmentSamples:
         model: ModelConfig,
         *,
         context_tokens: int,
+        lay_out: LayOut = shared_rows,
         seed: int,
     ) -> None:
         if config.max_history > model.max_history:
@@ -77,6 +80,7 @@ class AlignmentSamples:
                 f"model.max_history = {model.max_history}"
             )
         self.prepared, self.texts, self.model, self.seed = prepared, texts, model, seed
+        self.lay_out = lay_out
         self.max_history, self.batch_samples = config.max_history, config.batch_samples
         self.targets, self.is_comment_N = _training_targets(prepared, config.max_samples, seed)
         if not len(self):
@@ -121,7 +125,7 @@ class AlignmentSamples:
             by_length_B = np.argsort(chunk.prompts.total_length_B, kind="stable")
             batch_order = random.permutation(count)
             for batch_B in by_length_B.reshape(count, size)[batch_order][max(0, start - first) :]:
-                sample_B = batch_B.reshape(parts, -1)[part]
+                sample_B = batch_B[part::parts]  # prompts of a batch are sorted by length
                 response_tokens = chunk.prompts.select(batch_B).response_tokens
                 yield build_batch(
                     self.texts,
@@ -129,6 +133,7 @@ class AlignmentSamples:
                     {name: array[sample_B] for name, array in chunk.texts.items()},
                     {name: array[sample_B] for name, array in chunk.others.items()},
                     response_tokens=max(1, response_tokens) / parts,
+                    lay_out=self.lay_out,
                 )
 
     def prepare(self, sample_B: NDArray[np.int64], random: np.random.Generator) -> Chunk:

@@ -1,6 +1,6 @@
 """Texts as tokens: each is tokenised once, then joined with others by position.
 
-Shape suffixes: N texts, F all their tokens in a row, B rows, S pieces of a row, T tokens.
+Shape suffixes: N texts, F all their tokens in a row, B rows, S pieces of a row.
 """
 
 from collections.abc import Sequence
@@ -45,21 +45,18 @@ class TokenTable:
 
     def join(
         self, piece_BS: NDArray[np.integer], length_BS: NDArray[np.integer]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Join the first `length_BS` tokens of each row's lists, padded with 0 on the right.
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Join the first `length_BS` tokens of each row's lists.
 
         Returns:
-            `token_BT` and `length_B`.
+            `token_F` of row after row, and `length_B`.
         """
         length_L = length_BS.ravel()
         offset_L = np.cumsum(length_L) - length_L
         source_F = np.arange(int(length_L.sum())) + np.repeat(
             self.start_N1[piece_BS.ravel()] - offset_L, length_L
         )
-        length_B = length_BS.sum(1)
-        token_BT = np.zeros((len(length_B), int(length_B.max(initial=0))), np.int64)
-        token_BT[np.arange(token_BT.shape[1]) < length_B[:, None]] = self.token_F[source_F]
-        return token_BT, length_B
+        return self.token_F[source_F], length_BS.sum(1)
 
 
 def tokenize(

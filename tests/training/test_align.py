@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from training.alignment_losses import (
 )
 from training.alignment_model import AlignmentModel, Preferences
 from training.alignment_samples import AlignmentSamples
-from training.alignment_texts import AlignmentTexts, TokenBatch
+from training.alignment_texts import AlignmentTexts
 from training.byte_trigrams import NAME
 from training.checkpoint import (
     ALIGNED,
@@ -45,6 +46,7 @@ from training.not_finite import NotFiniteError
 from training.preference_llm import (
     PreferenceLLM,
     compile_layers,
+    keeps_sequences_apart,
     load_causal_model,
     recompute_activations,
 )
@@ -52,14 +54,38 @@ from training.run_folder import RunFolder
 from training.run_texts import load_text
 from training.steps import load_prepared
 from training.text_vectors import TextVectors
-from training.token_table import TokenTable, tokenize
+from training.token_rows import own_rows
+from training.token_table import tokenize
 
 ALIGN = ("align.epochs=1", "fit.device=cpu", "align.max_samples=40")
 
 
-def samples_of(prepared, run, tokenizer=None):
+def samples_of(prepared, run, tokenizer=None, **options):
     texts = AlignmentTexts.of(prepared, run.align, tokenizer or tiny_tokenizer())
-    return AlignmentSamples(prepared, texts, run.align, run.model, context_tokens=256, seed=3)
+    return AlignmentSamples(
+        prepared, texts, run.align, run.model, context_tokens=256, seed=3, **options
+    )
+
+
+def starts_of(batch):
+    """Where sequences of shared rows begin, in all rows joined."""
+    position_F = torch.cat([rows.position_RT.flatten() for rows in batch.rows])
+    return (position_F == 0).nonzero()[:, 0].tolist()
+
+
+def tokens_of(batch):
+    """What stands in a batch's rows: pairs of prompt and response, then texts, as tokens."""
+    token_F = torch.cat([rows.token_RT.flatten() for rows in batch.rows]).tolist()
+    gaps = (batch.before_response_Q.diff() != 1).nonzero()[:, 0] + 1
+    prompts = []
+    for end, response in zip(
+        batch.prompt_end_B.tolist(), batch.response_token_Q.tensor_split(gaps), strict=True
+    ):
+        start = max(start for start in starts_of(batch) if start <= end)
+        assert token_F[end + 1 : end + 1 + len(response)] == response.tolist()
+        prompts.append((token_F[start : end + 1], response.tolist()))
+    texts = np.split(np.array(token_F)[batch.text_place_F], batch.text_length_U.cumsum(0)[:-1])
+    return prompts, [text.tolist() for text in texts]
 
 
 @pytest.fixture
@@ -164,52 +190,47 @@ def test_the_rate_rises_and_falls():
 
 def test_the_preference_is_read_at_the_last_prompt_token(setting):
     _, _, batch, model = setting
+    prompts, _ = tokens_of(batch)
     with torch.no_grad():
-        last_BH, loss = model.llm.read_prompts(
-            batch.prompts, batch.prompt_length_B, batch.before_response_Q
-        )
+        state_FH = model.llm.read(batch.rows)
+        loss = model.llm.response_loss(state_FH[batch.before_response_Q], batch.response_token_Q)
         losses = []
-        for sample in range(len(batch)):
-            cut, end = int(batch.prompt_length_B[sample]), int(batch.prompts.length_B[sample])
-            token_1T = batch.prompts.token_BT[sample : sample + 1, :end]
-            output = model.llm.causal(token_1T, output_hidden_states=True)
+        for end, (prompt, response) in zip(batch.prompt_end_B, prompts, strict=True):
+            token_1T, cut = torch.tensor([prompt + response]), len(prompt)
+            output = model.llm.causal(token_1T)
             alone_H = model.llm.causal.base_model(token_1T[:, :cut]).last_hidden_state[0, -1]
-            torch.testing.assert_close(last_BH[sample], alone_H, atol=1e-5, rtol=1e-4)
-            logit_QX = output.logits[0, cut - 1 : end - 1].log_softmax(-1)
-            losses += [-logit_QX[q, token].item() for q, token in enumerate(token_1T[0, cut:])]
-            assert token_1T[0, -1] == tiny_tokenizer().eos_token_id
+            torch.testing.assert_close(state_FH[end], alone_H, atol=1e-5, rtol=1e-4)
+            logit_QX = output.logits[0, cut - 1 : -1].log_softmax(-1)
+            losses += [-logit_QX[q, token].item() for q, token in enumerate(response)]
+            assert response[-1] == tiny_tokenizer().eos_token_id
     assert loss.item() == pytest.approx(np.sum(losses), abs=1e-4)
     assert batch.response_tokens == len(losses)
 
 
-def test_a_text_is_read_alike_alone_and_among_longer_ones_and_once_a_batch(setting):
+def test_a_text_is_read_alike_alone_and_among_others_and_once_a_batch(setting):
     _, _, batch, model = setting
-    texts = [
-        row[:length].tolist()
-        for part in batch.texts
-        for row, length in zip(part.token_BT, part.length_B, strict=True)
-    ]
+    _, texts = tokens_of(batch)
     assert len({tuple(text) for text in texts}) == len(texts)
     with torch.no_grad():
-        text_UE = model.text_vectors(batch)
+        text_UE = model.text_vectors(batch, model.llm.read(batch.rows))
         assert not text_UE[0].any()
         for number in (1, len(texts) // 2, len(texts)):
             token_1T = torch.tensor([texts[number - 1]])
-            alone = model.llm.read_texts(TokenBatch(token_1T, torch.tensor([token_1T.shape[1]])))
+            alone_TH = model.llm.causal.base_model(token_1T).last_hidden_state[0]
             torch.testing.assert_close(
-                text_UE[number], model.text_mlp(alone)[0], atol=1e-5, rtol=1e-4
+                text_UE[number], model.text_mlp(alone_TH.mean(0)), atol=1e-5, rtol=1e-4
             )
     used = set(batch.title_BI.unique().tolist()) | set(batch.target_B.tolist())
     assert max(used) <= len(texts)
 
 
-def test_the_language_model_reads_every_prompt_and_text_once_a_batch(setting):
+def test_the_language_model_is_called_once_a_batch_and_reads_everything_once(setting):
     _, samples, _, model = setting
     batch = next(samples.batches(3))
-    read = []
+    calls = []
 
     def note(_module, _inputs, options):
-        read.extend(tuple(row) for row in options["input_ids"].tolist())
+        calls.append(options["input_ids"])
 
     model.llm.causal.base_model.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
@@ -223,22 +244,25 @@ def test_the_language_model_reads_every_prompt_and_text_once_a_batch(setting):
     )
     distinct = set(shown.flatten().tolist()) - {0}
     assert (shown > 0).sum() > 2 * len(distinct), "the same texts appear again and again"
-    assert len(read) == len(set(read)) == len(batch) + len(distinct)
+    (token_RT,) = calls
+    assert torch.equal(token_RT, batch.rows[0].token_RT)
+    assert len(starts_of(batch)) == len(batch) + len(distinct)
+    prompts, texts = tokens_of(batch)
+    lengths = [len(prompt) + len(response) for prompt, response in prompts]
+    assert batch.tokens == sum(lengths) + sum(map(len, texts)) > 0.8 * token_RT.numel()
 
 
 def test_padding_changes_nothing(setting):
     _, _, batch, model = setting
-
-    def noisy(tokens):
-        time_T = torch.arange(tokens.token_BT.shape[1])
-        is_token_BT = time_T < tokens.length_B[:, None]
-        assert not is_token_BT.all()
-        noise_BT = torch.randint(len(tiny_tokenizer()), tokens.token_BT.shape)
-        return TokenBatch(torch.where(is_token_BT, tokens.token_BT, noise_BT), tokens.length_B)
-
-    padded = dataclasses.replace(
-        batch, prompts=noisy(batch.prompts), texts=[noisy(part) for part in batch.texts]
-    )
+    (rows,) = batch.rows
+    is_read_F = torch.zeros(rows.token_RT.numel(), dtype=torch.bool)
+    is_read_F[batch.text_place_F] = is_read_F[batch.before_response_Q + 1] = True
+    for end, (prompt, _) in zip(batch.prompt_end_B, tokens_of(batch)[0], strict=True):
+        is_read_F[end + 1 - len(prompt) : end + 1] = True
+    assert int(is_read_F.sum()) == batch.tokens < len(is_read_F)
+    noise_RT = torch.randint(len(tiny_tokenizer()), rows.token_RT.shape)
+    token_RT = torch.where(is_read_F.view_as(noise_RT), rows.token_RT, noise_RT)
+    padded = dataclasses.replace(batch, rows=[dataclasses.replace(rows, token_RT=token_RT)])
     with torch.no_grad():
         for clean, other in zip(model(batch), model(padded), strict=True):
             torch.testing.assert_close(clean, other, atol=0, rtol=0)
@@ -306,7 +330,7 @@ def test_the_other_side_is_read_by_the_same_head(setting):
 
 
 def items_of(model, batch):
-    return model.items.adapter(model.text_vectors(batch))
+    return model.items.adapter(model.text_vectors(batch, model.llm.read(batch.rows)))
 
 
 def video_head(sequence, state_ND, _):
@@ -340,30 +364,25 @@ def test_every_trained_weight_gets_a_gradient_and_nothing_else(setting):
 
 
 class OneByOne(torch.nn.Module):
-    """Reads every prompt and every text alone, without padding, with logits at all positions."""
+    """Reads every prompt and every text alone."""
 
     def __init__(self, llm):
         super().__init__()
         self.llm, self.width = llm, llm.width
 
-    def read_prompts(self, batch, prompt_length_B, before_response_Q):
-        last, losses = [], []
-        for row_T, cut, end in zip(batch.token_BT, prompt_length_B, batch.length_B, strict=True):
-            token_1T = row_T[None, :end]
-            output = self.llm.causal(token_1T, output_hidden_states=True)
-            last.append(output.hidden_states[-1][0, cut - 1])
-            logit_TX = output.logits[0].log_softmax(-1)
-            losses += [-logit_TX[at - 1, token_1T[0, at]] for at in range(cut, end)]
-        assert len(losses) == len(before_response_Q)
-        return torch.stack(last), torch.stack(losses).sum()
+    def read(self, rows):
+        states = []
+        for token_T, position_T in (
+            pair for one in rows for pair in zip(one.token_RT, one.position_RT, strict=True)
+        ):
+            starts = (position_T == 0).nonzero()[:, 0].tolist()
+            for start, end in itertools.pairwise([*starts, len(token_T)]):
+                states.append(self.llm.causal.base_model(token_T[None, start:end])[0][0])
+        return torch.cat(states)
 
-    def read_texts(self, batch):
-        texts = [
-            row_T[None, :length]
-            for row_T, length in zip(batch.token_BT, batch.length_B, strict=True)
-        ]
-        states = [self.llm.causal.base_model(text).last_hidden_state[0] for text in texts]
-        return torch.stack([state_TH.mean(0) for state_TH in states])
+    def response_loss(self, state_QH, token_Q):
+        logit_QX = self.llm.causal.lm_head(state_QH).log_softmax(-1)
+        return -logit_QX.gather(1, token_Q[:, None]).sum()
 
 
 def test_a_batch_learns_what_reading_everything_one_by_one_would(setting):
@@ -382,6 +401,44 @@ def test_a_batch_learns_what_reading_everything_one_by_one_would(setting):
         )
     assert gradients[0].abs().max() > 0.1
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
+
+
+def test_rows_of_their_own_teach_the_same(setting):
+    run, samples, shared, model = setting
+    own = next(samples_of(samples.prepared, run, lay_out=own_rows).batches(0))
+    assert len(own.rows) > 1
+    assert all(rows.position_RT is None for rows in own.rows)
+    gradients = []
+    for batch in (shared, own):
+        model.zero_grad()
+        result = model(batch)
+        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
+        weights = model.trained_weights().values()
+        gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
+
+
+class ReadsOn:
+    """A causal model whose state is the mean of all tokens of its row so far."""
+
+    config = SimpleNamespace(vocab_size=50)
+    device = torch.device("cpu")
+
+    def base_model(self, input_ids, use_cache):
+        count_T = torch.arange(1, input_ids.shape[1] + 1)
+        mean_RT = input_ids.float().cumsum(1) / count_T
+        return SimpleNamespace(last_hidden_state=mean_RT[..., None])
+
+
+class ReadsOnWhateverThePositions(ReadsOn):
+    def base_model(self, input_ids, use_cache, position_ids=None):
+        return super().base_model(input_ids, use_cache)
+
+
+def test_only_models_that_keep_sequences_apart_read_several_in_a_row(tmp_path):
+    assert keeps_sequences_apart(tiny_causal_model(tmp_path / "model").transformer)
+    assert not keeps_sequences_apart(ReadsOn())
+    assert not keeps_sequences_apart(ReadsOnWhateverThePositions())
 
 
 def test_activations_are_recomputed_where_memory_is_scarce(tmp_path):
@@ -438,49 +495,37 @@ def test_batches_depend_on_seed_epoch_and_number_only(setting):
     whole = list(samples.batches(1))
     assert len(whole) == samples.batch_count > 5
     for batch, again in zip(whole[3:], samples.batches(1, start=3), strict=True):
-        assert torch.equal(batch.prompts.token_BT, again.prompts.token_BT)
+        assert torch.equal(batch.rows[0].token_RT, again.rows[0].token_RT)
         assert torch.equal(batch.video_position_BI, again.video_position_BI)
         assert torch.equal(batch.popular_BI, again.popular_BI)
     other = next(samples.batches(2))
     assert not torch.equal(whole[0].user_B, other.user_B)
 
 
-def test_a_batch_holds_prompts_of_like_length(setting):
+def test_a_batch_holds_prompts_of_like_length_and_its_parts_as_long_ones(setting):
     _, samples, _, _ = setting
-    spread = [
-        int(batch.prompts.length_B.max() - batch.prompts.length_B.min())
+    lengths = [
+        [len(prompt) + len(response) for prompt, response in tokens_of(batch)[0]]
         for batch in samples.batches(0)
     ]
-    everything = torch.cat([batch.prompts.length_B for batch in samples.batches(0)])
-    assert np.median(spread) < (everything.max() - everything.min()) / 4
-
-
-def test_texts_are_read_in_parts_of_like_length():
-    length_U = np.random.default_rng(0).integers(1, 65, 500)
-    table = TokenTable.build([[], *([7] * length for length in length_U)])
-    nothing = np.zeros(0, np.int64)
-    texts = AlignmentTexts(table, {"begin": 1, "after": 1}, nothing, nothing, table.length_N)
-    parts, position_U = texts.parts(np.arange(2, 502))
-    read_U = np.concatenate([part.length_B.numpy() for part in parts])
-    np.testing.assert_array_equal(read_U[position_U - 1], length_U)
-    assert [part.token_BT.shape[1] for part in parts] == [64, 40, 24, 8]
-    assert [int(part.length_B.min()) for part in parts] == [41, 25, 9, 1]
+    spread = [max(ones) - min(ones) for ones in lengths]
+    everything = [length for ones in lengths for length in ones]
+    assert np.median(spread) < (max(everything) - min(everything)) / 4
+    for part in (0, 1):
+        halves = samples.batches(0, part=part, parts=2)
+        for batch, ones in zip(halves, lengths, strict=True):
+            own = [len(prompt) + len(response) for prompt, response in tokens_of(batch)[0]]
+            assert own == ones[part::2]
 
 
 def test_batches_show_what_the_catalogue_says(setting):
     _, samples, _, _ = setting
     tokenizer = tiny_tokenizer()
     for batch in itertools.islice(samples.batches(0), 3):
-        texts = ["", *(
-            tokenizer.decode(row[:length])
-            for part in batch.texts
-            for row, length in zip(part.token_BT, part.length_B, strict=True)
-        )]  # fmt: skip
-        for sample in range(len(batch)):
-            length = int(batch.prompt_length_B[sample])
-            words = batch.prompts.token_BT[sample]
-            prompt = tokenizer.decode(words[:length])
-            response = tokenizer.decode(words[length : int(batch.prompts.length_B[sample])])
+        prompts, text_tokens = tokens_of(batch)
+        texts = ["", *(tokenizer.decode(tokens) for tokens in text_tokens)]
+        for sample, pair in enumerate(prompts):
+            prompt, response = (tokenizer.decode(tokens) for tokens in pair)
             assert response == f"{texts[batch.target_B[sample]]} </s>"
             is_comment = bool(batch.is_comment_B[sample])
             assert response.startswith("text" if is_comment else "title")

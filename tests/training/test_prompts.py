@@ -27,9 +27,9 @@ def words(samples, chunk, sample):
     """A prompt and its response as words."""
     tokenizer = tiny_tokenizer()
     row = chunk.prompts.select(np.array([sample]))
-    token_1T, _ = samples.texts.table.join(row.piece_BS, row.length_BS)
+    token_F, _ = samples.texts.table.join(row.piece_BS, row.length_BS)
     length = int(row.prompt_length_B[0])
-    return tokenizer.decode(token_1T[0, :length]), tokenizer.decode(token_1T[0, length:])
+    return tokenizer.decode(token_F[:length]), tokenizer.decode(token_F[length:])
 
 
 def all_prompts(samples, seed=0):
@@ -216,15 +216,15 @@ def test_texts_and_responses_are_cut_and_may_have_no_tokens(small_world):
     assert not texts.title_V.any() and not texts.comment_C.any()
     samples = AlignmentSamples(prepared, texts, run.align, run.model, context_tokens=200, seed=3)
     (batch,) = list(samples.batches(0))
-    assert batch.texts == [] and not batch.title_BI.any()
-    assert (batch.prompts.length_B == batch.prompt_length_B).all()
+    assert not len(batch.text_length_U) and not batch.title_BI.any()
+    assert not len(batch.response_token_Q)
 
 
 def test_joined_tokens_are_the_lists_one_after_the_other():
     table = TokenTable.build([[1, 2, 3], [], [4], [5, 6]])
     piece_BS = np.array([[1, 3, 4], [2, 0, 4]])
-    token_BT, length_B = table.join(piece_BS, np.array([[2, 1, 2], [0, 0, 1]]))
-    assert token_BT.tolist() == [[1, 2, 4, 5, 6], [5, 0, 0, 0, 0]]
+    token_F, length_B = table.join(piece_BS, np.array([[2, 1, 2], [0, 0, 1]]))
+    assert token_F.tolist() == [1, 2, 4, 5, 6, 5]
     assert length_B.tolist() == [5, 1]
 
 
