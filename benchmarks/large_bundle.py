@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from benchmarks.invented_users import build_timelines, invent_events
+from export.candidate_index import FLAT_BELOW, probe_enough
 from lsvcr.bundle import (
     MANIFEST,
     PROFILE_TABLE,
@@ -33,6 +34,7 @@ from lsvcr.bundle import (
 )
 from lsvcr.catalogue import Catalogue, IdIndex, TextColumn, item_hashes
 from lsvcr.history import HistoryBatch
+from lsvcr.index_file import SHORT_BITS
 from lsvcr.registry import list_versions, write_current
 from service.engine.encoder_session import CommentHead, CpuEncoder
 
@@ -41,8 +43,6 @@ CHUNK = 250_000
 ASKERS, ASKED = 512, 100
 SPREAD = 1.0
 """Length of the noise around a cluster's centre, which is a unit vector."""
-RECALL_AT, MIN_RECALL = 100, 0.99
-IVF_FROM = 200_000
 
 FloatArray = NDArray[np.float32]
 
@@ -287,35 +287,23 @@ def _write_index(
     lists: tuple[FloatArray, NDArray[np.int32]],
     asked_QD: FloatArray,
 ) -> IndexEntry:
-    """Exact below `IVF_FROM` rows, inverted lists above."""
+    """Exact below `FLAT_BELOW` rows, inverted lists above."""
     width = candidate_ND.shape[1]
     vector_ND, row_N = candidate_ND[1:], np.arange(1, len(candidate_ND))
-    if len(vector_ND) < IVF_FROM:
+    if len(vector_ND) < FLAT_BELOW:
         index = faiss.IndexIDMap(faiss.IndexFlatIP(width))
         index.add_with_ids(vector_ND, row_N)
         faiss.write_index(index, str(path))
         return IndexEntry(kind="flat", recall_at_100=1.0)
     centre_LD, owner_N = lists
-    quantizer = faiss.IndexFlatIP(width)
-    quantizer.add(centre_LD)
-    index = faiss.IndexIVFFlat(quantizer, width, len(centre_LD), faiss.METRIC_INNER_PRODUCT)
+    centroids = faiss.IndexFlatIP(width)
+    centroids.add(centre_LD)
+    nlist, metric = len(centre_LD), faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFPQ(centroids, width, nlist, width, SHORT_BITS, metric)
+    index.train(vector_ND[:CHUNK])  # what stands for numbers; the centroids are there
     list_N = owner_N[1:].astype(np.int64)  # known beforehand: finding them takes minutes
     pointers = (faiss.swig_ptr(array) for array in (vector_ND, row_N, list_N))
     index.add_core(len(vector_ND), *pointers)
-    recall = _choose_nprobe(index, candidate_ND, asked_QD)
+    entry = probe_enough(index, candidate_ND, [asked_QD], most_probed=1)
     faiss.write_index(index, str(path))
-    return IndexEntry(kind="ivf_flat", nprobe=index.nprobe, recall_at_100=recall)
-
-
-def _choose_nprobe(
-    index: faiss.IndexIVFFlat, candidate_ND: FloatArray, asked_QD: FloatArray
-) -> float:
-    """Probe as many lists as the recall wanted needs, and tell the recall."""
-    exact_QK, _ = faiss.knn(asked_QD, candidate_ND[1:], RECALL_AT, faiss.METRIC_INNER_PRODUCT)
-    nprobe, recall = 8, 0.0
-    while recall < MIN_RECALL and nprobe < index.nlist:
-        nprobe *= 2
-        index.nprobe = nprobe
-        found_QK, _ = index.search(asked_QD, RECALL_AT)
-        recall = float((found_QK >= exact_QK[:, -1:] - 1e-6).mean())
-    return recall
+    return entry

@@ -7,6 +7,7 @@ several --sizes, how all of it grows with the catalogue.
 
 import argparse
 import asyncio
+import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.plots import plot_curves
 from benchmarks.results_file import spread, write_results
 from benchmarks.timing import alternate, print_row
-from export.candidate_index import IndexOptions, build_index, recall_by_score
+from export.candidate_index import IndexOptions, build_index, recall_by_score, write_index
 from lsvcr.bundle import IndexEntry
 from lsvcr.registry import list_versions
+from service.engine.candidate_index import CandidateIndex
 from service.engine.engine import InlineEngine, OpenBundle
 from service.engine.queries import VideoQuery
 from service.engine.ranker import Ranker
@@ -106,10 +108,10 @@ async def measure(registry: Path, args: argparse.Namespace) -> dict[str, object]
         "FAISS flat": lambda batch: search(asked.flat, asked.query_QD[:batch]),
         "whole answers": lambda batch: waited(ranker.answer(queries[:batch])),
     }
-    lists = entry if entry.kind == "ivf_flat" else None
+    lists = None if entry.kind == "flat" else entry
     if lists is None and args.device == "cpu":
         index, lists = inverted_lists(asked)
-        ways["inverted lists"] = lambda batch: search(index, asked.query_QD[:batch])
+        ways["inverted lists"] = lambda batch: index.search(asked.query_QD[:batch], [COUNT] * batch)
         recall["inverted lists"] = lists.recall_at_100
     if len(asked.vector_VD) <= NUMPY_BELOW:
         ways["numpy"] = lambda batch: by_numpy(asked, batch)
@@ -149,10 +151,15 @@ async def ask_all(opened: OpenBundle, users: int) -> Asked:
     return Asked(opened, query_QD, vector_VD, flat, best_QK)
 
 
-def inverted_lists(asked: Asked) -> tuple[faiss.Index, IndexEntry]:
+def inverted_lists(asked: Asked) -> tuple[CandidateIndex, IndexEntry]:
     """The index that an export would make if no catalogue were too small for it."""
     candidate_VD = asked.opened.bundle.tables["video_candidate_VD"]
-    return build_index(candidate_VD, [asked.query_QD], IndexOptions(flat_below=0, most_probed=1))
+    options = IndexOptions(flat_below=0, most_probed=1)
+    index, entry = build_index(candidate_VD, [asked.query_QD], options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "video.faiss")
+        write_index(index, path)
+        return CandidateIndex.load(path, entry, candidate_VD).on_cpu(), entry
 
 
 def search(index: faiss.Index, query_QD: FloatArray) -> object:
@@ -170,7 +177,7 @@ def plot_growth(path: Path, runs: Sequence[dict[str, Any]], batch: int) -> None:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     notes: dict[str, list[str]] = {}
     for run in runs:
-        of_lists = run["inverted_lists"] is not None and run["index"]["kind"] == "ivf_flat"
+        of_lists = run["inverted_lists"] is not None and run["index"]["kind"] != "flat"
         for name, way in (
             ("whole answer", "whole answers"),
             ("candidates, inverted lists", "as served" if of_lists else "inverted lists"),

@@ -76,16 +76,22 @@ class FileEntry(_Frozen):
 
 
 class IndexEntry(_Frozen):
-    """How one FAISS index was chosen and what it was measured to find."""
+    """How one FAISS index was chosen and what it was measured to find.
 
-    kind: Literal["flat", "ivf_flat"]
+    Attributes:
+        kind: `flat` compares all; `ivf_pq` has lists of shortened vectors (`lsvcr.refined_search`);
+            `ivf_flat`, lists of whole ones, was written before.
+        nprobe: Lists that are searched for one query.
+    """
+
+    kind: Literal["flat", "ivf_flat", "ivf_pq"]
     nprobe: int | None = Field(default=None, ge=1, le=2**31 - 1)
     recall_at_100: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def _probe_lists_alone(self) -> Self:
         if (self.kind == "flat") != (self.nprobe is None):
-            raise ValueError("nprobe belongs to ivf_flat, and to nothing else")
+            raise ValueError("nprobe belongs to inverted lists, and to nothing else")
         return self
 
 

@@ -1,13 +1,16 @@
 """Checks a FAISS index file before FAISS reads it.
 
 FAISS believes what a file says of its own lengths: a few damaged bytes make it ask for all memory,
-or end the process. A bundle's indexes are of two kinds, so that every byte but vectors and ids is
+or end the process. A bundle's indexes are of three kinds, so that every byte but vectors and ids is
 known beforehand or follows from the number of lists. Anything else is refused.
 
     flat       IxMp header · vectors · ids
-    ivf_flat   IwFl header · nlist · nprobe · vectors (centroids) · no direct map · ilar · nlist ·
-               bytes of a vector · sizes of the lists · for each list vectors, then ids
+    ivf_flat   IwFl header · nlist · nprobe · vectors (centroids) · no direct map · lists
+    ivf_pq     IwPQ header · nlist · nprobe · vectors (centroids) · no direct map · residuals ·
+               bytes of a vector · shortening · lists
     vectors    IxFI header · how many numbers · the numbers
+    shortening width · parts of a vector · bits of a part · how many numbers · the numbers
+    lists      ilar · nlist · bytes of a vector · their sizes · for each list vectors, then ids
 
 A header is width, number of vectors, two reserved numbers, whether it is trained, and the metric.
 """
@@ -25,6 +28,8 @@ from lsvcr.errors import BundleError
 INNER_PRODUCT = 0
 RESERVED = 2**20
 FLOAT_BYTES, COUNT_BYTES = 4, 8
+SHORT_BITS = 4
+"""Of each number of a shortened vector."""
 
 
 def check_index_file(path: Path, entry: IndexEntry, *, rows: int, width: int) -> None:
@@ -45,8 +50,7 @@ def check_index_file(path: Path, entry: IndexEntry, *, rows: int, width: int) ->
     except (OSError, ValueError) as error:  # numpy's word for an empty file is ValueError
         raise BundleError(f"{name} cannot be read or is empty") from error
     layout = _Layout(content, name)
-    read_ids = _flat_ids if entry.kind == "flat" else _inverted_ids
-    row_N = read_ids(layout, rows, width)
+    row_N = _READ_IDS[entry.kind](layout, rows, width)
     layout.expect_end()
     if not _is_each_once(row_N, rows):
         raise layout.refuse(f"does not hold every catalogue row from 1 to {rows} once")
@@ -109,20 +113,43 @@ def _flat_ids(layout: _Layout, rows: int, width: int) -> NDArray[np.int64]:
     return layout.integers("ids", rows)
 
 
-def _inverted_ids(layout: _Layout, rows: int, width: int) -> NDArray[np.int64]:
-    layout.expect_header(b"IwFl", rows, width)
+def _whole_lists_ids(layout: _Layout, rows: int, width: int) -> NDArray[np.int64]:
+    nlist = _read_centroids(layout, b"IwFl", rows, width)
+    return _lists_ids(layout, nlist, rows, width * FLOAT_BYTES)
+
+
+def _short_lists_ids(layout: _Layout, rows: int, width: int) -> NDArray[np.int64]:
+    nlist = _read_centroids(layout, b"IwPQ", rows, width)
+    vector_bytes = (width * SHORT_BITS + 7) // 8
+    layout.expect("mark that vectors are residuals", 1, "<B")
+    layout.expect("bytes of a vector", vector_bytes)
+    layout.expect("width of a vector before it is shortened", width)
+    layout.expect("parts of a vector", width)
+    layout.expect("bits of a part", SHORT_BITS)
+    layout.expect("number of numbers that parts stand for", width * 2**SHORT_BITS)
+    layout.take("numbers that parts stand for", width * 2**SHORT_BITS * FLOAT_BYTES)
+    return _lists_ids(layout, nlist, rows, vector_bytes)
+
+
+def _read_centroids(layout: _Layout, kind: bytes, rows: int, width: int) -> int:
+    """Go through what precedes all inverted lists; how many there are."""
+    layout.expect_header(kind, rows, width)
     nlist, nprobe = layout.number("nlist"), layout.number("nprobe")
     if not 1 <= nprobe <= nlist:
         raise layout.refuse(f"nprobe is {nprobe}, with {nlist} lists")
     layout.expect_vectors(nlist, width)
     layout.expect("kind of direct map", 0, "<B")
     layout.expect("size of the direct map", 0)
+    return int(nlist)
+
+
+def _lists_ids(layout: _Layout, nlist: int, rows: int, vector_bytes: int) -> NDArray[np.int64]:
     layout.expect("kind of lists", b"ilar", "4s")
     layout.expect("number of lists", nlist)
-    layout.expect("bytes of a vector", width * FLOAT_BYTES)
+    layout.expect("bytes of a listed vector", vector_bytes)
     ids = [np.empty(0, np.int64)]
     for size in _list_sizes(layout, nlist, rows).tolist():
-        layout.take("vectors of a list", size * width * FLOAT_BYTES)
+        layout.take("vectors of a list", size * vector_bytes)
         ids.append(layout.integers("ids of a list", size))
     return np.concatenate(ids)
 
@@ -145,6 +172,9 @@ def _list_sizes(layout: _Layout, nlist: int, rows: int) -> NDArray[np.int64]:
     if size_L.min(initial=0) < 0 or size_L.max(initial=0) > rows or size_L.sum() != rows:
         raise layout.refuse(f"the lists' sizes do not add up to {rows}")
     return size_L
+
+
+_READ_IDS = {"flat": _flat_ids, "ivf_flat": _whole_lists_ids, "ivf_pq": _short_lists_ids}
 
 
 def _is_each_once(row_N: NDArray[np.int64], rows: int) -> bool:

@@ -29,6 +29,7 @@ from lsvcr.bundle import (
 )
 from lsvcr.catalogue import Catalogue, build_catalogue
 from lsvcr.history import NEVER, HistoryBatch, Timelines
+from lsvcr.index_file import SHORT_BITS
 from lsvcr.popularity import PriorLayer, PriorNetwork
 
 TINY_VERSIONS = ("20260101T000000Z-aaaa", "20260102T000000Z-bbbb")
@@ -191,6 +192,20 @@ def write_lists(path: Path, candidate_ND: NDArray[np.float32], nlist: int) -> No
     centroids = faiss.IndexFlatIP(width)
     centroids.add(candidate_ND[1 : nlist + 1])
     index = faiss.IndexIVFFlat(centroids, width, nlist, faiss.METRIC_INNER_PRODUCT)
+    _fill_lists(index, path, candidate_ND)
+
+
+def write_short_lists(path: Path, candidate_ND: NDArray[np.float32], nlist: int) -> None:
+    """Write an ivf_pq index; the first candidates are its lists' centroids."""
+    width = candidate_ND.shape[1]
+    centroids = faiss.IndexFlatIP(width)
+    centroids.add(candidate_ND[1 : nlist + 1])
+    metric = faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFPQ(centroids, width, nlist, width, SHORT_BITS, metric)
+    _fill_lists(index, path, candidate_ND)
+
+
+def _fill_lists(index: faiss.IndexIVF, path: Path, candidate_ND: NDArray[np.float32]) -> None:
     index.train(candidate_ND[1:])  # a full quantizer needs none
     index.add_with_ids(candidate_ND[1:], np.arange(1, len(candidate_ND)))
     faiss.write_index(index, str(path))

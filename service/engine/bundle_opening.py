@@ -80,32 +80,33 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
 def _open_on(
     bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
 ) -> WarmBundle:
-    counts = bundle.manifest.counts
     with ThreadPoolExecutor(2) as beside:
         reads = [
-            beside.submit(_read_index, bundle, "video", counts.videos),
-            beside.submit(_read_index, bundle, "comment", counts.comments),
+            beside.submit(_read_index, bundle, "video"),
+            beside.submit(_read_index, bundle, "comment"),
         ]
         encoder = open_encoder(bundle)
         indexes = [read.result() for read in reads]
-        if open_encoder is not CpuEncoder:
-            # Not before: whatever allocates on a GPU ends the recording of a graph there.
-            indexes = list(beside.map(CandidateIndex.on_gpu, indexes))
+        # Not before: whatever allocates on a GPU ends the recording of a graph there.
+        is_cpu = open_encoder is CpuEncoder
+        place = CandidateIndex.on_cpu if is_cpu else CandidateIndex.on_gpu
+        indexes = list(beside.map(place, indexes))
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _read_index(bundle: Bundle, kind: Literal["video", "comment"], rows: int) -> CandidateIndex:
-    width = bundle.manifest.width
+def _read_index(bundle: Bundle, kind: Literal["video", "comment"]) -> CandidateIndex:
+    names = {"video": "video_candidate_VD", "comment": "comment_candidate_CD"}
+    candidate_VD = bundle.tables[names[kind]]
     entry = bundle.manifest.indexes.get(kind)
-    if rows == 0:
-        return CandidateIndex.empty(width)
+    if len(candidate_VD) == 1:
+        return CandidateIndex.empty(candidate_VD.shape[1])
     if entry is None:
         raise BundleError(f"the manifest describes no {kind} index")
     path = bundle.folder / "index" / f"{kind}.faiss"
-    return CandidateIndex.load(path, entry, rows=rows, width=width)
+    return CandidateIndex.load(path, entry, candidate_VD)
 
 
 def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:

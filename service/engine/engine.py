@@ -34,7 +34,7 @@ from service.engine.freed_memory import give_back_after
 from service.errors import EngineFailedError
 
 PROVE_AGAIN_S = 1.0
-SEARCHED_AT_ONCE = 4
+SEARCHED_AT_ONCE = 8
 """Users for whom a CPU fetches candidates before the event loop has its turn."""
 
 Kind = Literal["video", "comment"]

@@ -124,7 +124,7 @@ def test_large_catalogues_get_inverted_lists(bundle_folder: Path, tmp_path: Path
     options = IndexOptions(flat_below=100, nlist=8, most_probed=1)
     manifest = complete(bundle_folder, world, tmp_path / "v1", options)
     for entry in manifest.indexes.values():
-        assert entry.kind == "ivf_flat" and entry.nprobe is not None
+        assert entry.kind == "ivf_pq" and entry.nprobe is not None
         assert entry.recall_at_100 >= 0.99
     verify_bundle(tmp_path / "v1")
 

@@ -11,6 +11,7 @@ from export.candidate_index import (
 )
 from lsvcr.bundle import IndexEntry
 from lsvcr.index_file import check_index_file
+from service.engine.candidate_index import CandidateIndex
 
 FORCE_LISTS = IndexOptions(flat_below=1, nlist=32)
 
@@ -39,17 +40,18 @@ def test_a_flat_index_finds_what_sorting_finds() -> None:
     assert np.array_equal(row_QK, exact_rows(candidate_ND, query_QD, 100))
 
 
-def test_inverted_lists_have_the_recall_that_is_stated() -> None:
+def test_inverted_lists_have_the_recall_that_is_stated_when_they_are_served(tmp_path: Path) -> None:
     candidate_ND, query_QD = candidate_table(3000), unit_vectors(50, seed=1)
     index, entry = build_index(candidate_ND, [query_QD], FORCE_LISTS)
-    assert entry.kind == "ivf_flat" and index.ntotal == 3000 and index.nprobe == entry.nprobe
+    assert entry.kind == "ivf_pq" and index.ntotal == 3000 and index.nprobe == entry.nprobe
     expected_QK = exact_rows(candidate_ND, query_QD, 100)
+    write_index(index, tmp_path / "video.faiss")
 
     def recall(nprobe: int) -> float:
-        index.nprobe = nprobe
-        _, row_QK = index.search(query_QD, 100)
-        pairs = zip(row_QK, expected_QK, strict=True)
-        return float(np.mean([len(set(rows) & set(expected)) / 100 for rows, expected in pairs]))
+        probed = entry.model_copy(update={"nprobe": nprobe})
+        served = CandidateIndex.load(tmp_path / "video.faiss", probed, candidate_ND).on_cpu()
+        pairs = zip(served.search(query_QD, [100] * 50), expected_QK, strict=True)
+        return float(np.mean([len(set(found.row_N) & set(best)) / 100 for found, best in pairs]))
 
     assert entry.nprobe is not None and 1 < entry.nprobe < 32  # else the test shows nothing
     assert entry.recall_at_100 == pytest.approx(recall(entry.nprobe))
@@ -103,7 +105,7 @@ def test_lists_are_written_as_a_reader_expects_them(tmp_path: Path, equal: bool)
         table_ND[9:] = table_ND[8]
     index, entry = build_index(table_ND, [table_ND[8:9]], FORCE_LISTS)
     write_index(index, tmp_path / "video.faiss")
-    assert entry.kind == "ivf_flat"
+    assert entry.kind == "ivf_pq"
     check_index_file(tmp_path / "video.faiss", entry, rows=3000, width=16)
     content = (tmp_path / "video.faiss").read_bytes()
     assert (b"sprs" if equal else b"full") in content  # else the test shows nothing

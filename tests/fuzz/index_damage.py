@@ -14,12 +14,13 @@ import numpy as np
 from lsvcr.bundle import IndexEntry
 from lsvcr.errors import BundleError
 from service.engine.candidate_index import CandidateIndex
-from tests.tiny_bundle_builder import unit, write_index, write_lists
+from tests.tiny_bundle_builder import unit, write_index, write_lists, write_short_lists
 
 ROWS, WIDTH, NLIST = 20, 8, 4
 ENTRIES = {
     "flat": IndexEntry(kind="flat", recall_at_100=1.0),
     "lists": IndexEntry(kind="ivf_flat", nprobe=NLIST, recall_at_100=1.0),
+    "short lists": IndexEntry(kind="ivf_pq", nprobe=NLIST, recall_at_100=1.0),
 }
 MORE_MEMORY = 256 * 1024 * 1024
 COUNTS = (-(2**63), -1, 0, 1, 21, 2**20, 2**31, 2**32 - 1, 2**40, 2**60, 2**63 - 1)
@@ -52,8 +53,10 @@ def main(folder: Path, kind: str, seed: int, times: int) -> None:
     table_ND = unit(random.standard_normal((ROWS + 1, WIDTH)))
     if kind == "flat":
         write_index(path, table_ND)
-    else:
+    elif kind == "lists":
         write_lists(path, table_ND, NLIST)
+    else:
+        write_short_lists(path, table_ND, NLIST)
     sound = path.read_bytes()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MORE_MEMORY
@@ -65,7 +68,7 @@ def main(folder: Path, kind: str, seed: int, times: int) -> None:
         path.unlink()  # the one before may still be mapped
         path.write_bytes(content)
         try:
-            index = CandidateIndex.load(path, ENTRIES[kind], rows=ROWS, width=WIDTH)
+            index = CandidateIndex.load(path, ENTRIES[kind], table_ND).on_cpu()
         except BundleError as refusal:
             assert "index/video.faiss" in str(refusal)
             continue

@@ -10,7 +10,7 @@ from effort import TRIED, takes_time
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kind", ["flat", "lists"])
+@pytest.mark.parametrize("kind", ["flat", "lists", "short lists"])
 @pytest.mark.parametrize("seed", range(2))
 def test_damaged_indexes_are_refused_or_searched(tmp_path: Path, kind: str, seed: int) -> None:
     times = 50_000 if takes_time() else 500

@@ -6,7 +6,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from tiny_bundle_builder import unit, write_index, write_lists
+from tiny_bundle_builder import unit, write_index, write_lists, write_short_lists
 
 from lsvcr.bundle import IndexEntry
 from lsvcr.errors import BundleError
@@ -15,7 +15,8 @@ from lsvcr.index_file import check_index_file
 ROWS, WIDTH, NLIST = 20, 8, 4
 FLAT = IndexEntry(kind="flat", recall_at_100=1.0)
 LISTS = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
-ENTRIES = {"flat": FLAT, "lists": LISTS, "one list": LISTS}
+SHORT = IndexEntry(kind="ivf_pq", nprobe=1, recall_at_100=1.0)
+ENTRIES = {"flat": FLAT, "lists": LISTS, "one list": LISTS, "short": SHORT, "one short": SHORT}
 
 HEADER = 37
 FLAT_VECTORS = 2 * HEADER + 8
@@ -24,8 +25,11 @@ NPROBE = HEADER + 8
 CENTROIDS = 2 * HEADER + 3 * 8
 DIRECT_MAP = CENTROIDS + NLIST * WIDTH * 4
 LISTS_KIND = DIRECT_MAP + 9
+SHORTENED = LISTS_KIND + 1 + 5 * 8
+SHORT_LISTS_KIND = SHORTENED + WIDTH * 16 * 4
+SIZES_AFTER = 4 + 2 * 8 + 4 + 8
 SIZES_FORM = LISTS_KIND + 4 + 2 * 8
-SIZES = SIZES_FORM + 4 + 8
+SIZES = LISTS_KIND + SIZES_AFTER
 
 
 @pytest.fixture(params=ENTRIES)
@@ -36,13 +40,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def path(tmp_path: Path, kind: str) -> Path:
     table_ND = unit(np.random.default_rng(3).standard_normal((ROWS + 1, WIDTH)))
-    if kind == "one list":
+    if kind.startswith("one"):
         table_ND[1:] = table_ND[1]  # the other lists' sizes aren't written
     path = tmp_path / "video.faiss"
     if kind == "flat":
         write_index(path, table_ND)
-    else:
+    elif "list" in kind:
         write_lists(path, table_ND, NLIST)
+    else:
+        write_short_lists(path, table_ND, NLIST)
     return path
 
 
@@ -54,13 +60,20 @@ def frame(content: bytes, kind: str) -> list[int]:
     """Places of a file that hold no vector and nothing that may be chosen."""
     if kind == "flat":
         return [*range(FLAT_VECTORS), *range(FLAT_IDS, len(content))]
-    until_lists = [*range(NPROBE), *range(NPROBE + 8, CENTROIDS), *range(DIRECT_MAP, SIZES)]
-    is_full = content[SIZES_FORM : SIZES_FORM + 4] == b"full"
-    sizes = struct.unpack_from(f"<{NLIST}q" if is_full else "<qq", content, SIZES)
-    places, at = until_lists, SIZES + 8 * len(sizes)
+    places = [*range(NPROBE), *range(NPROBE + 8, CENTROIDS)]
+    if "list" in kind:
+        lists_kind, vector_bytes = LISTS_KIND, WIDTH * 4
+        places += range(DIRECT_MAP, SIZES)
+    else:
+        lists_kind, vector_bytes = SHORT_LISTS_KIND, WIDTH // 2
+        places += [*range(DIRECT_MAP, SHORTENED), *range(lists_kind, lists_kind + SIZES_AFTER)]
+    sizes_at = lists_kind + SIZES_AFTER
+    is_full = content[sizes_at - 12 : sizes_at - 8] == b"full"
+    sizes = struct.unpack_from(f"<{NLIST}q" if is_full else "<qq", content, sizes_at)
+    at = sizes_at + 8 * len(sizes)
     for size in sizes if is_full else sizes[1:]:
-        places += range(at + size * WIDTH * 4, at + size * (WIDTH * 4 + 8))
-        at += size * (WIDTH * 4 + 8)
+        places += range(at + size * vector_bytes, at + size * (vector_bytes + 8))
+        at += size * (vector_bytes + 8)
     assert at == len(content)
     return places
 
@@ -104,9 +117,17 @@ def test_no_byte_can_be_missing_or_too_many(path: Path, kind: str) -> None:
         ("lists", NPROBE, "<q", 5, "nprobe is 5, with 4 lists"),
         ("lists", DIRECT_MAP, "<B", 2, "kind of direct map is 2, not 0"),
         ("lists", LISTS_KIND, "4s", b"ilod", "kind of lists is b'ilod', not b'ilar'"),
-        ("lists", LISTS_KIND + 12, "<q", 16, "bytes of a vector is 16, not 32"),
+        ("lists", LISTS_KIND + 12, "<q", 16, "bytes of a listed vector is 16, not 32"),
         ("lists", SIZES_FORM, "4s", b"none", "form of the lists' sizes is b'none'"),
         ("lists", SIZES, "<q", -1, "the lists' sizes do not add up to 20"),
+        ("short", 0, "4s", b"IwFl", "kind is b'IwFl', not b'IwPQ'"),
+        ("short", LISTS_KIND, "<B", 0, "mark that vectors are residuals is 0, not 1"),
+        ("short", LISTS_KIND + 1, "<q", 2**40, "bytes of a vector is 1099511627776, not 4"),
+        ("short", LISTS_KIND + 9, "<q", 0, "width of a vector before it is shortened is 0, not 8"),
+        ("short", LISTS_KIND + 17, "<q", 4, "parts of a vector is 4, not 8"),
+        ("short", LISTS_KIND + 25, "<q", 64, "bits of a part is 64, not 4"),
+        ("short", LISTS_KIND + 33, "<q", 2**60, "number of numbers that parts stand for is"),
+        ("short", SHORT_LISTS_KIND + 12, "<q", 32, "bytes of a listed vector is 32, not 4"),
         ("one list", SIZES, "<q", NLIST, "sizes are of lists that do not exist, or out of order"),
         ("one list", SIZES - 8, "<q", 2**40, "number of sizes is 1099511627776, with 4 lists"),
     ],
@@ -123,9 +144,10 @@ def test_a_refusal_names_the_field(
 
 
 def test_an_index_is_of_the_kind_that_the_manifest_says(path: Path, kind: str) -> None:
-    other = LISTS if kind == "flat" else FLAT
-    with pytest.raises(BundleError, match="kind is"):
-        check_index_file(path, other, rows=ROWS, width=WIDTH)
+    for other in (FLAT, LISTS, SHORT):
+        if other != ENTRIES[kind]:
+            with pytest.raises(BundleError, match="kind is"):
+                check_index_file(path, other, rows=ROWS, width=WIDTH)
 
 
 @pytest.mark.parametrize("kind", ["flat"], indirect=True)

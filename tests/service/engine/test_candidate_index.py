@@ -6,10 +6,10 @@ import faiss
 import numpy as np
 import pytest
 from engine_questions import OnlyVideos
-from tiny_bundle_builder import unit, write_index, write_lists
+from tiny_bundle_builder import unit, write_index, write_lists, write_short_lists
 
 from lsvcr.bundle import IndexEntry
-from service.engine.candidate_index import CandidateIndex
+from service.engine.candidate_index import CandidateIndex, with_whole_vectors
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
 from service.engine.video_conditions import allow_except
@@ -27,7 +27,7 @@ def vectors(rows: int) -> np.ndarray:
 def test_search_finds_the_nearest_rows_and_the_floor_of_the_rest(tmp_path: Path) -> None:
     table_ND = vectors(100)
     write_index(tmp_path / "x", table_ND)
-    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, table_ND)
     [found] = index.search(table_ND[7:8], [5])
     similarity_N = table_ND @ table_ND[7]
     expected = np.argsort(-similarity_N)[:5]
@@ -40,7 +40,7 @@ def test_search_finds_the_nearest_rows_and_the_floor_of_the_rest(tmp_path: Path)
 def test_queries_of_one_search_get_as_many_as_each_asks_for(tmp_path: Path) -> None:
     table_ND = vectors(100)
     write_index(tmp_path / "x", table_ND)
-    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, table_ND)
     few, none, all_found = index.search(table_ND[1:4], [2, 0, 100])
     [alone] = index.search(table_ND[1:2], [2])
     assert (few.row_N.tolist(), few.floor) == (alone.row_N.tolist(), alone.floor)
@@ -51,7 +51,7 @@ def test_queries_of_one_search_get_as_many_as_each_asks_for(tmp_path: Path) -> N
 def test_a_search_takes_one_thread_wherever_the_index_was_loaded(tmp_path: Path) -> None:
     table_ND = vectors(100)
     write_index(tmp_path / "x", table_ND)
-    index = CandidateIndex.load(tmp_path / "x", FLAT, rows=100, width=WIDTH)
+    index = CandidateIndex.load(tmp_path / "x", FLAT, table_ND)
 
     def threads_after_a_search() -> int:
         faiss.omp_set_num_threads(2)
@@ -68,7 +68,7 @@ def test_inverted_lists_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
     write_lists(tmp_path / "x", table_ND, 16)
     for nprobe, is_exact in ((16, True), (1, False)):
         entry = IndexEntry(kind="ivf_flat", nprobe=nprobe, recall_at_100=1.0)
-        index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
+        index = CandidateIndex.load(tmp_path / "x", entry, table_ND)
         [found] = index.search(table_ND[7:8], [200])
         expected = np.argsort(-(table_ND[1:] @ table_ND[7]))[:200] + 1
         assert (set(found.row_N) == set(expected)) == is_exact
@@ -78,7 +78,7 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
     table_ND = vectors(1000)
     write_lists(tmp_path / "x", table_ND, 16)
     entry = IndexEntry(kind="ivf_flat", nprobe=1, recall_at_100=1.0)
-    index = CandidateIndex.load(tmp_path / "x", entry, rows=1000, width=WIDTH)
+    index = CandidateIndex.load(tmp_path / "x", entry, table_ND)
     retriever = Retriever(OnlyVideos(index), "video")
     [fetched] = index.search(table_ND[7:8], [400])
     assert len(fetched.row_N) < 400
@@ -92,3 +92,48 @@ def test_too_few_probed_candidates_lead_to_a_full_scan(tmp_path: Path) -> None:
 def test_an_empty_index_finds_nothing() -> None:
     [found] = CandidateIndex.empty(WIDTH).search(np.zeros((1, WIDTH), np.float32), [5])
     assert len(found.row_N) == 0
+
+
+SHORT = IndexEntry(kind="ivf_pq", nprobe=16, recall_at_100=1.0)
+
+
+@pytest.mark.parametrize("rows", [1000, 300])  # fewer than are fetched more than wanted
+def test_shortened_vectors_lead_to_exact_scores_best_first(tmp_path: Path, rows: int) -> None:
+    table_ND = vectors(rows)
+    write_short_lists(tmp_path / "x", table_ND, 16)
+    index = CandidateIndex.load(tmp_path / "x", SHORT, table_ND).on_cpu()
+    for found, query_D in zip(index.search(table_ND[5:9], [50] * 4), table_ND[5:9], strict=True):
+        similarity_N = table_ND @ query_D
+        similarity_N[0] = -np.inf
+        expected = np.argsort(-similarity_N)[:50]
+        assert found.row_N.tolist() == expected.tolist()
+        assert found.part_N == pytest.approx(similarity_N[expected], abs=1e-6)
+        assert found.floor == found.part_N[-1]
+    [all_found] = index.search(table_ND[5:6], [rows])
+    assert (len(all_found.row_N), all_found.floor) == (rows, -np.inf)
+
+
+def test_shortened_vectors_are_probed_as_the_manifest_says(tmp_path: Path) -> None:
+    table_ND = vectors(1000)
+    write_short_lists(tmp_path / "x", table_ND, 16)
+    entry = SHORT.model_copy(update={"nprobe": 1})
+    index = CandidateIndex.load(tmp_path / "x", entry, table_ND).on_cpu()
+    few, many = index.search(table_ND[7:9], [400, 10])
+    assert 10 < len(few.row_N) < 400 and few.row_N[0] == 7
+    assert few.floor == few.part_N[-1]
+    assert (len(many.row_N), many.row_N[0]) == (10, 8)
+
+
+def test_a_gpu_gets_the_same_lists_with_whole_vectors(tmp_path: Path) -> None:
+    """What is copied there; the copying itself needs one."""
+    table_ND = vectors(1000)
+    write_lists(tmp_path / "whole", table_ND, 16)
+    write_short_lists(tmp_path / "short", table_ND, 16)
+    expected = faiss.read_index(str(tmp_path / "whole"))
+    short = faiss.read_index(str(tmp_path / "short"), faiss.IO_FLAG_MMAP_IFC)
+    expected.nprobe = short.nprobe = 3
+    whole = with_whole_vectors(short, table_ND)
+    for one, other in zip(
+        whole.search(table_ND[5:50], 100), expected.search(table_ND[5:50], 100), strict=True
+    ):
+        assert np.array_equal(one, other)

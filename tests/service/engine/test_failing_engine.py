@@ -63,9 +63,9 @@ class ScarceEngine(InlineEngine):
         warm, _ = open_warm(bundle, "cpu", max_batch=16)
         self.encoder = ScarceEncoder(bundle)
         entry = bundle.manifest.indexes["comment"]
-        rows, width = bundle.manifest.counts.comments, bundle.manifest.width
+        table_CD = bundle.tables["comment_candidate_CD"]
         path = bundle.folder / "index" / "comment.faiss"
-        self.index = ScarceIndex.load(path, entry, rows=rows, width=width)
+        self.index = ScarceIndex.load(path, entry, table_CD)
         scarce = replace(warm, encoder=self.encoder, comment_index=self.index)
         opened = LocalBundle(scarce, None, wanted="cpu", cpu_reason=None)
         self._open.add(opened)

@@ -272,7 +272,7 @@ def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
     logit_V[3000:] = 0
     write_index(tmp_path / "x", candidate_ND)
     entry = IndexEntry(kind="flat", recall_at_100=1.0)
-    index = CandidateIndex.load(tmp_path / "x", entry, rows=5000, width=16)
+    index = CandidateIndex.load(tmp_path / "x", entry, candidate_ND)
     retriever = Retriever(OnlyVideos(index), "video")
     overall = PopularItems.by_place(np.arange(1, 5001, dtype=np.int32))
     prior = PopularityPrior.of(logit_V, overall.by_logit("prior", logit_V))
