@@ -403,18 +403,21 @@ def test_a_batch_learns_what_reading_everything_one_by_one_would(setting):
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
+def gradient(model, batch):
+    """Of a loss that every trained weight of the language model has a part in."""
+    model.zero_grad()
+    result = model(batch)
+    (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
+    weights = model.trained_weights().values()
+    return torch.cat([w.grad.flatten() for w in weights if w.grad is not None])
+
+
 def test_rows_of_their_own_teach_the_same(setting):
     run, samples, shared, model = setting
     own = next(samples_of(samples.prepared, run, lay_out=own_rows).batches(0))
     assert len(own.rows) > 1
     assert all(rows.position_RT is None for rows in own.rows)
-    gradients = []
-    for batch in (shared, own):
-        model.zero_grad()
-        result = model(batch)
-        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
-        weights = model.trained_weights().values()
-        gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
+    gradients = [gradient(model, batch) for batch in (shared, own)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
@@ -461,11 +464,7 @@ def test_compiled_layers_give_the_same_gradients(setting):
     for is_compiled in (False, True):
         if is_compiled:
             compile_layers(model.llm.causal)
-        model.zero_grad()
-        result = model(batch)
-        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
-        weights = model.trained_weights().values()
-        gradients.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
+        gradients.append(gradient(model, batch))
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
 
 
@@ -475,15 +474,8 @@ def test_recomputing_activations_changes_no_gradient(setting):
     for recompute in (False, True):
         if recompute:
             recompute_activations(model.llm.causal)
-        model.zero_grad()
         torch.manual_seed(0)
-        result = model.train()(batch)
-        (result.response_loss + (result.own_BD * result.llm_BD).sum()).backward()
-        gradients.append(
-            torch.cat(
-                [w.grad.flatten() for w in model.trained_weights().values() if w.grad is not None]
-            )
-        )
+        gradients.append(gradient(model.train(), batch))
     torch.testing.assert_close(*gradients)
 
 
