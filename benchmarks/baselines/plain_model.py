@@ -18,6 +18,7 @@ import onnxruntime as ort
 from benchmarks.baselines.answer_models import Body
 from lsvcr.bundle import load_bundle
 from lsvcr.history import HistoryBatch, Timelines
+from service.engine.candidate_index import with_whole_vectors
 from service.engine.queries import EventHistory
 from service.history_value import decode_history
 from service.settings import Settings
@@ -41,7 +42,10 @@ class PlainModel:
         self._session = ort.InferenceSession(
             folder / os.environ["GRAPH"], options, providers=["CPUExecutionProvider"]
         )
-        self._index = faiss.read_index(str(folder / "index" / "video.faiss"))
+        index = faiss.read_index(str(folder / "index" / "video.faiss"))
+        if isinstance(index, faiss.IndexIVFPQ):  # a plain search of shortened vectors finds too few
+            index = with_whole_vectors(index, self._bundle.tables["video_candidate_VD"])
+        self._index = index
         self._tables = {name: self._bundle.tables[name] for name in TABLES}
         self._keys = StoreKeys(Settings.model_fields["store_shards"].default)
 

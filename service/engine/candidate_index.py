@@ -152,7 +152,8 @@ def with_whole_vectors(
     short: faiss.IndexIVFPQ, candidate_VD: NDArray[np.float32]
 ) -> faiss.IndexIVFFlat:
     """The same lists of vectors that aren't shortened: what FAISS searches fastest on a GPU."""
-    whole = faiss.IndexIVFFlat(short.quantizer, short.d, short.nlist, short.metric_type)
+    centroids = faiss.clone_index(short.quantizer)  # that one ends with the index it belongs to
+    whole = faiss.IndexIVFFlat(centroids, short.d, short.nlist, short.metric_type)
     source: Any = short.invlists
     filled: Any = whole.invlists
 

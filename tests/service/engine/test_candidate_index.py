@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,6 +134,8 @@ def test_a_gpu_gets_the_same_lists_with_whole_vectors(tmp_path: Path) -> None:
     short = faiss.read_index(str(tmp_path / "short"), faiss.IO_FLAG_MMAP_IFC)
     expected.nprobe = short.nprobe = 3
     whole = with_whole_vectors(short, table_ND)
+    del short
+    gc.collect()
     for one, other in zip(
         whole.search(table_ND[5:50], 100), expected.search(table_ND[5:50], 100), strict=True
     ):
