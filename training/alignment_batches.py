@@ -15,7 +15,8 @@ from torch import Tensor
 
 from training.alignment_texts import AlignmentTexts
 from training.prompts import Prompts
-from training.token_rows import LayOut, TokenRows, on_device, places_of
+from training.token_rows import LayOut, TokenRows, on_device
+from training.token_table import places_of
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Memory:
         target_number_N = torch.cat([target_number_G, self.target_number_M])
         self.vector_3MD = vector_3ND.detach()[:, : self.samples]
         self.target_number_M = target_number_N[: self.samples]
-        return Keys(*vector_3ND, target_number_N, position_B.to(target_number_B.device))
+        return Keys(*vector_3ND, target_number_N, position_B)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold."""
@@ -138,11 +138,14 @@ def _gather(vector_3BD: Tensor, target_number_B: Tensor) -> tuple[Tensor, Tensor
 
     Each GPU has every n-th sample of the batch.
     """
+    device = target_number_B.device
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return vector_3BD, target_number_B, torch.arange(len(target_number_B))
+        return vector_3BD, target_number_B, torch.arange(len(target_number_B), device=device)
     vector_3GD = _GatherWithGradient.apply(vector_3BD)
     target_number_G = torch.stack(_gathered(target_number_B), 1).flatten()
-    position_B = torch.arange(dist.get_rank(), len(target_number_G), dist.get_world_size())
+    position_B = torch.arange(
+        dist.get_rank(), len(target_number_G), dist.get_world_size(), device=device
+    )
     return vector_3GD, target_number_G, position_B
 
 

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.token_table import places_of
+
 TOKENS_AT_ONCE = 65_536
 """The most that a model reads at once, padding included: its layers' memory grows with it."""
 WIDTH_MULTIPLE = 8
@@ -123,12 +125,6 @@ def own_rows(length_N: Numbers) -> Layout:
     start_N = np.empty_like(order_N)
     start_N[order_N] = np.concatenate(starts)
     return Layout(shapes, start_N, is_shared=False)
-
-
-def places_of(start_N: Numbers, length_N: Numbers) -> Numbers:
-    """Places of all tokens of sequences, one sequence after another; (F,)."""
-    before_N = np.cumsum(length_N) - length_N
-    return np.arange(int(length_N.sum())) + np.repeat(start_N - before_N, length_N)
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -51,12 +51,14 @@ class TokenTable:
         Returns:
             `token_F` of row after row, and `length_B`.
         """
-        length_L = length_BS.ravel()
-        offset_L = np.cumsum(length_L) - length_L
-        source_F = np.arange(int(length_L.sum())) + np.repeat(
-            self.start_N1[piece_BS.ravel()] - offset_L, length_L
-        )
+        source_F = places_of(self.start_N1[piece_BS.ravel()], length_BS.ravel())
         return self.token_F[source_F], length_BS.sum(1)
+
+
+def places_of(start_N: NDArray[np.integer], length_N: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Places of all tokens of lists that begin at given places, one list after another; (F,)."""
+    before_N = np.cumsum(length_N) - length_N
+    return np.arange(int(length_N.sum())) + np.repeat(start_N - before_N, length_N)
 
 
 def tokenize(

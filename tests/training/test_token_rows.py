@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training import token_rows
-from training.token_rows import own_rows, places_of, shared_rows
+from training.token_rows import own_rows, shared_rows
+from training.token_table import places_of
 
 
 def test_shared_rows_by_hand():
