@@ -20,7 +20,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from benchmarks.invented_users import build_timelines, invent_events
-from export.candidate_index import FLAT_BELOW, probe_enough
+from export.candidate_index import (
+    FLAT_BELOW,
+    IndexOptions,
+    build_index,
+    probe_enough,
+    write_index,
+)
 from lsvcr.bundle import (
     MANIFEST,
     PROFILE_TABLE,
@@ -291,10 +297,9 @@ def _write_index(
     width = candidate_ND.shape[1]
     vector_ND, row_N = candidate_ND[1:], np.arange(1, len(candidate_ND))
     if len(vector_ND) < FLAT_BELOW:
-        index = faiss.IndexIDMap(faiss.IndexFlatIP(width))
-        index.add_with_ids(vector_ND, row_N)
-        faiss.write_index(index, str(path))
-        return IndexEntry(kind="flat", recall_at_100=1.0)
+        index, entry = build_index(candidate_ND, [asked_QD], IndexOptions())
+        write_index(index, path)
+        return entry
     centre_LD, owner_N = lists
     centroids = faiss.IndexFlatIP(width)
     centroids.add(centre_LD)
@@ -305,5 +310,5 @@ def _write_index(
     pointers = (faiss.swig_ptr(array) for array in (vector_ND, row_N, list_N))
     index.add_core(len(vector_ND), *pointers)
     entry = probe_enough(index, candidate_ND, [asked_QD], most_probed=1)
-    faiss.write_index(index, str(path))
+    write_index(index, path)
     return entry
