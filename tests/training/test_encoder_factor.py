@@ -1,17 +1,22 @@
 """How much of the encoder's part is kept: the likeliest factor, folded into what stands beside."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from together import run_together
-from worlds import CPU, config, prepared_world, random_recommender, random_text
+from worlds import (
+    CPU,
+    config,
+    fit_world,
+    prepared_world,
+    random_recommender,
+    random_text,
+    read_log,
+)
 
 from training.checkpoint import load_recommender, read_checkpoint
 from training.encoder_factor import FACTORS, choose_factors, folded
 from training.evaluate import Evaluation
-from training.fit import fit
 from training.samples import draw_samples
 from training.score_parts import ScoreParts
 from training.scorers import EncoderFactors, ModelScorer
@@ -98,16 +103,7 @@ def test_folded_weights_score_in_proportion_and_are_then_as_before():
 
 
 def run_fit(folder, *assignments):
-    folder.mkdir(exist_ok=True)
-    run = config(*PARTS, *FIT, *assignments)
-    prepared = prepared_world(5, run)
-    text = random_text(prepared)
-    fit(prepared, text, run, folder)
-    return run, prepared, text
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return fit_world(folder, *PARTS, *FIT, *assignments)
 
 
 def test_the_stored_checkpoint_ranks_as_it_was_validated(tmp_path):
@@ -116,7 +112,7 @@ def test_the_stored_checkpoint_ranks_as_it_was_validated(tmp_path):
     validation = Evaluation(prepared, run, "validation")
     asked_N = validation.samples.videos.event_T
     parts = ScoreParts.build(prepared, text, recommender, asked_N, CPU)
-    [best] = [entry for entry in log(tmp_path / "run") if entry["is_best"]][-1:]
+    [best] = [entry for entry in read_log(tmp_path / "run") if entry["is_best"]][-1:]
     assert best["encoder_factor"]["video"] != 1
     again = validation.evaluate(ModelScorer(recommender, parts, validation.samples))
     for task, ranking in (("video", "full"), ("video", "sampled"), ("comment", "thread")):
@@ -129,7 +125,9 @@ def test_training_goes_on_as_if_nothing_had_been_chosen(tmp_path):
     run_fit(tmp_path / "parts", "fit.epochs=1")
     run_fit(tmp_path / "parts")
     run_together(2, run_fit, tmp_path / "two")
-    chosen, never, parts, two = (log(tmp_path / name) for name in ("chosen", "not", "parts", "two"))
+    chosen, never, parts, two = (
+        read_log(tmp_path / name) for name in ("chosen", "not", "parts", "two")
+    )
     assert [entry["losses"] for entry in chosen] == [entry["losses"] for entry in never]
     for entry in never:
         assert entry["encoder_factor"] == {"video": 1, "comment": 1}

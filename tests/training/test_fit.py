@@ -1,14 +1,11 @@
-import json
-
 import pytest
 import torch
 from together import run_together
-from worlds import config, prepared_world, random_text, rows_of
+from worlds import config, fit_world, prepared_world, read_log, rows_of
 
 from lsvcr.errors import DataError
 from training.checkpoint import load_recommender, read_checkpoint, write_checkpoint
 from training.evaluate import Evaluation, evaluate_run
-from training.fit import fit
 from training.score_parts import ScoreParts
 from training.scorers import ModelScorer
 
@@ -16,27 +13,18 @@ RUN = ("fit.epochs=4", "fit.patience=9", "fit.device=cpu")
 
 
 def run_fit(folder, *assignments, seed=5):
-    folder.mkdir(exist_ok=True)
-    run = config(*RUN, *assignments)
-    prepared = prepared_world(seed, run)
-    text = random_text(prepared)
-    fit(prepared, text, run, folder)
-    return run, prepared, text
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return fit_world(folder, *RUN, *assignments, seed=seed)
 
 
 def outcome(folder):
-    return [(entry["epoch"], entry["losses"], entry["validation"]) for entry in log(folder)]
+    return [(entry["epoch"], entry["losses"], entry["validation"]) for entry in read_log(folder)]
 
 
 def test_the_same_seed_gives_the_same_run_and_learns(tmp_path):
     run_fit(tmp_path / "one")
     run_fit(tmp_path / "two")
     assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
-    losses = [entry["losses"]["total"] for entry in log(tmp_path / "one")]
+    losses = [entry["losses"]["total"] for entry in read_log(tmp_path / "one")]
     assert losses[-1] < losses[0]
 
 
@@ -69,9 +57,9 @@ def test_two_processes_come_to_what_one_does_and_go_on_where_two_or_one_stopped(
     run_fit(tmp_path / "parts", *settings, "fit.epochs=2")
     run_together(2, run_fit, tmp_path / "parts", *settings, "fit.epochs=4")
     run_fit(tmp_path / "parts", *settings)
-    expected = log(tmp_path / "one")
+    expected = read_log(tmp_path / "one")
     for folder in (tmp_path / "two", tmp_path / "parts"):
-        entries = log(folder)
+        entries = read_log(folder)
         assert [entry["epoch"] for entry in entries] == list(range(1, 9))
         for entry, one in zip(entries, expected, strict=True):
             assert entry["losses"] == pytest.approx(one["losses"], abs=1e-4)
@@ -109,19 +97,19 @@ def fit_odd_batches(folder):
 def test_one_task_can_be_trained_alone(tmp_path, task):
     run_fit(tmp_path / task, f"fit.task={task}", "fit.epochs=1")
     other = {"video": "comment", "comment": "video"}[task]
-    losses = log(tmp_path / task)[0]["losses"]
+    losses = read_log(tmp_path / task)[0]["losses"]
     assert task in losses
     assert other not in losses
 
 
 def test_one_target_per_row_trains_too(tmp_path):
     run_fit(tmp_path / "single", "fit.targets=single", "fit.epochs=1")
-    assert log(tmp_path / "single")[0]["losses"]["video"] > 0
+    assert read_log(tmp_path / "single")[0]["losses"]["video"] > 0
 
 
 def test_stops_when_validation_no_longer_improves(tmp_path):
     run_fit(tmp_path / "run", "fit.learning_rate=1e-9", "fit.epochs=30", "fit.patience=2")
-    entries = log(tmp_path / "run")
+    entries = read_log(tmp_path / "run")
     best = max(entry["epoch"] for entry in entries if entry["is_best"])
     assert entries[-1]["epoch"] == best + 2
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_causal_model import save_tiny_causal_model
 from together import run_together
-from worlds import config, prepared_world, random_dataset, random_text
+from worlds import config, prepared_world, random_dataset, random_text, read_log
 
 from training import processes
 from training.__main__ import main
@@ -62,10 +62,6 @@ def test_no_thread_of_the_group_lives_on_whatever_was_imported_meanwhile(tmp_pat
     assert (done.returncode, done.stdout.count("None")) == (0, 2), done.stderr
 
 
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def test_a_run_in_two_processes_is_the_run_of_one(start, tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["run", *start, "--out", str(one)]) == 0
@@ -75,9 +71,9 @@ def test_a_run_in_two_processes_is_the_run_of_one(start, tmp_path, capsys):
     assert done.stdout.count("report.html") == 1
 
     # What profiles compare is shared by both runs, so the first alone embedded it.
-    of_one = [entry for entry in log(one) if entry.get("kind") not in ("embed", "trigrams")]
-    assert [entry["step"] for entry in log(two)] == [entry["step"] for entry in of_one]
-    for entry, expected in zip(log(two), of_one, strict=True):
+    of_one = [entry for entry in read_log(one) if entry.get("kind") not in ("embed", "trigrams")]
+    assert [entry["step"] for entry in read_log(two)] == [entry["step"] for entry in of_one]
+    for entry, expected in zip(read_log(two), of_one, strict=True):
         for name in ("losses", "texts"):
             if name in expected:
                 assert entry[name] == pytest.approx(expected[name], abs=2e-3)
@@ -115,7 +111,7 @@ def fit_in_fp32(folder):
 def test_two_gpus_come_to_what_one_does_in_recorded_steps(tmp_path):
     for count in (1, 2):
         run_together(count, fit_in_fp32, tmp_path / str(count))
-    one, two = log(tmp_path / "1"), log(tmp_path / "2")
+    one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
     assert len(one) == 8
     for entry, expected in zip(two, one, strict=True):
         assert entry["losses"] == pytest.approx(expected["losses"], abs=1e-3)

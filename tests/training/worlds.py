@@ -1,5 +1,7 @@
 """Small random data sets with every awkward case: overlaps, empty sides, repeats, ties."""
 
+import json
+
 import numpy as np
 import polars as pl
 import torch
@@ -9,6 +11,7 @@ from training.comment_features import comment_features
 from training.config import PRESETS, RunConfig
 from training.dataset_folder import Dataset
 from training.encoder import Recommender
+from training.fit import fit
 from training.split import Prepared, TextTables, prepare
 
 MINUTE = 60_000
@@ -123,3 +126,18 @@ def rows_of(
 def prepared_world(seed: int, run: RunConfig) -> Prepared:
     """A prepared random data set."""
     return prepare(random_dataset(seed), run)
+
+
+def fit_world(folder, *assignments, seed=5):
+    """Fit an invented world; the configuration, what was prepared, and the texts."""
+    folder.mkdir(exist_ok=True)
+    run = config(*assignments)
+    prepared = prepared_world(seed, run)
+    text = random_text(prepared)
+    fit(prepared, text, run, folder)
+    return run, prepared, text
+
+
+def read_log(folder):
+    """A run's log, an entry per epoch."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
