@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.baselines.whole_lists import with_whole_vectors
 from benchmarks.invented_users import as_stored, invent_events, invent_histories
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.plots import plot_curves
@@ -113,6 +115,15 @@ async def measure(registry: Path, args: argparse.Namespace) -> dict[str, object]
         index, lists = inverted_lists(asked)
         ways["inverted lists"] = lambda batch: index.search(asked.query_QD[:batch], [COUNT] * batch)
         recall["inverted lists"] = lists.recall_at_100
+    if is_on_gpu(opened) and lists is not None:
+        whole, thread = to_gpu(whole_lists(opened)), ThreadPoolExecutor(1)
+
+        async def in_thread(batch: int) -> object:  # as the service hands its searches over
+            queries_QD = asked.query_QD[:batch]
+            return await loop.run_in_executor(thread, search, whole, queries_QD)
+
+        ways["FAISS lists"] = lambda batch: waited(in_thread(batch))
+        recall["FAISS lists"] = lists.recall_at_100
     if len(asked.vector_VD) <= NUMPY_BELOW:
         ways["numpy"] = lambda batch: by_numpy(asked, batch)
     calls = {
@@ -145,10 +156,29 @@ async def ask_all(opened: OpenBundle, users: int) -> Asked:
     vector_VD = np.ascontiguousarray(opened.bundle.tables["video_candidate_VD"][1:])
     flat = faiss.IndexFlatIP(vector_VD.shape[1])
     flat.add(vector_VD)
-    if opened.describe()["index_device"] == "cuda":
-        flat = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
+    if is_on_gpu(opened):
+        flat = to_gpu(flat)
     best_QK, _ = flat.search(query_QD, RECALL_AT)
     return Asked(opened, query_QD, vector_VD, flat, best_QK)
+
+
+def is_on_gpu(opened: OpenBundle) -> bool:
+    """Whether the service searches on a GPU, and FAISS could."""
+    is_there = opened.describe()["index_device"] == "cuda"
+    return is_there and hasattr(faiss, "StandardGpuResources")
+
+
+def to_gpu(index: faiss.Index) -> faiss.Index:
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+
+
+def whole_lists(opened: OpenBundle) -> faiss.Index:
+    """The bundle's inverted lists as FAISS searches them on a GPU."""
+    index = faiss.read_index(str(opened.bundle.folder / "index" / "video.faiss"))
+    if isinstance(index, faiss.IndexIVFPQ):
+        index = with_whole_vectors(index, opened.bundle.tables["video_candidate_VD"])
+    index.nprobe = opened.bundle.manifest.indexes["video"].nprobe
+    return index
 
 
 def inverted_lists(asked: Asked) -> tuple[CandidateIndex, IndexEntry]:
@@ -159,7 +189,7 @@ def inverted_lists(asked: Asked) -> tuple[CandidateIndex, IndexEntry]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.faiss")
         write_index(index, path)
-        return CandidateIndex.load(path, entry, candidate_VD).on_cpu(), entry
+        return CandidateIndex.load(path, entry, candidate_VD), entry
 
 
 def search(index: faiss.Index, query_QD: FloatArray) -> object:

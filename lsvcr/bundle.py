@@ -4,6 +4,7 @@
     encoder.onnx        histories and tables -> video preference and comment states
     encoder_packed.onnx the same, faster on a CPU; encoder_packed_videos.onnx: for videos alone
     encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
+    nearest.onnx        any vectors and queries -> the nearest of all, for a GPU
     comment_head.onnx   comment states and target videos -> comment preferences
     tables/             rows that histories look up, and candidate vectors
     index/              FAISS indexes over the candidate vectors
@@ -55,11 +56,16 @@ TABLES = (
     "comment_candidate_CD",
 )
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
+NEAREST_GRAPH = "nearest.onnx"
+NEAREST_GROUP = 64
+"""Candidates whose best that graph finds first: what it is given is filled to whole groups."""
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference of a golden output's component (unit vectors): covers fp16 and TF32."""
 VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
 """A version names a folder of the registry, and nothing else."""
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_PIECE_BYTES = 8 << 20
+"""Of a file, hashed at once."""
 MAX_COMPONENT = 1e4
 """Largest number in a vector that scores are computed from: the sums stay numbers."""
 
@@ -572,5 +578,10 @@ def _check_golden(golden: Golden, manifest: Manifest, rows: dict[str, int]) -> N
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Read large pieces, as between two of them the interpreter may be somebody else's."""
+    digest = hashlib.sha256()
+    piece = memoryview(bytearray(min(_PIECE_BYTES, path.stat().st_size)))
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(piece):
+            digest.update(piece[:read])
+    return digest.hexdigest()

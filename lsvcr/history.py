@@ -234,9 +234,11 @@ class HistoryBatch:
         """As `padded`, into arrays that are there already, of any content."""
         targets = grown.arrays()
         for name, array in self.arrays().items():
-            targets[name][:] = _PADDING.get(name, 0)
-            targets[name][:, 0] = _PADDED_START.get(name, 0)
-            targets[name][: array.shape[0], : array.shape[1]] = array
+            target = targets[name]
+            if array.shape != target.shape:
+                target[:] = _PADDING.get(name, 0)
+                target[:, 0] = _PADDED_START.get(name, 0)
+            target[: array.shape[0], : array.shape[1]] = array
 
     def arrays(self) -> dict[str, NDArray[np.int32]]:
         """The arrays under the names of the encoder graph's inputs, in the graph's order."""

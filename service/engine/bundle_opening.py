@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Golden
+from lsvcr.bundle import GOLDEN_TOLERANCE, NEAREST_GRAPH, Bundle, Golden
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.encoder_session import CommentHead, CpuEncoder, Encoding, FloatArray
+from service.engine.cuda_nearest import CudaNearest, in_half_precision
+from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
 from service.engine.scoring import KNOWN_PARTS
+from service.errors import NotReadyError
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -24,26 +26,24 @@ WARM_COUNT = 150
 MIN_GOLDEN_OVERLAP = 0.8
 """Part of the golden best videos that the index must find: an approximate one misses a few."""
 
+_CANDIDATES: dict[Kind, str] = {"video": "video_candidate_VD", "comment": "comment_candidate_CD"}
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WarmBundle:
-    """A bundle with its encoder and indexes, checked and warmed up. One thread owns them."""
+    """A bundle with its encoder and indexes, checked and warmed up.
+
+    One thread owns the encoder, and one the indexes.
+    """
 
     bundle: Bundle
     encoder: CpuEncoder
-    video_index: CandidateIndex
-    comment_index: CandidateIndex
+    video_index: Index
+    comment_index: Index
 
-    def encode(
-        self, history: HistoryBatch, with_comments: bool, counts: Sequence[int]
-    ) -> tuple[Encoding, list[Candidates]]:
-        """Encode users and find as many videos for each as `counts` says."""
-        encoding = self.encoder.encode(history, with_comments=with_comments)
-        return encoding, self.find_videos(encoding.video_preference_BD, counts)
-
-    def find_videos(self, preference_BD: FloatArray, counts: Sequence[int]) -> list[Candidates]:
+    def find_videos(self, preference_BD: FloatArray, counts: Sequence[int]) -> CandidateBatch:
         """Find each user's nearest videos."""
         # What isn't finite finds nothing, and must not disturb its neighbours.
         query_BD = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
@@ -53,7 +53,7 @@ class WarmBundle:
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
     """Open graphs and indexes, check them against the golden outputs, and warm them up.
 
-    To be called in the thread that will run them: a GPU's state belongs to one.
+    To be called in the thread that will encode: a recorded graph belongs to one.
 
     Returns:
         What was opened, and the reason where `auto` went to the CPU.
@@ -80,26 +80,41 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
 def _open_on(
     bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
 ) -> WarmBundle:
+    is_gpu = open_encoder is not CpuEncoder
     with ThreadPoolExecutor(2) as beside:
-        reads = [
-            beside.submit(_read_index, bundle, "video"),
-            beside.submit(_read_index, bundle, "comment"),
+        prepared = [
+            beside.submit(_prepare_index, bundle, "video", is_gpu),
+            beside.submit(_prepare_index, bundle, "comment", is_gpu),
         ]
         encoder = open_encoder(bundle)
-        indexes = [read.result() for read in reads]
         # Not before: whatever allocates on a GPU ends the recording of a graph there.
-        is_cpu = open_encoder is CpuEncoder
-        place = CandidateIndex.on_cpu if is_cpu else CandidateIndex.on_gpu
-        indexes = list(beside.map(place, indexes))
+        indexes = [open_index.result()() for open_index in prepared]
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _read_index(bundle: Bundle, kind: Literal["video", "comment"]) -> CandidateIndex:
-    names = {"video": "video_candidate_VD", "comment": "comment_candidate_CD"}
-    candidate_VD = bundle.tables[names[kind]]
+def _prepare_index(bundle: Bundle, kind: Kind, is_gpu: bool) -> Callable[[], Index]:
+    """Do what needs no GPU; what is returned does the rest."""
+    candidate_VD = bundle.tables[_CANDIDATES[kind]]
+    if is_gpu and CudaNearest.can_search(bundle.folder / NEAREST_GRAPH, candidate_VD):
+        return partial(_search_on_gpu, bundle, kind, in_half_precision(candidate_VD))
+    index = _read_index(bundle, kind)
+    return lambda: index
+
+
+def _search_on_gpu(bundle: Bundle, kind: Kind, half_ND: NDArray[np.float16]) -> Index:
+    try:
+        graph = bundle.folder / NEAREST_GRAPH
+        return CudaNearest(graph, bundle.tables[_CANDIDATES[kind]], half_ND)
+    except NotReadyError as error:  # the CPU answers the same, only later
+        logger.warning("%ss are searched for on the CPU: %s", kind, error)
+        return _read_index(bundle, kind)
+
+
+def _read_index(bundle: Bundle, kind: Kind) -> CandidateIndex:
+    candidate_VD = bundle.tables[_CANDIDATES[kind]]
     entry = bundle.manifest.indexes.get(kind)
     if len(candidate_VD) == 1:
         return CandidateIndex.empty(candidate_VD.shape[1])
@@ -109,7 +124,7 @@ def _read_index(bundle: Bundle, kind: Literal["video", "comment"]) -> CandidateI
     return CandidateIndex.load(path, entry, candidate_VD)
 
 
-def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateIndex) -> None:
+def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: Index) -> None:
     """Compare graphs and video index with the golden outputs; raises BundleError."""
     golden, query_VD = bundle.golden, bundle.tables["video_query_VD"]
     head = CommentHead(bundle)
@@ -137,9 +152,7 @@ def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: CandidateInde
     _check_best_videos(golden, bundle.tables["video_candidate_VD"], found)
 
 
-def _check_best_videos(
-    golden: Golden, candidate_VD: FloatArray, found: Sequence[Candidates]
-) -> None:
+def _check_best_videos(golden: Golden, candidate_VD: FloatArray, found: CandidateBatch) -> None:
     """Compare by score, as equal videos may stand for one another."""
     if golden.top_video_BK.max(initial=0) >= len(candidate_VD):
         raise BundleError("golden top_video names videos that do not exist")
@@ -165,5 +178,6 @@ def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
         rows = [number % users for number in range(size)]
         arrays = golden.history.arrays().values()
         history = HistoryBatch(*(array[rows] for array in arrays))
-        encoding, _ = warm.encode(history, True, [WARM_COUNT] * size)
-        warm.comment_index.search(encoding.video_preference_BD, [WARM_COUNT] * size)
+        preference_BD = warm.encoder.encode(history, with_comments=True).video_preference_BD
+        warm.find_videos(preference_BD, [WARM_COUNT] * size)
+        warm.comment_index.search(preference_BD, [WARM_COUNT] * size)

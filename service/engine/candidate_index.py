@@ -4,11 +4,10 @@ Shape suffixes: B queries, N candidates found, V catalogue rows, D width.
 """
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Protocol, Self
 
 import faiss
 import numpy as np
@@ -19,8 +18,7 @@ from lsvcr.errors import BundleError
 from lsvcr.index_file import check_index_file
 from lsvcr.refined_search import search_refined
 
-GPU_MAX_COUNT = 2048
-"""The most neighbours that FAISS returns for a query on a GPU."""
+Kind = Literal["video", "comment"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +38,61 @@ class Candidates:
     floor: float
 
 
-NO_CANDIDATES = Candidates(np.empty(0, np.int64), np.empty(0, np.float32), -np.inf)
-"""Nothing proposed, and nothing to make of what is left out."""
+@dataclass(frozen=True, slots=True)
+class CandidateBatch:
+    """What one search proposed for several queries; iterate for the `Candidates` of each.
+
+    Attributes:
+        row_BN: int32 or int64 catalogue rows, nearest first; -1 where there are fewer.
+        part_BN: float32, the inner product of each.
+        counts: How many each query asked for.
+        rows: How many the index holds.
+        slack: So much a row left out may be above the last one that was found.
+    """
+
+    row_BN: NDArray[np.integer[Any]]
+    part_BN: NDArray[np.float32]
+    counts: Sequence[int]
+    rows: int
+    slack: float = 0.0
+
+    @classmethod
+    def nothing(cls, counts: Sequence[int], rows: int) -> "CandidateBatch":
+        """No candidates for anybody."""
+        shape = (len(counts), 0)
+        return cls(np.empty(shape, np.int64), np.empty(shape, np.float32), counts, rows)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __iter__(self) -> Iterator[Candidates]:
+        row_BN = self.row_BN.astype(np.int64, copy=False)
+        found_B = np.minimum(np.count_nonzero(row_BN > 0, axis=1), self.counts)
+        for row_N, part_N, found in zip(row_BN, self.part_BN, found_B.tolist(), strict=True):
+            floor = float(part_N[found - 1]) + self.slack if found else np.inf
+            floor = -np.inf if found == self.rows else floor
+            yield Candidates(row_N[:found], part_N[:found], floor)
+
+    def of(self, start: int, end: int) -> "CandidateBatch":
+        """Those of some queries, no wider than they need."""
+        counts = self.counts[start:end]
+        found = slice(max(counts, default=0))
+        row_BN, part_BN = self.row_BN[start:end, found], self.part_BN[start:end, found]
+        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.slack)
+
+    @classmethod
+    def join(cls, batches: Sequence["CandidateBatch"]) -> "CandidateBatch":
+        """Queries of several searches of one index; at least one."""
+        if len(batches) == 1:
+            return batches[0]
+        widest = max(one.row_BN.shape[1] for one in batches)
+        return cls(
+            np.concatenate([_widened(one.row_BN, widest, -1) for one in batches]),
+            np.concatenate([_widened(one.part_BN, widest, 0) for one in batches]),
+            [count for one in batches for count in one.counts],
+            batches[0].rows,
+            batches[0].slack,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +103,20 @@ class IndexSize:
     max_count: int
 
 
+class Index(Protocol):
+    """Nearest candidates of one kind by inner product; `CandidateIndex`, or on a GPU `CudaNearest`.
+
+    Attributes:
+        device: Where it runs, `cpu` or `cuda`.
+    """
+
+    extent: IndexSize
+    device: str
+
+    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
+        """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
+
+
 class CandidateIndex:
     """Nearest candidates of one kind by inner product. One thread owns it.
 
@@ -60,18 +125,18 @@ class CandidateIndex:
         candidate_VD: Where the index holds shortened vectors, the vectors themselves.
     """
 
+    device = "cpu"
+
     def __init__(
         self,
         index: Any,
         *,
         max_count: int,
-        device: str,
         candidate_VD: NDArray[np.float32] | None = None,
     ) -> None:
         self._index = index
         self._candidate_VD = candidate_VD
         self.extent = IndexSize(index.ntotal, max_count)
-        self.device = device
 
     @classmethod
     def load(cls, path: Path, entry: IndexEntry, candidate_VD: NDArray[np.float32]) -> Self:
@@ -88,53 +153,24 @@ class CandidateIndex:
         except (RuntimeError, MemoryError) as error:
             logger.warning("%s: %s", path.name, error)
             raise BundleError(f"index/{path.name} cannot be read") from error
+        is_short = entry.kind == "ivf_pq"
+        if is_short:  # as a CPU compares them fastest, 32 at a time: a copy of its own
+            index = faiss.IndexIVFPQFastScan(index)
         if entry.nprobe is not None:
             faiss.extract_index_ivf(index).nprobe = entry.nprobe
-        is_short = entry.kind == "ivf_pq"
-        return cls(
-            index,
-            max_count=max(rows, 1),
-            device="cpu",
-            candidate_VD=candidate_VD if is_short else None,
-        )
-
-    def on_cpu(self) -> "CandidateIndex":
-        """Shortened vectors as a CPU compares them fastest, 32 at a time: a copy of its own."""
-        if self._candidate_VD is None:
-            return self
-        packed = faiss.IndexIVFPQFastScan(self._index)
-        packed.nprobe = self._index.nprobe
-        return CandidateIndex(
-            packed,
-            max_count=self.extent.max_count,
-            device="cpu",
-            candidate_VD=self._candidate_VD,
-        )
-
-    def on_gpu(self) -> "CandidateIndex":
-        """Copy it there, with whole vectors; `on_cpu` where FAISS can't."""
-        if not hasattr(faiss, "StandardGpuResources") or not self.extent.rows:
-            return self.on_cpu()
-        index = self._index
-        if self._candidate_VD is not None:
-            index = with_whole_vectors(index, self._candidate_VD)
-        try:
-            moved = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-        except RuntimeError as error:  # the CPU answers the same, only later
-            logger.warning("an index stays on the CPU: %s", error)
-            return self.on_cpu()
-        return CandidateIndex(moved, max_count=GPU_MAX_COUNT, device="cuda")
+        return cls(index, max_count=max(rows, 1), candidate_VD=candidate_VD if is_short else None)
 
     @classmethod
     def empty(cls, width: int) -> Self:
         """Stand in where a catalogue has no items of this kind."""
-        return cls(faiss.IndexFlatIP(width), max_count=1, device="cpu")
+        return cls(faiss.IndexFlatIP(width), max_count=1)
 
-    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> list[Candidates]:
-        """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
-        largest = min(max(counts, default=0), self.extent.rows, self.extent.max_count)
+    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
+        """As `Index.search`."""
+        rows = self.extent.rows
+        largest = min(max(counts, default=0), rows, self.extent.max_count)
         if largest < 1:
-            return [NO_CANDIDATES for _ in counts]
+            return CandidateBatch.nothing(counts, rows)
         faiss.omp_set_num_threads(1)  # of this thread: several pools in one process fight
         query_BD = np.ascontiguousarray(query_BD)
         if self._candidate_VD is None:
@@ -142,39 +178,9 @@ class CandidateIndex:
         else:
             found = search_refined(self._index, self._candidate_VD, query_BD, largest)
             similarity_BN, row_BN = found
-        return [
-            _candidates(similarity_N[:count], row_N[:count], self.extent.rows)
-            for similarity_N, row_N, count in zip(similarity_BN, row_BN, counts, strict=True)
-        ]
+        return CandidateBatch(row_BN, similarity_BN, counts, rows)
 
 
-def with_whole_vectors(
-    short: faiss.IndexIVFPQ, candidate_VD: NDArray[np.float32]
-) -> faiss.IndexIVFFlat:
-    """The same lists of vectors that aren't shortened: what FAISS searches fastest on a GPU."""
-    centroids = faiss.clone_index(short.quantizer)  # that one ends with the index it belongs to
-    whole = faiss.IndexIVFFlat(centroids, short.d, short.nlist, short.metric_type)
-    source: Any = short.invlists
-    filled: Any = whole.invlists
-
-    def fill(number: int) -> None:
-        if size := source.list_size(number):
-            row_N = faiss.rev_swig_ptr(source.get_ids(number), size)
-            byte_N = np.take(candidate_VD, row_N, axis=0).view(np.uint8).reshape(-1)
-            filled.add_entries(number, size, faiss.swig_ptr(row_N), faiss.swig_ptr(byte_N))
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(short.nlist)))
-    whole.ntotal = short.ntotal
-    whole.nprobe = short.nprobe
-    return whole
-
-
-def _candidates(
-    similarity_N: NDArray[np.float32], row_N: NDArray[np.int64], size: int
-) -> Candidates:
-    found = int(np.count_nonzero(row_N > 0))  # -1 stands where the probed lists held too few
-    row_N, similarity_N = row_N[:found], similarity_N[:found]
-    if found == size:
-        return Candidates(row_N, similarity_N, -np.inf)
-    return Candidates(row_N, similarity_N, float(similarity_N[-1]) if found else np.inf)
+def _widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:
+    missing = width - array_BN.shape[1]
+    return np.pad(array_BN, ((0, 0), (0, missing)), constant_values=content)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import Candidates
+from service.engine.candidate_index import CandidateBatch, Candidates
 from service.engine.encoder_session import FloatArray
 from service.engine.engine import OpenBundle
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
@@ -43,7 +43,7 @@ class CommentRanking:
 
     async def fetch(
         self, queries: Sequence[CommentQuery], users: Sequence[User], preference_BD: FloatArray
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """Search all comments for some queries at once; of each the first look."""
         counts = [
             self._first_count(query.k, user) for query, user in zip(queries, users, strict=True)

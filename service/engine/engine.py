@@ -18,8 +18,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from lsvcr.bundle import Bundle, bundle_being_checked
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
-from service.engine.candidate_index import Candidates, IndexSize
+from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.encoder_session import Encoding, runs_of
 from service.engine.freed_memory import give_back_after
 from service.errors import EngineFailedError
@@ -37,8 +38,6 @@ PROVE_AGAIN_S = 1.0
 SEARCHED_AT_ONCE = 8
 """Users for whom a CPU fetches candidates before the event loop has its turn."""
 
-Kind = Literal["video", "comment"]
-ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class EncodedUsers:
     """
 
     encoding: Encoding
-    candidates: Sequence[Candidates]
+    candidates: CandidateBatch
 
 
 class OpenBundle(Protocol):
@@ -86,7 +85,7 @@ class OpenBundle(Protocol):
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """Find each query's nearest rows of one kind."""
 
     def describe(self) -> dict[str, object]:
@@ -114,13 +113,29 @@ class Engine(Protocol):
         """End; what is open answers no more."""
 
 
+@dataclass(frozen=True, slots=True)
+class GpuThreads:
+    """Where one bundle runs on a GPU: users are encoded while others' candidates are searched.
+
+    Attributes:
+        encoding: The one that recorded the graphs, which belong to it.
+    """
+
+    encoding: Executor
+    searching: Executor
+
+
+BATCHES_ON_GPU = 3
+"""Under way at a time: one in each thread, and one that is being put together or sent."""
+
+
 class LocalBundle:
     """A bundle that is computed with in this process.
 
     Args:
         warm: The bundle with its graphs and indexes.
-        thread: Runs everything, as a GPU's state belongs to one thread. None runs it at once,
-            in the caller's: on CPUs every hand-over between threads costs more than it brings.
+        threads: None computes at once, in the caller's thread: on CPUs every hand-over between
+            threads costs more than it brings.
         cpu_reason: Why it runs on the CPU, where a GPU had been welcome.
 
     Attributes:
@@ -128,14 +143,19 @@ class LocalBundle:
     """
 
     def __init__(
-        self, warm: WarmBundle, thread: Executor | None, *, wanted: Device, cpu_reason: str | None
+        self,
+        warm: WarmBundle,
+        threads: GpuThreads | None,
+        *,
+        wanted: Device,
+        cpu_reason: str | None,
     ) -> None:
         self._warm = warm
-        self._thread = thread
+        self._threads = threads
         self._wanted = wanted
         self._cpu_reason = cpu_reason
         self.bundle = warm.bundle
-        self.in_flight = 1 if thread is None else 2  # the next one is prepared meanwhile
+        self.in_flight = 1 if threads is None else BATCHES_ON_GPU
         self.sizes: dict[Kind, IndexSize] = {
             "video": warm.video_index.extent,
             "comment": warm.comment_index.extent,
@@ -147,40 +167,49 @@ class LocalBundle:
         self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
-        warm = self._warm
-        if self._thread is not None:
-            found = await self._run(warm.encode, history, with_comments, counts)
-            return EncodedUsers(*found)
-        encoding = await self._encode_in_turns(history, with_comments)
-        candidates = await self._find_in_turns(encoding.video_preference_BD, counts)
-        return EncodedUsers(encoding, candidates)
+        if self._threads is None:
+            encoding = await self._encode_in_turns(history, with_comments)
+            candidates = await self._find_in_turns(encoding.video_preference_BD, counts)
+            return EncodedUsers(encoding, candidates)
+        encode = partial(self._warm.encoder.encode, history, with_comments=with_comments)
+        encoding = await self._run(self._threads.encoding, encode)
+        find = partial(self._warm.find_videos, encoding.video_preference_BD, counts)
+        return EncodedUsers(encoding, await self._run(self._threads.searching, find))
 
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
         """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
         encoder = self._warm.encoder
         encoding = encoder.nothing_encoded(history, with_comments=with_comments)
         for row_B in runs_of(history):
-            await self._run(encoder.encode_run, encoding, history, row_B)
+            await self._run(None, partial(encoder.encode_run, encoding, history, row_B))
             await asyncio.sleep(0)
         return encoding
 
     async def _find_in_turns(
         self, preference_BD: NDArray[np.float32], counts: Sequence[int]
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """Fetch candidates for few users at a time, likewise; of a million each takes 1 ms."""
-        found: list[Candidates] = []
+        found = []
         for start in range(0, len(counts), SEARCHED_AT_ONCE):
             few = slice(start, start + SEARCHED_AT_ONCE)
-            found += await self._run(self._warm.find_videos, preference_BD[few], counts[few])
+            find = partial(self._warm.find_videos, preference_BD[few], counts[few])
+            found.append(await self._run(None, find))
             await asyncio.sleep(0)
-        return found
+        return CandidateBatch.join(found)
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """As `OpenBundle.search`."""
         index = self._warm.video_index if kind == "video" else self._warm.comment_index
-        return await self._run(index.search, query_BD, counts)
+        thread = None if self._threads is None else self._threads.searching
+        return await self._run(thread, partial(index.search, query_BD, counts))
+
+    async def reach(self) -> None:
+        """Come back when whatever computes has had a turn; never, where a thread is stuck."""
+        if self._threads is not None:
+            for thread in (self._threads.encoding, self._threads.searching):
+                await self._run(thread, lambda: None)
 
     def describe(self) -> dict[str, object]:
         """Where and how it runs."""
@@ -191,17 +220,11 @@ class LocalBundle:
             "index_device": self._warm.video_index.device,
         }
 
-    async def _run(
-        self,
-        function: Callable[ArgumentsT, ResultT],
-        *args: ArgumentsT.args,
-        **kwargs: ArgumentsT.kwargs,
-    ) -> ResultT:
+    async def _run(self, thread: Executor | None, compute: Callable[[], ResultT]) -> ResultT:
         try:
-            if self._thread is None:
-                return function(*args, **kwargs)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+            if thread is None:
+                return compute()
+            return await asyncio.get_running_loop().run_in_executor(thread, compute)
         except LsvcrError:
             raise
         except Exception as error:  # the runtime and each driver have classes of their own
@@ -253,16 +276,18 @@ class InlineEngine:
     async def open(self, version: str) -> LocalBundle:
         """As `Engine.open`; takes seconds, in a thread."""
         started_s = time.perf_counter()
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"bundle-{version}")
+        threads = GpuThreads(
+            *(ThreadPoolExecutor(1, f"{work}-{version}") for work in ("encode", "search"))
+        )
         loop = asyncio.get_running_loop()
-        warm, cpu_reason = await loop.run_in_executor(thread, self._load, version)
+        warm, cpu_reason = await loop.run_in_executor(threads.encoding, self._load, version)
         device = warm.encoder.device
         logger.info(
             "bundle %s is warm on %s after %.1f s", version, device, time.perf_counter() - started_s
         )
         opened = LocalBundle(
             warm,
-            thread if device == "cuda" else None,
+            threads if device == "cuda" else None,
             wanted=self._device,
             cpu_reason=cpu_reason,
         )

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle, map_bundle
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import Candidates
-from service.engine.engine import EncodedUsers, Kind
+from service.engine.candidate_index import CandidateBatch, Kind
+from service.engine.encoder_session import Encoding
+from service.engine.engine import EncodedUsers
 from service.engine.engine_messages import (
     Beat,
     Encode,
@@ -274,18 +275,24 @@ class RemoteBundle:
         self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
-        arrays = pack_history(history)
+        history_BSF = pack_history(history)
         reply = await self._ask(
             lambda number: Encode(
-                number, self._version, until_s, with_comments, list(counts), arrays
+                number, self._version, until_s, with_comments, list(counts), history_BSF
             ),
             Encoded,
         )
-        return EncodedUsers(unpack_encoding(reply.encoding), unpack_candidates(reply.found))
+        encoding = unpack_encoding(reply.encoding)
+        encoding = Encoding(
+            encoding.video_preference_BD,
+            encoding.video_share_BI[:, : history.video_BI.shape[1]],
+            encoding.comment_state_BJD[:, : history.comment_BJK.shape[1]],
+        )
+        return EncodedUsers(encoding, unpack_candidates(reply.found))
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """As `OpenBundle.search`."""
         reply = await self._ask(
             lambda number: Search(number, self._version, kind, list(counts), query_BD), Found

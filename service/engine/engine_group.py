@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import Candidates
-from service.engine.engine import EncodedUsers, Kind
+from service.engine.candidate_index import CandidateBatch, Kind
+from service.engine.engine import EncodedUsers
 from service.engine.engine_client import RemoteBundle, RemoteEngine
 from service.errors import EngineFailedError, EngineLostError
 
@@ -122,7 +122,7 @@ class GroupBundle:
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
-    ) -> list[Candidates]:
+    ) -> CandidateBatch:
         """As `OpenBundle.search`."""
         return await self._ask(lambda opened: opened.search(kind, query_BD, counts))
 

@@ -3,7 +3,7 @@
 A frame is its length (uint32, little-endian) and one MessagePack message; arrays travel as dtype,
 shape and raw bytes. Every question has a number, which its reply repeats.
 
-Shape suffixes: B users, N candidates of all of them, D width.
+Shape suffixes: B users, S slots of either side, F numbers of a slot, N candidates, D width.
 """
 
 import asyncio
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.candidate_index import NO_CANDIDATES, Candidates, IndexSize
+from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.encoder_session import Encoding
-from service.engine.engine import Kind
 from service.errors import (
     DeadlineExceededError,
     EngineFailedError,
@@ -32,6 +31,7 @@ Array = np.ndarray
 MessageT = TypeVar("MessageT")
 
 _LENGTH = struct.Struct("<I")
+_FIELDS_BESIDE_COMMENTS = 6
 _RAISED_THERE: dict[str, type[LsvcrError]] = {
     kind.__name__: kind
     for kind in (
@@ -67,7 +67,7 @@ class Encode(msgspec.Struct, tag=True, array_like=True):
     until_s: float
     with_comments: bool
     counts: list[int]
-    history: list[Array]
+    history_BSF: Array
 
 
 class Search(msgspec.Struct, tag=True, array_like=True):
@@ -93,13 +93,14 @@ class Alive(msgspec.Struct, tag=True, array_like=True):
 
 
 class Found(msgspec.Struct, tag=True, array_like=True):
-    """Reply to `Search`: candidates of all queries one after the other."""
+    """Reply to `Search`: a `CandidateBatch`."""
 
     number: int
-    row_N: Array
-    part_N: Array
-    count_B: list[int]
-    floor_B: list[float]
+    row_BN: Array
+    part_BN: Array
+    counts: list[int]
+    rows: int
+    slack: float
 
 
 class Encoded(msgspec.Struct, tag=True, array_like=True):
@@ -130,14 +131,44 @@ Question = Open | Release | Encode | Search | Beat
 Reply = Opened | Encoded | Found | Failed | Alive
 
 
-def pack_history(history: HistoryBatch) -> list[Array]:
-    """Lay out the encoder's inputs."""
-    return list(history.arrays().values())
+def pack_history(history: HistoryBatch) -> Array:
+    """Lay out the encoder's inputs slot by slot, as many on either side: one array to send."""
+    users, comment_slots, comments = history.comment_BJK.shape
+    slots = max(history.video_BI.shape[1], comment_slots)
+    content_BSF = np.empty((users, slots, _FIELDS_BESIDE_COMMENTS + comments), np.int32)
+    history.pad_into(unpack_history(content_BSF))
+    return content_BSF
 
 
-def unpack_history(arrays: Sequence[Array]) -> HistoryBatch:
-    """Undo `pack_history`."""
-    return HistoryBatch(*arrays)
+def unpack_history(content_BSF: Array) -> HistoryBatch:
+    """The encoder's inputs as views of what `pack_history` made."""
+    field_BS = [content_BSF[:, :, field] for field in range(_FIELDS_BESIDE_COMMENTS)]
+    video_BI, video_order_BI, video_cut_BI, comment_video_BJ, comment_last_BJ, cut_BJ = field_BS
+    comment_BJK = content_BSF[:, :, _FIELDS_BESIDE_COMMENTS:]
+    return HistoryBatch(
+        video_BI,
+        video_order_BI,
+        video_cut_BI,
+        comment_video_BJ,
+        comment_BJK,
+        comment_last_BJ,
+        cut_BJ,
+    )
+
+
+def join_histories(contents: Sequence[Array]) -> Array:
+    """Stack what `pack_history` made of several batches, padded to the longest among them."""
+    slots = max(content_BSF.shape[1] for content_BSF in contents)
+    return np.concatenate(
+        [
+            content_BSF
+            if content_BSF.shape[1] == slots
+            else pack_history(
+                unpack_history(content_BSF).padded(rows=len(content_BSF), slots=slots)
+            )
+            for content_BSF in contents
+        ]
+    )
 
 
 def pack_encoding(encoding: Encoding) -> list[Array]:
@@ -150,25 +181,15 @@ def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
     return Encoding(*arrays)
 
 
-def pack_candidates(number: int, candidates: Sequence[Candidates]) -> Found:
+def pack_candidates(number: int, found: CandidateBatch) -> Found:
     """Lay out what searches found."""
-    found = [NO_CANDIDATES, *candidates]  # so that there is one
-    return Found(
-        number,
-        np.concatenate([one.row_N for one in found]).astype(np.int32),
-        np.concatenate([one.part_N for one in found]),
-        [len(one.row_N) for one in candidates],
-        [one.floor for one in candidates],
-    )
+    row_BN = found.row_BN.astype(np.int32)
+    return Found(number, row_BN, found.part_BN, list(found.counts), found.rows, found.slack)
 
 
-def unpack_candidates(found: Found) -> list[Candidates]:
+def unpack_candidates(found: Found) -> CandidateBatch:
     """Undo `pack_candidates`."""
-    row_N, end_B = found.row_N.astype(np.int64), np.cumsum(found.count_B)
-    return [
-        Candidates(row_N[start:end], found.part_N[start:end], floor)
-        for start, end, floor in zip([0, *end_B], end_B, found.floor_B, strict=False)
-    ]
+    return CandidateBatch(found.row_BN, found.part_BN, found.counts, found.rows, found.slack)
 
 
 def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:
@@ -190,10 +211,12 @@ def unpack_error(failed: Failed) -> Exception:
     return kind(failed.text)
 
 
-def frame(message: Question | Reply) -> bytes:
+def frame(message: Question | Reply) -> bytearray:
     """One message as it crosses the socket."""
-    payload = _encode(message)
-    return _LENGTH.pack(len(payload)) + payload
+    framed = bytearray(_LENGTH.size)
+    _encode_into(message, framed, _LENGTH.size)
+    _LENGTH.pack_into(framed, 0, len(framed) - _LENGTH.size)
+    return framed
 
 
 class Frames(asyncio.Protocol):
@@ -263,7 +286,7 @@ def _encode_array(value: Any) -> tuple[str, Sequence[int], memoryview]:
     raise NotImplementedError(f"{type(value).__name__} does not travel")
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
+_encode_into = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode_into
 
 
 def _decode_array(kind: type, value: Any) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """The other end of `engine_client.py`: opens bundles and computes for all front-ends together.
 
-Shape suffixes: B users, J comment slots.
+Shape suffixes: B users, S slots of either side, F numbers of a slot.
 """
 
 import asyncio
@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from lsvcr.errors import LsvcrError
-from lsvcr.history import HistoryBatch
 from service.engine.batching import Batcher
 from service.engine.encoder_session import Encoding
-from service.engine.engine import EncodedUsers, Engine, OpenBundle
+from service.engine.engine import EncodedUsers, InlineEngine, LocalBundle, OpenBundle
 from service.engine.engine_messages import (
     Alive,
     Beat,
@@ -31,6 +28,7 @@ from service.engine.engine_messages import (
     Release,
     Reply,
     Search,
+    join_histories,
     pack_candidates,
     pack_encoding,
     pack_error,
@@ -55,7 +53,7 @@ class EngineServer:
         has_broken: Set once the engine fails at everything: another process may do better.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: InlineEngine) -> None:
         self._engine = engine
         self._served: dict[str, asyncio.Task[_ServedBundle]] = {}
         self._wanted: dict[Frames, set[str]] = {}
@@ -131,12 +129,10 @@ class EngineServer:
         return pack_candidates(number, candidates)
 
     async def _reach_all(self) -> None:
-        """Put a search for nothing through whatever computes, so that a stuck thread shows."""
+        """Let whatever computes have a turn, so that a stuck thread shows."""
         for opening in [*self._served.values()]:
             if opening.done() and not opening.cancelled() and opening.exception() is None:
-                opened = opening.result().opened
-                nothing_BD = np.empty((0, opened.bundle.manifest.width), np.float32)
-                await opened.search("video", nothing_BD, [])
+                await opening.result().opened.reach()
 
     async def _open(self, version: str) -> "_ServedBundle":
         """Open a version once for all who want it; one that was refused is tried again."""
@@ -165,7 +161,7 @@ class EngineServer:
 
 @dataclass(frozen=True, slots=True)
 class _ServedBundle:
-    opened: OpenBundle
+    opened: LocalBundle
     batcher: Batcher[Encode, EncodedUsers]
 
 
@@ -173,33 +169,23 @@ async def encode_together(
     opened: OpenBundle, questions: Sequence[Encode]
 ) -> list[EncodedUsers | Exception]:
     """Encode the users of several questions as one batch; each gets what it would get alone."""
-    histories = [unpack_history(question.history) for question in questions]
+    histories = [question.history_BSF for question in questions]
     encoded = await opened.encode(
-        join_histories(histories),
+        unpack_history(join_histories(histories)),
         with_comments=any(question.with_comments for question in questions),
         counts=[count for question in questions for count in question.counts],
         until_s=max(question.until_s for question in questions),
     )
     answers: list[EncodedUsers | Exception] = []
     start = 0
-    for question, history in zip(questions, histories, strict=True):
-        users, states = history.comment_last_BJ.shape
-        rows = slice(start, start + users)
-        start += users
+    for question, history_BSF in zip(questions, histories, strict=True):
+        users, slots, _ = history_BSF.shape
+        end = start + users
         encoding = Encoding(
-            encoded.encoding.video_preference_BD[rows],
-            encoded.encoding.video_share_BI[rows, : history.video_BI.shape[1]],
-            encoded.encoding.comment_state_BJD[rows, : states if question.with_comments else 0],
+            encoded.encoding.video_preference_BD[start:end],
+            encoded.encoding.video_share_BI[start:end, :slots],
+            encoded.encoding.comment_state_BJD[start:end, : slots if question.with_comments else 0],
         )
-        answers.append(EncodedUsers(encoding, encoded.candidates[rows]))
+        answers.append(EncodedUsers(encoding, encoded.candidates.of(start, end)))
+        start = end
     return answers
-
-
-def join_histories(histories: Sequence[HistoryBatch]) -> HistoryBatch:
-    """Stack batches, padded to the longest history among them."""
-    if len(histories) == 1:
-        return histories[0]
-    slots = max(max(one.video_BI.shape[1], one.comment_BJK.shape[1]) for one in histories)
-    padded = [one.padded(rows=len(one.video_BI), slots=slots) for one in histories]
-    columns = zip(*(one.arrays().values() for one in padded), strict=True)
-    return HistoryBatch(*(np.concatenate(column) for column in columns))

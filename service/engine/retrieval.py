@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.candidate_index import Candidates
-from service.engine.engine import Kind, OpenBundle
+from service.engine.candidate_index import Candidates, Kind
+from service.engine.engine import OpenBundle
 from service.engine.scoring import Proposed, Ranked, Rows, Scorer
 from service.engine.video_conditions import Allows
 

@@ -155,10 +155,12 @@ class UserEncoding:
                 comment_last_J=history.comment_last_BJ[row],
                 comment_state_JD=encoding.comment_state_BJD[row],
                 profile=profiles[row],
-                candidates=encoded.candidates[row],
+                candidates=candidates,
                 used=used_B[row],
             )
             if is_finite_B[row]
             else None
-            for row, preference_D in enumerate(encoding.video_preference_BD)
+            for row, (preference_D, candidates) in enumerate(
+                zip(encoding.video_preference_BD, encoded.candidates, strict=True)
+            )
         ]

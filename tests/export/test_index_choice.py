@@ -49,7 +49,7 @@ def test_inverted_lists_have_the_recall_that_is_stated_when_they_are_served(tmp_
 
     def recall(nprobe: int) -> float:
         probed = entry.model_copy(update={"nprobe": nprobe})
-        served = CandidateIndex.load(tmp_path / "video.faiss", probed, candidate_ND).on_cpu()
+        served = CandidateIndex.load(tmp_path / "video.faiss", probed, candidate_ND)
         pairs = zip(served.search(query_QD, [100] * 50), expected_QK, strict=True)
         return float(np.mean([len(set(found.row_N) & set(best)) / 100 for found, best in pairs]))
 

@@ -68,7 +68,7 @@ def main(folder: Path, kind: str, seed: int, times: int) -> None:
         path.unlink()  # the one before may still be mapped
         path.write_bytes(content)
         try:
-            index = CandidateIndex.load(path, ENTRIES[kind], table_ND).on_cpu()
+            index = CandidateIndex.load(path, ENTRIES[kind], table_ND)
         except BundleError as refusal:
             assert "index/video.faiss" in str(refusal)
             continue

@@ -1,5 +1,4 @@
 import asyncio
-import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from engine_questions import OnlyVideos
 from tiny_bundle_builder import unit, write_index, write_lists, write_short_lists
 
 from lsvcr.bundle import IndexEntry
-from service.engine.candidate_index import CandidateIndex, with_whole_vectors
+from service.engine.candidate_index import CandidateIndex
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
 from service.engine.video_conditions import allow_except
@@ -102,7 +101,7 @@ SHORT = IndexEntry(kind="ivf_pq", nprobe=16, recall_at_100=1.0)
 def test_shortened_vectors_lead_to_exact_scores_best_first(tmp_path: Path, rows: int) -> None:
     table_ND = vectors(rows)
     write_short_lists(tmp_path / "x", table_ND, 16)
-    index = CandidateIndex.load(tmp_path / "x", SHORT, table_ND).on_cpu()
+    index = CandidateIndex.load(tmp_path / "x", SHORT, table_ND)
     for found, query_D in zip(index.search(table_ND[5:9], [50] * 4), table_ND[5:9], strict=True):
         similarity_N = table_ND @ query_D
         similarity_N[0] = -np.inf
@@ -118,25 +117,8 @@ def test_shortened_vectors_are_probed_as_the_manifest_says(tmp_path: Path) -> No
     table_ND = vectors(1000)
     write_short_lists(tmp_path / "x", table_ND, 16)
     entry = SHORT.model_copy(update={"nprobe": 1})
-    index = CandidateIndex.load(tmp_path / "x", entry, table_ND).on_cpu()
+    index = CandidateIndex.load(tmp_path / "x", entry, table_ND)
     few, many = index.search(table_ND[7:9], [400, 10])
     assert 10 < len(few.row_N) < 400 and few.row_N[0] == 7
     assert few.floor == few.part_N[-1]
     assert (len(many.row_N), many.row_N[0]) == (10, 8)
-
-
-def test_a_gpu_gets_the_same_lists_with_whole_vectors(tmp_path: Path) -> None:
-    """What is copied there; the copying itself needs one."""
-    table_ND = vectors(1000)
-    write_lists(tmp_path / "whole", table_ND, 16)
-    write_short_lists(tmp_path / "short", table_ND, 16)
-    expected = faiss.read_index(str(tmp_path / "whole"))
-    short = faiss.read_index(str(tmp_path / "short"), faiss.IO_FLAG_MMAP_IFC)
-    expected.nprobe = short.nprobe = 3
-    whole = with_whole_vectors(short, table_ND)
-    del short
-    gc.collect()
-    for one, other in zip(
-        whole.search(table_ND[5:50], 100), expected.search(table_ND[5:50], 100), strict=True
-    ):
-        assert np.array_equal(one, other)

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +17,10 @@ import pytest
 from engine_questions import answer_all, ask_comments, ask_videos, history, open_ranker
 from tiny_bundle_builder import TINY_VERSIONS, sign
 
+from lsvcr.bundle import load_bundle
 from lsvcr.errors import BundleError
-from service.engine.engine import Engine, InlineEngine
+from service.engine.bundle_opening import open_warm
+from service.engine.engine import Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import Encode, pack_history
@@ -122,6 +126,30 @@ def test_versions_stand_side_by_side_and_bad_ones_are_refused(
         assert pool.readiness() == []
         await pool.close()
         await engine.close()
+
+    asyncio.run(main())
+
+
+def test_two_threads_answer_as_none_does_and_a_stuck_one_shows(tiny_registry: Path) -> None:
+    """How a GPU is used; here they run on the CPU."""
+    expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
+    warm, _ = open_warm(load_bundle(tiny_registry / FIRST), "cpu", max_batch=16)
+    stuck = threading.Event()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as searching:
+            threads = GpuThreads(encoding, searching)
+            opened = LocalBundle(warm, threads, wanted="cpu", cpu_reason=None)
+            ranker = Ranker(opened)
+            together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
+            assert without_timings([answer for [answer] in together]) == expected
+            await opened.reach()
+            searching.submit(stuck.wait, SOON_S)
+            reaching = asyncio.create_task(opened.reach())
+            await asyncio.get_running_loop().run_in_executor(encoding, list)
+            assert not reaching.done()
+            stuck.set()
+            await reaching
 
     asyncio.run(main())
 

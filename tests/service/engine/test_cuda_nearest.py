@@ -1,0 +1,150 @@
+"""The graph that compares all candidates finds what is nearest, on a CPU as on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from tiny_bundle_builder import unit
+
+from export.nearest_graph import write_nearest_graph
+from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP
+from service.engine.candidate_index import CandidateBatch
+from service.engine.cuda_encoder import expect_cuda, has_cuda
+from service.engine.cuda_nearest import (
+    FEWEST,
+    FOUND_MORE,
+    HALF_ERROR,
+    CudaNearest,
+    in_half_precision,
+    without_padding,
+)
+from service.errors import NotReadyError
+
+WIDTH = 16
+ROWS = FEWEST + 1_000
+
+Find = Callable[[NDArray[np.float32], int], tuple[NDArray[np.int32], NDArray[np.float32]]]
+
+
+def vectors(rows: int) -> NDArray[np.float32]:
+    table_VD = unit(np.random.default_rng(5).standard_normal((rows + 1, WIDTH)))
+    table_VD[0] = 0
+    return table_VD.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    write_nearest_graph(folder, width=WIDTH)
+    return folder / NEAREST_GRAPH
+
+
+def on_cpu(graph: Path, table_VD: NDArray[np.float32]) -> Find:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    tables = {
+        "candidate": table_VD,
+        "half_candidate": in_half_precision(table_VD),
+        "rows": np.array([len(table_VD)]),
+    }
+
+    def find(
+        query_BD: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        counts = {"count": np.array([count]), "rough_count": np.array([count + FOUND_MORE])}
+        inputs = {"query": query_BD, **counts, **tables}
+        row_BK, part_BK = session.run(["row", "part"], inputs)
+        return row_BK, part_BK
+
+    return find
+
+
+def near(table_VD: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
+    noise_BD = 0.1 * np.random.default_rng(6).standard_normal((len(rows), WIDTH))
+    return unit(table_VD[rows] + noise_BD).astype(np.float32)
+
+
+def test_it_finds_all_that_is_nearest_and_its_exact_inner_products(graph: Path) -> None:
+    table_VD = vectors(ROWS)
+    query_BD = near(table_VD, [7, 4_711, ROWS])
+    exact_BV = query_BD @ table_VD.T
+    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 400)
+    assert row_BK.shape == part_BK.shape == (3, 400)
+    found = CandidateBatch(row_BK, part_BK, [400, 0, 20], ROWS, 2 * HALF_ERROR)
+    for candidates, row_K, part_K, exact_V in zip(found, row_BK, part_BK, exact_BV, strict=True):
+        np.testing.assert_allclose(part_K, exact_V[row_K], atol=1e-6)
+        assert len(set(row_K)) == 400
+        assert (np.diff(part_K) <= 0).all()
+        expected_K = np.argsort(-exact_V)[:400]
+        assert len(set(expected_K) & set(row_K)) >= 399
+        left_out_N = np.delete(exact_V, np.append(candidates.row_N, 0))
+        assert left_out_N.max() <= candidates.floor
+    assert len(list(found)[2].row_N) == 20
+
+
+def test_padding_is_never_a_candidate(graph: Path) -> None:
+    """All vectors but the padding's point away from the query."""
+    table_VD = -np.abs(vectors(40 * NEAREST_GROUP - 4))  # and three rows more that fill a group
+    query_BD = unit(np.ones((1, WIDTH))).astype(np.float32)
+    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 8)
+    assert 0 in row_BK
+    row_BK, part_BK = without_padding(row_BK, part_BK)
+    assert row_BK.shape == (1, 8)
+    is_row_BK = row_BK > 0
+    assert is_row_BK.tolist() == [[True] * 4 + [False] * 4]
+    expected_N = np.sort(table_VD[1:] @ query_BD[0])[::-1][: is_row_BK.sum()]
+    np.testing.assert_allclose(part_BK[is_row_BK], expected_N, atol=2 * HALF_ERROR)
+
+    row_BK = np.array([[5, 0, 3, 0], [1, 7, 8, 9]], np.int32)
+    part_BK = np.array([[0.5, 0, -0.1, 0], [0.4, 0.3, 0.2, 0.1]], np.float32)
+    row_BK, part_BK = without_padding(row_BK, part_BK)
+    assert row_BK.tolist() == [[5, 3, -1, -1], [1, 7, 8, 9]]
+    assert part_BK[0, :2].tolist() == pytest.approx([0.5, -0.1])
+    [one, _] = CandidateBatch(row_BK, part_BK, [4, 2], 9)
+    assert (one.row_N.tolist(), one.floor) == ([5, 3], pytest.approx(-0.1))
+
+
+def test_a_table_is_rounded_and_its_last_group_filled() -> None:
+    table_VD = vectors(100)
+    half_ND = in_half_precision(table_VD)
+    assert half_ND.shape == (2 * NEAREST_GROUP, WIDTH)
+    assert not half_ND[101:].any()
+    np.testing.assert_array_equal(half_ND[:101], table_VD.astype(np.float16))
+
+
+def test_older_bundles_and_few_candidates_are_left_to_the_cpu(graph: Path) -> None:
+    assert CudaNearest.can_search(graph, vectors(FEWEST))
+    assert not CudaNearest.can_search(graph, vectors(FEWEST - 1))
+    assert not CudaNearest.can_search(graph.with_name("none.onnx"), vectors(FEWEST))
+
+
+@pytest.mark.skipif(has_cuda(), reason="shows what happens without CUDA")
+def test_without_a_gpu_it_says_so(graph: Path) -> None:
+    table_VD = vectors(100)
+    with pytest.raises(NotReadyError, match="device cuda: candidates cannot be put there"):
+        CudaNearest(graph, table_VD, in_half_precision(table_VD))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+def test_a_gpu_finds_the_same_in_batches_of_any_size(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_cuda()
+    table_VD = vectors(ROWS)
+    monkeypatch.setattr("service.engine.cuda_nearest.MOST_SCORES", 5 * len(table_VD))
+    nearest = CudaNearest(graph, table_VD, in_half_precision(table_VD))
+    query_BD = near(table_VD, [*range(1, 20)])
+    counts = [*range(0, 380, 20)]
+    found = [*nearest.search(query_BD, counts)]
+    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 380)
+    for candidates, count, row_K, part_K in zip(found, counts, row_BK, part_BK, strict=True):
+        assert len(candidates.row_N) == count
+        np.testing.assert_allclose(candidates.part_N, part_K[:count], atol=1e-5)
+        assert len(set(candidates.row_N) & set(row_K[:count])) >= count - 1
+    [alone] = nearest.search(query_BD[5:6], counts[5:6])
+    np.testing.assert_allclose(alone.part_N, found[5].part_N, atol=1e-5)
