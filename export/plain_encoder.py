@@ -26,24 +26,20 @@ class Packing:
     """Which slots of one side are real, and how to come from the list to the batch and back."""
 
     def __init__(self, order_BS: Tensor, heads: int) -> None:
-        batch, slots = order_BS.shape
         self.is_slot_BS = order_BS < NEVER
-        is_slot_N = self.is_slot_BS.flatten()
-        place_T = torch.nonzero(is_slot_N).squeeze(1)
-        self._place_T = place_T
-        slot_S = torch.arange(slots)
-        self.slot_T = self.pack(slot_S.expand(batch, -1))
-        self._token_N = (is_slot_N.to(torch.int64).cumsum(0) - 1).clamp(min=0)
-        self._shape = (batch, slots)
-        # One gather pads and splits the heads, another one joins and packs: no transpose.
-        head_H = torch.arange(heads)
-        self._token_B1S = self._token_N.reshape(batch, 1, slots)
-        self._head_H1 = head_H[:, None]
-        row_T = place_T.div(slots, rounding_mode="floor")
-        self._head_place_N = (
-            (row_T * heads)[:, None] * slots + head_H * slots + self.slot_T[:, None]
-        ).flatten()
+        self._shape = order_BS.shape
+        self._row_T, self.slot_T = torch.nonzero(self.is_slot_BS, as_tuple=True)
+        batch, slots = self._shape
+        self._place_T = self._row_T * slots + self.slot_T
+        token_N = self.is_slot_BS.flatten().to(torch.int64).cumsum(0) - 1
+        self._token_BS = token_N.reshape(batch, slots)
+        # Slots before rows: so a runtime's products take heads apart by themselves.
+        self._token_SB = self._token_BS.transpose(0, 1)
         self._heads = heads
+        head_H = torch.arange(heads)
+        self._head_place_N = (
+            (self._row_T * heads * slots + self.slot_T)[:, None] + head_H * slots
+        ).flatten()
 
     def pack(self, x_BS: Tensor) -> Tensor:
         """(B, S, …) to (T, …)."""
@@ -51,20 +47,17 @@ class Packing:
 
     def pad(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (B, S, D); padding repeats the slot before it."""
-        return x_TD.index_select(0, self._token_N).unflatten(0, self._shape)
+        return x_TD.index_select(0, self._token_BS.flatten()).unflatten(0, self._shape)
 
     def pad_heads(self, x_TE: Tensor, parts: int) -> list[Tensor]:
         """(T, parts times D) to as many (B, H, S, h)."""
-        heads = parts * self._heads
-        width = x_TE.shape[1] // heads
-        row_NW = x_TE.reshape(-1, width)
         batch, slots = self._shape
+        part_ND = x_TE.reshape(-1, x_TE.shape[1] // parts)
         return [
-            row_NW.index_select(0, row_BHS.flatten()).reshape(batch, self._heads, slots, width)
-            for row_BHS in (
-                self._token_B1S * heads + part * self._heads + self._head_H1
-                for part in range(parts)
-            )
+            part_ND.index_select(0, (self._token_SB * parts + part).flatten())
+            .reshape(slots, batch, self._heads, -1)
+            .permute(1, 2, 0, 3)
+            for part in range(parts)
         ]
 
     def pack_heads(self, x_BHSh: Tensor) -> Tensor:
