@@ -41,8 +41,10 @@ class PopularItems:
         """Take the overall list, then what categories add, then the rest in catalogue order."""
         rest_V = np.arange(1, rows, dtype=np.int32)
         row_P = np.concatenate([popular.overall_P, popular.by_category_Q, rest_V])
-        _, first_P = np.unique(row_P, return_index=True)
-        return cls.by_place(row_P[np.sort(first_P)])
+        place_P = np.arange(len(row_P))
+        first_V = np.empty(rows, np.int64)
+        first_V[row_P[::-1]] = place_P[::-1]  # the last one written stays
+        return cls.by_place(row_P[first_V[row_P] == place_P])
 
     def deciles(self) -> NDArray[np.int8]:
         """Which tenth each row belongs to, by row: 1 the most popular; 0 for the padding row."""
