@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +31,7 @@ PRODUCT_ROWS = 768
 product where there are few queries."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainQuery:
+class PlainQuery(msgspec.Struct, frozen=True, eq=False):
     """What one query of a batch asks of the ranking.
 
     Attributes:
@@ -63,8 +63,7 @@ class _Compared:
     place_V: NDArray[np.integer]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
+class _Pairs(msgspec.Struct, frozen=True, eq=False):
     """Videos that may be among queries' best, query by query, and their rough scores."""
 
     owner_N: NDArray[np.intp]

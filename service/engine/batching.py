@@ -9,8 +9,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from lsvcr.errors import LsvcrError
 from service.deadline import before
@@ -29,16 +30,14 @@ NEWEST_WEIGHT = 0.2
 """Of the last batch in the moving average of what a query costs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[AnswerT]):
+class Outcome(msgspec.Struct, Generic[AnswerT], frozen=True, eq=False):
     """An answer and how long its query waited for its batch to start."""
 
     answer: AnswerT
     queue_ms: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job(Generic[QueryT, AnswerT]):
+class _Job(msgspec.Struct, Generic[QueryT, AnswerT], frozen=True, eq=False):
     query: QueryT
     deadline_s: float
     submitted_s: float

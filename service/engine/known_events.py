@@ -4,9 +4,9 @@ Shape suffixes: N video events, M comment events of one user; B users of a batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ _NO_TIME = np.empty(0, np.int64)
 _NO_EVENTS = EventHistory(_NO_HASH, _NO_TIME, _NO_HASH, _NO_TIME)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownEvents:
+class KnownEvents(msgspec.Struct, frozen=True, eq=False):
     """One user's events on items of the catalogue, in any order.
 
     Attributes:
@@ -50,7 +49,7 @@ class KnownEvents:
             return self
         video = np.argsort(self.video_time_N, kind="stable")[-self.max_events :]
         comment = np.argsort(self.comment_time_M, kind="stable")[-self.max_events :]
-        return replace(
+        return msgspec.structs.replace(
             self,
             video_N=self.video_N[video],
             video_time_N=self.video_time_N[video],

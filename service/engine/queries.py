@@ -4,7 +4,6 @@ Items are named by their 64-bit hash (`lsvcr.catalogue.item_hash`) on the way in
 means the same to every bundle, and by their identifier on the way out.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import msgspec
@@ -33,8 +32,7 @@ class EventHistory(msgspec.Struct, frozen=True, eq=False):
     max_events: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VideoFilter:
+class VideoFilter(msgspec.Struct, frozen=True):
     """Exact conditions on videos; an empty set means "no condition".
 
     Times are a half-open interval: at or after `published_after_ms`, before `published_before_ms`.
@@ -48,8 +46,7 @@ class VideoFilter:
     published_before_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Diversity:
+class Diversity(msgspec.Struct, frozen=True):
     """Maximal marginal relevance (`lambda_` = 1 is pure relevance) and caps, after retrieval."""
 
     lambda_: float = 1.0
@@ -57,8 +54,7 @@ class Diversity:
     max_per_category: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VideoQuery:
+class VideoQuery(msgspec.Struct, frozen=True, eq=False):
     """Rank the catalogue's videos for one user.
 
     Attributes:
@@ -72,7 +68,7 @@ class VideoQuery:
     history: EventHistory | None
     k: int
     deadline_s: float
-    exclude_M: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    exclude_M: NDArray[np.uint64] = msgspec.field(default_factory=lambda: np.empty(0, np.uint64))
     exclude_seen: bool = True
     filter: VideoFilter | None = None
     diversity: Diversity | None = None
@@ -80,8 +76,7 @@ class VideoQuery:
     explain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CommentQuery:
+class CommentQuery(msgspec.Struct, frozen=True, eq=False):
     """Rank comments for one user: under one video, or over the whole catalogue.
 
     Attributes:
@@ -94,22 +89,20 @@ class CommentQuery:
     deadline_s: float
     video_id: str | None = None
     candidates: tuple[str, ...] | None = None
-    exclude_M: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    exclude_M: NDArray[np.uint64] = msgspec.field(default_factory=lambda: np.empty(0, np.uint64))
     exclude_seen: bool = False
     filter: VideoFilter | None = None
     explain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FeedQuery:
+class FeedQuery(msgspec.Struct, frozen=True, eq=False):
     """Videos, each with its best comments, from one encoding of the user."""
 
     videos: VideoQuery
     comments_per_video: int
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarQuery:
+class SimilarQuery(msgspec.Struct, frozen=True):
     """Nearest videos to one video by candidate vector."""
 
     video_id: str
@@ -157,8 +150,7 @@ class RankedVideo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     comments: tuple[RankedComment, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """Ranked items, best first, and how they came about.
 
     Attributes:

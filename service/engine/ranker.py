@@ -5,10 +5,10 @@ Shape suffixes: B users, J comment slots, T target videos, K items of an answer,
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import assert_never
 
+import msgspec
 import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
@@ -39,16 +39,14 @@ from service.engine.video_ranking import VideoRanking
 from service.errors import EngineFailedError, EngineLostError
 
 
-@dataclass(frozen=True, slots=True)
-class _CommentTaste:
+class _CommentTaste(msgspec.Struct, frozen=True, eq=False):
     """What the comment head said of one user and one target video."""
 
     preference_D: NDArray[np.float32]
     share_J: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class _First:
+class _First(msgspec.Struct, frozen=True, eq=False):
     """What was computed for all queries of a batch together; None where that says nothing."""
 
     ranked: Ranked | None = None
@@ -118,7 +116,7 @@ class Ranker:
             except LsvcrError as error:
                 answers.append(error)
                 continue
-            answer = replace(answer, batch_size=len(queries))
+            answer = structs.replace(answer, batch_size=len(queries))
             answer.timings_ms["encode"] = encode_ms
             answer.timings_ms["retrieve"] = ranked_ms + (perf_counter() - ranking_s) * 1000
             answers.append(answer)
@@ -231,7 +229,7 @@ class Ranker:
                 row = find_video(self._catalogue, query.video_id)
                 ranked = await self._videos.similar(row, query.k)
                 items, deciles = self._video_items(ranked, user, False)
-                return replace(self._answer_with(items, user, deciles), source="model")
+                return structs.replace(self._answer_with(items, user, deciles), source="model")
             case _:
                 assert_never(query)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +19,7 @@ KNOWN_PARTS = frozenset({"encoder", "prior", "repeat", "profile"})
 """What can be computed; a bundle that asks for more is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(msgspec.Struct, frozen=True, eq=False):
     """Rows with their scores, best first.
 
     Attributes:

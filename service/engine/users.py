@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +21,7 @@ from service.errors import EngineFailedError, EngineLostError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedHistory:
+class EncodedHistory(msgspec.Struct, frozen=True, eq=False):
     """One row of an encoded batch.
 
     Attributes:
@@ -47,8 +47,7 @@ class EncodedHistory:
     used: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True, eq=False):
     """Whom one query is answered for.
 
     Attributes:

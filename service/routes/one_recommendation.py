@@ -1,9 +1,9 @@
 """One recommendation, from the body to the answer and to what is written down about it."""
 
 import time
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from fastapi import Request
 from starlette.datastructures import State
 
@@ -27,8 +27,7 @@ SHADOW_S = 1.0
 _KINDS = {VideoQuery: "videos", CommentQuery: "comments", FeedQuery: "feed"}
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(msgspec.Struct, frozen=True, eq=False):
     """What is answered, and how it came about."""
 
     content: dict[str, object]
@@ -36,8 +35,7 @@ class Recommendation:
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownHistory:
+class _KnownHistory(msgspec.Struct, frozen=True, eq=False):
     """A user's history, what was missing to read it, and how long that took."""
 
     history: EventHistory | None

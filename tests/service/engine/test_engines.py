@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engine_questions import answer_all, ask_comments, ask_videos, history, open_ranker
+from msgspec.structs import replace
 from tiny_bundle_builder import TINY_VERSIONS, sign
 
 from lsvcr.bundle import load_bundle

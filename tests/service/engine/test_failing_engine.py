@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_questions import ask_comments, ask_videos, history, open_ranker
+from msgspec import structs
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from tiny_bundle_builder import TINY_VERSIONS
@@ -92,7 +93,7 @@ def answer(engine: ScarceEngine, fails: Fails, queries: Sequence[Query]) -> list
 
 
 def without_timings(answers: Sequence[Answer]) -> list[Answer]:
-    return [replace(answer, timings_ms={}) for answer in answers]
+    return [structs.replace(answer, timings_ms={}) for answer in answers]
 
 
 def test_a_batch_too_large_for_the_memory_is_computed_in_parts(
