@@ -9,6 +9,7 @@ sides, H heads, h width of a head, K comments of a comment event, V video rows, 
 D model width.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -255,8 +256,9 @@ class PlainEncoderGraph(nn.Module):
         kind, heads = self._kind, self._sequence.read_out.heads
         videos, comments = self._packing(video_order, heads), self._packing(comment_last, heads)
         comment_UK = comments.pack(comment)
-        count_U1 = (comment_UK > 0).sum(-1, keepdim=True).clamp(min=1)
-        comment_text_UD = F.embedding(comment_UK, comment_input_CD).sum(-2) / count_U1
+        # One after another: a GPU takes six times as long to sum over an axis.
+        text_UD, count_U = _sum_up(comment_UK.unbind(-1), comment_input_CD)
+        comment_text_UD = text_UD / count_U.clamp(min=1)[..., None]
         comment_video_UD = F.embedding(comments.pack(comment_video), comment_video_input_VD)
         video_event_TD = F.embedding(videos.pack(video), video_input_VD)
         video_TD = self._video.encode(video_event_TD.to(kind), videos)
@@ -270,6 +272,15 @@ class PlainEncoderGraph(nn.Module):
         )
         preference_BD, share_BI = _pool(self._sequence, mixed_TD, videos)
         return unit(preference_BD), comments.pad(mixed_UD).float(), share_BI.float()
+
+
+def _sum_up(row_U: Sequence[Tensor], table_CD: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of table rows, (U, D), and how many of them aren't padding, (U,)."""
+    text_UD, count_U = F.embedding(row_U[0], table_CD), (row_U[0] > 0).to(table_CD.dtype)
+    for other_U in row_U[1:]:
+        text_UD = text_UD + F.embedding(other_U, table_CD)
+        count_U = count_U + (other_U > 0).to(table_CD.dtype)
+    return text_UD, count_U
 
 
 def _pool(
