@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from export.candidate_index import IndexOptions
+from export.item_vectors import forget_untrained_ids
 from export.pipeline import export_run
 from export.trained_run import TrainedRun
 from lsvcr.registry import read_current
@@ -24,7 +25,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def run() -> TrainedRun:
-    return invent_run(videos=VIDEOS, comments=COMMENTS, users=USERS)
+    """As an export leaves it: it may be another process of `pytest -n` that exports."""
+    run = invent_run(videos=VIDEOS, comments=COMMENTS, users=USERS)
+    forget_untrained_ids(run.recommender, run.training_events_V > 0)
+    return run
 
 
 @pytest.fixture(scope="session")
