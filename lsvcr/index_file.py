@@ -46,7 +46,7 @@ def check_index_file(path: Path, entry: IndexEntry, *, rows: int, width: int) ->
     """
     name = f"index/{path.name}"
     try:
-        content = np.memmap(path, np.uint8, mode="r")
+        content = np.asarray(np.memmap(path, np.uint8, mode="r"))  # a `memmap` is slow to slice
     except (OSError, ValueError) as error:  # numpy's word for an empty file is ValueError
         raise BundleError(f"{name} cannot be read or is empty") from error
     layout = _Layout(content, name)
@@ -147,11 +147,13 @@ def _lists_ids(layout: _Layout, nlist: int, rows: int, vector_bytes: int) -> NDA
     layout.expect("kind of lists", b"ilar", "4s")
     layout.expect("number of lists", nlist)
     layout.expect("bytes of a listed vector", vector_bytes)
-    ids = [np.empty(0, np.int64)]
-    for size in _list_sizes(layout, nlist, rows).tolist():
+    size_L = _list_sizes(layout, nlist, rows)
+    row_N, end = np.empty(rows, np.int64), 0
+    for size in size_L.tolist():  # to join them afterwards would keep Python's lock for long
         layout.take("vectors of a list", size * vector_bytes)
-        ids.append(layout.integers("ids of a list", size))
-    return np.concatenate(ids)
+        start, end = end, end + size
+        row_N[start:end] = layout.integers("ids of a list", size)
+    return row_N
 
 
 def _list_sizes(layout: _Layout, nlist: int, rows: int) -> NDArray[np.int64]:
