@@ -80,25 +80,29 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
 def _open_on(
     bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
 ) -> WarmBundle:
-    is_gpu = open_encoder is not CpuEncoder
-    with ThreadPoolExecutor(2) as beside:
-        prepared = [
-            beside.submit(_prepare_index, bundle, "video", is_gpu),
-            beside.submit(_prepare_index, bundle, "comment", is_gpu),
-        ]
+    if open_encoder is CpuEncoder:
+        # One after another: cores are wanted by the checks beside, or by those who are answered.
         encoder = open_encoder(bundle)
-        # Not before: whatever allocates on a GPU ends the recording of a graph there.
-        indexes = [open_index.result()() for open_index in prepared]
+        indexes: list[Index] = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
+    else:
+        with ThreadPoolExecutor(2) as beside:
+            prepared = [
+                beside.submit(_prepare_index, bundle, "video"),
+                beside.submit(_prepare_index, bundle, "comment"),
+            ]
+            encoder = open_encoder(bundle)
+            # Not before: whatever allocates on a GPU ends the recording of a graph there.
+            indexes = [open_index.result()() for open_index in prepared]
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _prepare_index(bundle: Bundle, kind: Kind, is_gpu: bool) -> Callable[[], Index]:
+def _prepare_index(bundle: Bundle, kind: Kind) -> Callable[[], Index]:
     """Do what needs no GPU; what is returned does the rest."""
     candidate_VD = bundle.tables[_CANDIDATES[kind]]
-    if is_gpu and CudaNearest.can_search(bundle.folder / NEAREST_GRAPH, candidate_VD):
+    if CudaNearest.can_search(bundle.folder / NEAREST_GRAPH, candidate_VD):
         return partial(_search_on_gpu, bundle, kind, in_half_precision(candidate_VD))
     index = _read_index(bundle, kind)
     return lambda: index

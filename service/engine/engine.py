@@ -25,11 +25,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle, bundle_being_checked
+from lsvcr.bundle import Bundle, bundle_being_checked, map_bundle
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, WarmBundle, open_warm
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
+from service.engine.check_process import check_apart
 from service.engine.encoder_session import Encoding, runs_of
 from service.engine.freed_memory import give_back_after
 from service.errors import EngineFailedError
@@ -292,7 +293,7 @@ class InlineEngine:
             cpu_reason=cpu_reason,
         )
         self._open.add(opened)
-        give_back_after(opened)
+        give_back_after(opened, warm)
         return opened
 
     def problem(self) -> str | None:
@@ -309,7 +310,14 @@ class InlineEngine:
             opened.close()
 
     def _load(self, version: str) -> tuple[WarmBundle, str | None]:
-        with bundle_being_checked(self._registry / version) as bundle:
-            if bundle.manifest.version != version:
-                raise BundleError(f"folder {version!r} holds version {bundle.manifest.version!r}")
-            return open_warm(bundle, self._device, max_batch=self._max_batch)
+        folder = self._registry / version
+        if self._open:  # somebody is being answered, who must not notice
+            check_apart(folder)
+            return self._open_warm(map_bundle(folder), version)
+        with bundle_being_checked(folder) as bundle:
+            return self._open_warm(bundle, version)
+
+    def _open_warm(self, bundle: Bundle, version: str) -> tuple[WarmBundle, str | None]:
+        if bundle.manifest.version != version:
+            raise BundleError(f"folder {version!r} holds version {bundle.manifest.version!r}")
+        return open_warm(bundle, self._device, max_batch=self._max_batch)

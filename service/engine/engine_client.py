@@ -108,7 +108,7 @@ class RemoteEngine:
         remote = RemoteBundle(self, bundle, opened)
         loop = asyncio.get_running_loop()
         weakref.finalize(remote, _call_in, loop, self._let_go, version).atexit = False
-        give_back_after(remote)
+        give_back_after(remote, bundle)
         return remote
 
     def problem(self) -> str | None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import time
 import weakref
 
 import numpy as np
@@ -20,9 +21,15 @@ _KEPT_BYTES = 1024
 _KEPT_OF_A_SIZE = 7
 
 
-def give_back_after(bundle: object) -> None:
-    """Give memory back, in a thread, once a bundle is gone; to be called in an event loop."""
-    weakref.finalize(bundle, _begin_soon, asyncio.get_running_loop()).atexit = False
+def give_back_after(opened: object, held: object) -> None:
+    """Give memory back, in a thread, once a bundle is gone; to be called in an event loop.
+
+    Args:
+        opened: Lives as long as somebody uses the bundle.
+        held: What it holds, let go of there too: to unmap large files takes milliseconds.
+    """
+    loop = asyncio.get_running_loop()
+    weakref.finalize(opened, _begin_soon, loop, [held]).atexit = False
 
 
 def give_back() -> None:
@@ -43,14 +50,20 @@ def _free_small_arrays() -> None:
     for size in range(1, _KEPT_BYTES):
         for _ in range(_KEPT_OF_A_SIZE):
             np.empty(size, np.uint8).resize(_KEPT_BYTES, refcheck=False)
+        time.sleep(0)  # whoever waits for Python's lock would do so for 5 ms
 
 
-def _begin_soon(loop: asyncio.AbstractEventLoop) -> None:
+def _begin_soon(loop: asyncio.AbstractEventLoop, held: list[object]) -> None:
     """Begin in the loop: what a finalizer tells of is freed after it, and in any thread."""
     with contextlib.suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(_begin, loop)
+        loop.call_soon_threadsafe(_begin, loop, held)
 
 
-def _begin(loop: asyncio.AbstractEventLoop) -> None:
+def _begin(loop: asyncio.AbstractEventLoop, held: list[object]) -> None:
     with contextlib.suppress(RuntimeError):  # it is ending, and begins no thread
-        loop.run_in_executor(None, give_back)
+        loop.run_in_executor(None, _let_go, held)
+
+
+def _let_go(held: list[object]) -> None:
+    held.clear()
+    give_back()

@@ -249,12 +249,13 @@ class ModelPool:
             raise
 
     async def _load(self, version: str) -> Recommender:
-        recommender = await Recommender.load(
-            self._engine, version, max_queue=self._max_queue, max_batch=self._max_batch
+        return await Recommender.load(
+            self._engine,
+            version,
+            max_queue=self._max_queue,
+            max_batch=self._max_batch,
+            counts=self._counts,
         )
-        if self._counts is not None:
-            await asyncio.to_thread(recommender.update_popularity, self._counts)
-        return recommender
 
     def _swap(self, recommender: Recommender) -> None:
         self._current = recommender

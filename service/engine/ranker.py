@@ -64,9 +64,10 @@ class Ranker:
 
     Args:
         opened: The bundle with its encoder and indexes, wherever they run.
+        counts: What happened lately; None takes what the bundle knows.
     """
 
-    def __init__(self, opened: OpenBundle) -> None:
+    def __init__(self, opened: OpenBundle, counts: LiveCounts | None = None) -> None:
         self.bundle = opened.bundle
         self.opened = opened
         self._catalogue = self.bundle.catalogue
@@ -75,16 +76,13 @@ class Ranker:
         self._video_names = VideoNames(self._catalogue, self._videos.popular.deciles())
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
-        self._prior: PopularityPrior | None = None
+        self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
         self.latest_preference_D: NDArray[np.float32] | None = None
-        self.update_popularity(None)
+        for index in (self._catalogue.video_index, self._catalogue.comment_index):
+            index.rows(index.sorted_hash_N[:1])  # prepares for all others, here and not in the loop
 
-    def update_popularity(self, counts: LiveCounts | None) -> None:
-        """Replace the popularity prior as a whole; the next batch sees it.
-
-        Args:
-            counts: None takes what the bundle knows.
-        """
+    def update_popularity(self, counts: LiveCounts) -> None:
+        """Replace the popularity prior as a whole; the next batch sees it."""
         self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
 
     async def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:

@@ -32,10 +32,12 @@ class Recommender:
     began with while the pool has long moved on.
     """
 
-    def __init__(self, ranker: Ranker, *, max_queue: int, max_batch: int) -> None:
+    def __init__(
+        self, ranker: Ranker, counts: LiveCounts | None, *, max_queue: int, max_batch: int
+    ) -> None:
         self.version: str = ranker.bundle.manifest.version
         self._ranker = ranker
-        self._counts: LiveCounts | None = None
+        self._counts = counts
         self._batcher: Batcher[Query, Answer | LsvcrError] = Batcher(
             ranker.answer,
             max_queue=max_queue,
@@ -45,16 +47,31 @@ class Recommender:
         )
 
     @classmethod
-    async def load(cls, engine: Engine, version: str, *, max_queue: int, max_batch: int) -> Self:
+    async def load(
+        cls,
+        engine: Engine,
+        version: str,
+        *,
+        max_queue: int,
+        max_batch: int,
+        counts: LiveCounts | None = None,
+    ) -> Self:
         """Open a bundle of the engine's registry, checked and warm, and all that ranking takes.
+
+        Args:
+            engine: Opens it.
+            version: Of the bundle.
+            max_queue: Queries that may wait for the model.
+            max_batch: Queries computed together, at most.
+            counts: What happened lately; None takes what the bundle knows.
 
         Raises:
             BundleError: If anything about the bundle is wrong.
             NotReadyError: If `cuda` is wanted and can't be had.
         """
-        ranker = await asyncio.to_thread(Ranker, await engine.open(version))
+        ranker = await asyncio.to_thread(Ranker, await engine.open(version), counts)
         await _warm_up(ranker)
-        return cls(ranker, max_queue=max_queue, max_batch=max_batch)
+        return cls(ranker, counts, max_queue=max_queue, max_batch=max_batch)
 
     async def recommend_videos(self, query: VideoQuery) -> Answer:
         """Rank videos for one user; a user without known history gets the popular ones."""

@@ -18,7 +18,7 @@ from tiny_bundle_builder import TINY_VERSIONS
 from service.engine import freed_memory
 from service.engine.engine import Engine, InlineEngine
 from service.engine.engine_client import RemoteEngine
-from service.engine.freed_memory import give_back
+from service.engine.freed_memory import give_back, give_back_after
 from service.engine.model_pool import ModelPool
 from service.engine_process import EngineProcess
 from service.settings import Settings
@@ -81,6 +81,28 @@ def test_activations_leave_no_garbage(
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_what_a_bundle_held_is_let_go_of_in_a_thread() -> None:
+    class Held:
+        """Tells who let go of it."""
+
+        def __del__(self) -> None:
+            freed_in.append(threading.get_ident())
+            is_freed.set()
+
+    freed_in: list[int] = []
+    is_freed = threading.Event()
+
+    async def main() -> None:
+        opened = Cycle()
+        give_back_after(opened, Held())
+        del opened
+        gc.collect()
+        assert await asyncio.to_thread(is_freed.wait, SOON_S)
+
+    asyncio.run(main())
+    assert freed_in != [threading.get_ident()]
 
 
 @pytest.mark.skipif(freed_memory._trim is None, reason="this C library has no malloc_trim")
