@@ -2,7 +2,7 @@
 
 uvicorn writes head and body one after the other, and its loop sends each at once: two system calls
 and two packets, of which the first wakes a client that can't do anything with it yet. Joined they
-cost a worker some 4 % less, and a client nearly half (docs/decisions/0062).
+cost a worker some 4 % less, and a client a sixth (docs/decisions/0062).
 """
 
 import asyncio

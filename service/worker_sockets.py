@@ -8,9 +8,9 @@ deals connections out by a hash.
 import socket
 from typing import Any, Self
 
-_ACCEPTED_A_TURN = 4
-"""The event loop accepts one connection of a socket a turn, and some turns take ten milliseconds:
-of clients that connect together many waited for seconds. So a worker has so many sockets."""
+_ACCEPTED_A_TURN = 12
+"""The event loop accepts one connection of a socket a turn, and some turns take milliseconds: of
+clients that connect together many waited for seconds. So a worker has so many sockets."""
 
 
 class WorkerSocket(socket.socket):
