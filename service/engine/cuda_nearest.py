@@ -67,6 +67,10 @@ class CudaNearest:
         self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
         if "CUDAExecutionProvider" not in self._session.get_providers():
             raise NotReadyError("device cuda: the search fell back to the CPU")
+        try:  # takes its memory now, not when there is a full batch for the first time
+            self._find(np.zeros((self._together, candidate_VD.shape[1]), np.float32), 1)
+        except Exception as error:
+            raise NotReadyError("device cuda: there is no memory to search in") from error
 
     @staticmethod
     def can_search(graph: Path, candidate_VD: FloatArray) -> bool:
