@@ -44,8 +44,7 @@ def gpu_without_memory(world: World) -> None:
 def gpu_engine_killed_without_memory(world: World) -> None:
     """An engine is killed and its GPU is full: the next one answers once memory is given back.
 
-    What the first one had is not always enough: CUDA loads code only when it is first run, and
-    FAISS ends the process where that finds no room.
+    What the first one had is not always enough: CUDA loads code only when it is first run.
     """
     with with_engine(world, "--device", "cuda") as (replica, engine), world.fault():
         with _memory_taken(world):
