@@ -60,8 +60,10 @@ class Admission:
     async def _check(self, scope: Scope, role: str, caller: str) -> None:
         if self._total >= self._max * SHARE_OF_ROLE[role]:
             raise OverloadedError("too many requests are under way")
-        if caller and self._by_caller[caller] >= self._max * SHARE_OF_KEY:
+        if not caller:
+            return
+        if self._by_caller[caller] >= self._max * SHARE_OF_KEY:
             raise OverloadedError("too many requests of this key are under way")
-        limiter: RateLimiter | None = getattr(scope["app"].state, "rate_limiter", None)
-        if limiter is not None and caller and not await limiter.allows(caller):
+        limiter: RateLimiter | None = scope["app"].state.rate_limiter
+        if limiter is not None and not await limiter.allows(caller):
             raise RateLimitedError("this key asks more often than it may")

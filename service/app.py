@@ -110,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.state.is_draining = False
+    app.state.rate_limiter = None
     app.state.quality = quality
     app.state.tracing = tracing
     app.state.limits = _limits(settings)

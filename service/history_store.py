@@ -7,6 +7,7 @@ twice in the log and in its hour's counts.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from service.append_script import AppendScript, Command
 from service.circuit_breaker import CircuitBreaker
+from service.deadline import before
 from service.engine.popularity_prior import CountsByHash
 from service.engine.queries import EventHistory
 from service.errors import HistoryStoreError
@@ -119,22 +121,28 @@ class HistoryStore:
         """Whether the store failed so often that it is hardly asked any more."""
         return self._breaker.is_open
 
-    async def fetch_history(self, user_id: str) -> EventHistory | None:
+    async def fetch_history(
+        self, user_id: str, deadline_s: float = math.inf
+    ) -> EventHistory | None:
         """Read what a recommendation needs; None for a user without history.
 
+        Args:
+            user_id: Whose.
+            deadline_s: `time.monotonic()` value after which nobody waits for it.
+
         Raises:
             HistoryStoreError: If the store can't be read in time.
+            DeadlineExceededError: If the caller's time is up before.
         """
-        value = await self._reads.read(self._keys.history(user_id))
+        value = await before(deadline_s, self._reads.read(self._keys.history(user_id)))
         return None if value is None else decode_history(value, max_events=self._max_events)
 
-    async def fetch_arms(self, unit: str) -> dict[str, str]:
+    async def fetch_arms(self, unit: str, deadline_s: float = math.inf) -> dict[str, str]:
         """The arms that a unit keeps, by experiment; joined with the other reads that wait.
 
-        Raises:
-            HistoryStoreError: If the store can't be read in time.
+        Args and Raises as `fetch_history`.
         """
-        value = await self._reads.read(self._keys.arms(unit))
+        value = await before(deadline_s, self._reads.read(self._keys.arms(unit)))
         return {} if value is None else _decode_arms(value)
 
     def remember_arm(self, unit: str, experiment: str, arm: str) -> None:

@@ -22,8 +22,8 @@ logger = structlog.get_logger(__name__)
 class RequestContext:
     """The outermost ASGI middleware.
 
-    Sets in the request's state: `request_id`; `started_s` and `deadline_s`, `time.monotonic()`
-    values. Whatever is raised below becomes a problem document.
+    Sets in the request's state: `headers` by name, as bytes; `request_id`; `started_s` and
+    `deadline_s`, `time.monotonic()` values. Whatever is raised below becomes a problem document.
 
     Args:
         deadline_ms: Most a request may take; the header X-Deadline-Ms may shorten it.
@@ -43,7 +43,9 @@ class RequestContext:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = choose_request_id(headers.get(b"x-request-id"))
         id_header = (b"x-request-id", request_id.encode())
-        scope.setdefault("state", {}).update(request_id=request_id, started_s=started_s)
+        scope.setdefault("state", {}).update(
+            headers=headers, request_id=request_id, started_s=started_s
+        )
         status = 0
 
         async def send_with_id(message: Message) -> None:

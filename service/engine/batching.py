@@ -6,7 +6,6 @@ Nothing waits for a batch to fill: while one is computed, the next one gathers.
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from lsvcr.errors import LsvcrError
+from service.deadline import before
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError
 
 QueryT = TypeVar("QueryT")
@@ -102,26 +102,12 @@ class Batcher(Generic[QueryT, AnswerT]):
             drain = loop.create_task(self._drain())
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
-        alarm = None
-        if deadline_s < math.inf:
-            alarm = loop.call_later(deadline_s - now_s, self._give_up, job)
         try:
-            return await future
-        finally:
-            if alarm is not None:
-                alarm.cancel()
-            if not future.done() or future.cancelled():  # a caller that left frees its place
-                self._forget(job)
-
-    def _give_up(self, job: _Job[QueryT, AnswerT]) -> None:
-        """Its time is up; a timer of its own costs less than `asyncio.timeout`."""
-        if not job.future.done():
-            self._forget(job)
-            job.future.set_exception(DeadlineExceededError("the answer was not ready in time"))
-
-    def _forget(self, job: _Job[QueryT, AnswerT]) -> None:
-        with contextlib.suppress(ValueError):  # it is being computed
-            self._waiting.remove(job)
+            return await before(deadline_s, future)
+        except BaseException:  # a caller that left, or whose time is up, frees its place
+            with contextlib.suppress(ValueError):  # it is being computed
+                self._waiting.remove(job)
+            raise
 
     async def close(self) -> None:
         """Refuse what comes from now on, and finish what is waiting."""

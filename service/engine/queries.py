@@ -182,6 +182,8 @@ class Answer(msgspec.Struct, frozen=True):
         """The comments, in the order they are shown in; a feed's video by video."""
         if self._comments:
             return [comment.comment_id for comment in self._comments]
+        if not self._videos or self._videos[0].comments is None:  # no feed
+            return []
         with_comments = (video.comments for video in self._videos if video.comments)
         return [comment.comment_id for comments in with_comments for comment in comments]
 

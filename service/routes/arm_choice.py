@@ -9,7 +9,6 @@ from service.errors import ForbiddenError, HistoryStoreError, InvalidRequestErro
 from service.experiments.assignment import ArmWish, find_wished
 from service.experiments.decision import Decision
 from service.experiments.known_experiments import KnownExperiments
-from service.routes.deadline import within_deadline
 
 
 async def choose_arms(request: Request, unit: str | None) -> Decision:
@@ -24,8 +23,7 @@ async def choose_arms(request: Request, unit: str | None) -> Decision:
     sticky: dict[str, str] = {}
     if unit is not None and known.has_sticky:
         try:
-            async with within_deadline(request.state.deadline_s):
-                sticky = await request.app.state.store.fetch_arms(unit)
+            sticky = await request.app.state.store.fetch_arms(unit, request.state.deadline_s)
         except HistoryStoreError:
             sticky = {}  # the history's own read says so in `degraded`
     decision = known.decide(unit, sticky, wish)
@@ -37,15 +35,20 @@ async def choose_arms(request: Request, unit: str | None) -> Decision:
 
 
 def _read_wish(request: Request, known: KnownExperiments) -> ArmWish | None:
-    arm = request.headers.get("x-arm")
-    if arm is None:
+    headers: dict[bytes, bytes] = request.state.headers
+    if (given := headers.get(b"x-arm")) is None:
         return None
     caller: Caller = getattr(request.state, "caller", ANYBODY)
     is_trusted: bool = request.app.state.trusts_arm_header
     if not (caller.is_admin or is_trusted):
         raise ForbiddenError("X-Arm needs a key of the role admin")
     reason: Literal["header", "forced"] = "header" if is_trusted else "forced"
-    wish = ArmWish(arm, request.headers.get("x-experiment"), reason)
+    experiment = headers.get(b"x-experiment")
+    wish = ArmWish(
+        given.decode("latin-1"),
+        None if experiment is None else experiment.decode("latin-1"),
+        reason,
+    )
     # A gateway may learn later that an experiment is gone: its users are answered all the same.
     if not is_trusted and find_wished(known.serving.values(), wish) is None:
         raise InvalidRequestError([(("header", "X-Arm"), "No experiment has such an arm")])

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from opentelemetry.trace import Tracer
 
 from service.answer_schemas import EventsAnswer, ExportAnswer, HistoryAnswer, UsersAnswer
+from service.deadline import within_deadline
 from service.event_log import Event
 from service.event_schemas import EventsBody
 from service.experiments.known_experiments import KnownExperiments
@@ -15,7 +16,6 @@ from service.history_store import AppendResult, HistoryStore
 from service.history_value import StoredEvent
 from service.metrics import Metrics
 from service.quality_metrics import NO_ARM
-from service.routes.deadline import within_deadline
 from service.routes.json_route import JsonRoute
 from service.routes.recommendation_answers import encode_json
 from service.schemas import Identifier, Refused

@@ -10,8 +10,8 @@ from fastapi.routing import APIRoute
 from jiter import from_json
 from pydantic import ValidationError
 
+from service.deadline import within_deadline
 from service.errors import InvalidRequestError
-from service.routes.deadline import within_deadline
 from service.routes.query_parameters import refuse_unknown
 from service.schemas import Body, Limits, describe_errors
 

@@ -17,7 +17,6 @@ from service.exposure_log import ExposedTo, Exposure
 from service.history_store import HistoryStore
 from service.quality_metrics import NO_ARM
 from service.routes.arm_choice import choose_arms
-from service.routes.deadline import within_deadline
 from service.routes.exposure_records import build_exposure, build_shadow_exposure
 from service.routes.recommendation_answers import build_answer
 from service.routes.recommendation_queries import RecommendBody, build_query, inline_history
@@ -122,8 +121,7 @@ async def _find_history(
         history = inline_history(body.history)
     elif body.user_id is not None:
         try:
-            async with within_deadline(deadline_s):
-                history = await store.fetch_history(body.user_id)
+            history = await store.fetch_history(body.user_id, deadline_s)
         except HistoryStoreError:
             degraded = ("history_store",)
     return _KnownHistory(history, degraded, (time.monotonic() - started_s) * 1000)

@@ -21,7 +21,7 @@ class App:
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
-        self.state = type("State", (), {})()
+        self.state = type("State", (), {"rate_limiter": None})()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.may_end.wait()
