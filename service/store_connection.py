@@ -27,7 +27,8 @@ def connect_store(url: str, *, timeout_s: float, max_connections: int) -> Any:
     Args:
         url: redis://, rediss://, unix://; redis+cluster:// or rediss+cluster:// with any server of
             a cluster, which names the others.
-        timeout_s: For connecting, and for each command.
+        timeout_s: For connecting. Whoever gives a command says how long it may take: the library's
+            own limit of each reading and writing costs a quarter of a command, and a task.
         max_connections: In all; of a cluster, with each server.
     """
     never_twice = Retry(NoBackoff(), 0)  # a write whose answer was lost would count as a duplicate
@@ -44,7 +45,7 @@ def connect_store(url: str, *, timeout_s: float, max_connections: int) -> Any:
         url,
         max_connections=max_connections,
         timeout=timeout_s,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=timeout_s,
         retry=never_twice,
         protocol=2,
