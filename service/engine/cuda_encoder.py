@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
+from service.engine.cuda_memory import copy_from_gpu, copy_to_gpu, put_on_gpu
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
     VIDEO_OUTPUTS,
@@ -84,13 +85,7 @@ class CudaEncoder(CpuEncoder):
 
     def _open_encoder(self, folder: Path) -> None:
         slots = self._bundle.manifest.max_history + 1
-        try:
-            tables = {
-                name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(table), "cuda", 0)
-                for name, table in self._tables.items()
-            }
-        except Exception as error:  # no driver, no free memory, …
-            raise NotReadyError("device cuda: the tables cannot be put there") from error
+        tables = {name: put_on_gpu(table) for name, table in self._tables.items()}
         golden = self._bundle.golden.history.arrays().values()
         one = HistoryBatch(*(array[:1] for array in golden))
         width = self._bundle.manifest.width
@@ -161,18 +156,19 @@ class _CudaShape:
         self._padded = HistoryBatch(*self._history.split(self._history.content).values())
 
     def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
-        """Encode at most B users; the outputs by name, of B rows and S slots."""
+        """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
         history.pad_into(self._padded)
-        self._history.on_gpu.update_inplace(self._history.content)
+        copy_to_gpu(self._history.content, self._history.on_gpu)
         self.session.run_with_iobinding(self._binding)
-        return self._outputs.split(self._outputs.on_gpu.numpy())
+        copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
+        return self._outputs.split(self._outputs.content)
 
 
 class _Joined:
     """Arrays of one type behind one another in one piece of memory on the GPU.
 
     Attributes:
-        content: As many numbers in this process, to copy from.
+        content: As many numbers in this process, to copy from or to.
         on_gpu: As many there.
         places: Each array's shape and address there.
     """
@@ -185,7 +181,7 @@ class _Joined:
             self._start[name] = end
             end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
         self.content = np.zeros(end, kind)
-        self.on_gpu = ort.OrtValue.ortvalue_from_numpy(self.content, "cuda", 0)
+        self.on_gpu = put_on_gpu(self.content)
         address, item_bytes = self.on_gpu.data_ptr(), self.content.itemsize
         self.places = {
             name: (shape, address + self._start[name] * item_bytes)

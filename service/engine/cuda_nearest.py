@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lsvcr.bundle import NEAREST_GROUP
 from service.engine.candidate_index import CandidateBatch, IndexSize
+from service.engine.cuda_memory import put_on_gpu
 from service.engine.encoder_session import FloatArray, one_thread, open_session
 from service.errors import NotReadyError
 
@@ -29,7 +29,7 @@ HALF_ERROR = 0.002
 """What half precision changes an inner product of unit vectors by, at most: three roundings to 11
 bits, of either vector and of the product."""
 
-_ROWS_AT_ONCE = 1 << 18
+_ROWS_AT_ONCE, _THREADS = 1 << 18, 4
 
 
 class CudaNearest:
@@ -52,16 +52,11 @@ class CudaNearest:
         groups = len(half_ND) // NEAREST_GROUP
         self.extent = IndexSize(rows - 1, min(MOST_FOUND, groups) - FOUND_MORE)
         self._together = max(1, MOST_SCORES // len(half_ND))
-        try:
-            self._tables = {
-                "candidate": ort.OrtValue.ortvalue_from_numpy(
-                    np.ascontiguousarray(candidate_VD), "cuda", 0
-                ),
-                "half_candidate": ort.OrtValue.ortvalue_from_numpy(half_ND, "cuda", 0),
-                "rows": ort.OrtValue.ortvalue_from_numpy(np.array([rows]), "cuda", 0),
-            }
-        except Exception as error:  # no driver, no free memory, …
-            raise NotReadyError("device cuda: candidates cannot be put there") from error
+        self._tables = {
+            "candidate": put_on_gpu(candidate_VD),
+            "half_candidate": put_on_gpu(half_ND),
+            "rows": put_on_gpu(np.array([rows])),
+        }
         # TF32 would round what is compared again as much as half precision does
         cuda = {"device_id": 0, "use_tf32": "0"}
         self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
@@ -114,7 +109,7 @@ def in_half_precision(candidate_VD: FloatArray) -> NDArray[np.float16]:
         part = slice(start, min(start + _ROWS_AT_ONCE, rows))
         half_ND[part] = candidate_VD[part]
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(convert, range(0, rows, _ROWS_AT_ONCE)))
     return half_ND
 

@@ -125,7 +125,7 @@ def test_older_bundles_and_few_candidates_are_left_to_the_cpu(graph: Path) -> No
 @pytest.mark.skipif(has_cuda(), reason="shows what happens without CUDA")
 def test_without_a_gpu_it_says_so(graph: Path) -> None:
     table_VD = vectors(100)
-    with pytest.raises(NotReadyError, match="device cuda: candidates cannot be put there"):
+    with pytest.raises(NotReadyError, match="device cuda: the tables cannot be put there"):
         CudaNearest(graph, table_VD, in_half_precision(table_VD))
 
 
