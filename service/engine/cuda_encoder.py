@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
-from service.engine.cuda_memory import copy_from_gpu, copy_to_gpu, put_on_gpu
+from service.engine.cuda_memory import copy_from_gpu, copy_to_gpu, put_on_gpu, turns
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
     VIDEO_OUTPUTS,
@@ -135,7 +135,8 @@ class _CudaShape:
         }.items():
             options.add_free_dimension_override_by_name(name, extent)
         cuda = {"device_id": 0, "enable_cuda_graph": "1" if is_captured else "0"}
-        self.session = open_session(path, options, [("CUDAExecutionProvider", cuda)])
+        with turns.use():
+            self.session = open_session(path, options, [("CUDAExecutionProvider", cuda)])
         expect_outputs(self.session, outputs, path.name)
         self._binding = self.session.io_binding()
         for name, table in tables.items():
@@ -157,6 +158,16 @@ class _CudaShape:
 
     def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
         """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
+        with turns.use():
+            return self._run(history)
+
+    def record(self, history: HistoryBatch) -> None:
+        """Run until the runtime has captured its graph."""
+        with turns.record():
+            for _ in range(3):
+                self._run(history)
+
+    def _run(self, history: HistoryBatch) -> dict[str, FloatArray]:
         history.pad_into(self._padded)
         copy_to_gpu(self._history.content, self._history.on_gpu)
         self.session.run_with_iobinding(self._binding)
@@ -233,9 +244,8 @@ def _open_shape(
 
 
 def _run_in(shape: _CudaShape, history: HistoryBatch) -> _CudaShape:
-    """Check the device, then run until the runtime has captured its graph."""
+    """Check the device, then run."""
     if "CUDAExecutionProvider" not in shape.session.get_providers():
         raise NotReadyError("device cuda: the encoder's session fell back to the CPU")
-    for _ in range(3):
-        shape.run(history)
+    shape.record(history)
     return shape

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import NEAREST_GROUP
 from service.engine.candidate_index import CandidateBatch, IndexSize
-from service.engine.cuda_memory import put_on_gpu
+from service.engine.cuda_memory import put_on_gpu, turns
 from service.engine.encoder_session import FloatArray, one_thread, open_session
 from service.errors import NotReadyError
 
@@ -59,7 +59,8 @@ class CudaNearest:
         }
         # TF32 would round what is compared again as much as half precision does
         cuda = {"device_id": 0, "use_tf32": "0"}
-        self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
+        with turns.use():
+            self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
         if "CUDAExecutionProvider" not in self._session.get_providers():
             raise NotReadyError("device cuda: the search fell back to the CPU")
         try:  # takes its memory now, not when there is a full batch for the first time
@@ -95,7 +96,8 @@ class CudaNearest:
         binding.bind_cpu_input("rough_count", np.array([count + FOUND_MORE]))
         for name in ("row", "part"):
             binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
+        with turns.use():
+            self._session.run_with_iobinding(binding)
         row_BK, part_BK = binding.copy_outputs_to_cpu()
         return row_BK, part_BK
 
