@@ -1,7 +1,7 @@
 """Decayed hourly counts, and what they say of a video: popularity, offline and online.
 
-Shape suffixes: E pairs of an hour and a video, H half-lives, V video rows, O and I outputs and
-inputs of a layer.
+Shape suffixes: E pairs of an hour and a video, H half-lives, V video rows, N a block of them, O and
+I outputs and inputs of a layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,9 @@ HOURS_A_DAY = 24
 HourCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """One hour's events: video rows and how many events each had."""
 
-_CHUNK = 1 << 16
-"""Videos at once: bounds what the layers' outputs take."""
+_BLOCK = 1 << 9
+"""Videos at once: the layers' outputs stay in a core's cache. Always as many, as matrix products go
+other ways for other widths: so a video's logit depends on its counts alone, to the last bit."""
 
 
 def decayed_counts(
@@ -93,12 +94,15 @@ class PriorNetwork(_Frozen):
             for layer in self.layers
         ]
         logit_V = np.empty(count_HV.shape[1], np.float32)
-        for start in range(0, len(logit_V), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            x_HN = np.log1p(count_HV[:, part])
+        x_HN = np.zeros((len(count_HV), _BLOCK), np.float32)
+        for start in range(0, len(logit_V), _BLOCK):
+            part = logit_V[start : start + _BLOCK]
+            np.log1p(count_HV[:, start : start + _BLOCK], out=x_HN[:, : len(part)])
             hidden_IN = x_HN
             for number, (weight_OI, bias_O1) in enumerate(layers):
-                hidden_IN = weight_OI @ (np.maximum(hidden_IN, 0) if number else hidden_IN)
+                if number:
+                    np.maximum(hidden_IN, 0, out=hidden_IN)
+                hidden_IN = weight_OI @ hidden_IN
                 hidden_IN += bias_O1
-            logit_V[part] = direct_H @ x_HN + hidden_IN[0]
+            part[:] = (direct_H @ x_HN + hidden_IN[0])[: len(part)]
         return logit_V

@@ -1,9 +1,9 @@
 """Turns ranked catalogue rows into the items of an answer."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
+from service.engine.popularity import PopularItems
 from service.engine.queries import RankedComment, RankedVideo, Reason
 from service.engine.scoring import Ranked, Rows
 
@@ -20,12 +20,12 @@ class VideoNames:
     cost as much as to rank them. What was read is kept, and forgotten as a whole at `MAX_NAMED`.
 
     Args:
-        popularity_decile_V: Tenth of the catalogue by training events, 1 the most popular.
+        popular: All videos by training events; of them a decile is a tenth.
     """
 
-    def __init__(self, catalogue: Catalogue, popularity_decile_V: NDArray[np.int8]) -> None:
+    def __init__(self, catalogue: Catalogue, popular: PopularItems) -> None:
         self._catalogue = catalogue
-        self._popularity_decile_V = popularity_decile_V
+        self._popular = popular
         self._known: dict[int, tuple[str, str, int]] = {}
 
     def of(self, row_K: Rows) -> list[tuple[str, str, int]]:
@@ -44,7 +44,7 @@ class VideoNames:
         named = zip(
             self._catalogue.video_id.texts(row_N),
             self._catalogue.video_title.texts(row_N),
-            self._popularity_decile_V[row_N].tolist(),
+            self._popular.deciles(row_N).tolist(),
             strict=True,
         )
         self._known.update(zip(rows, named, strict=True))

@@ -1,6 +1,6 @@
 """Items by popularity: the answer for those of whom nothing is known.
 
-Shape suffixes: N rows at hand, P popular rows, V video rows, C comment rows.
+Shape suffixes: N rows at hand, P popular rows, Q rows of single categories, V video rows.
 """
 
 from collections.abc import Iterator
@@ -18,45 +18,36 @@ FIRST_LOOK = 1024
 WIDENING = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PopularItems:
-    """Every row of one kind once, most popular first.
+    """Every row of one kind once, most popular first; scored 1, 1/2, 1/3 and so on.
 
     Attributes:
-        part: What the score of a popular item is called.
-        score_P: In the order of `row_P`, descending.
+        place_V: int32, where each row stands in `row_P`; the padding row behind all.
     """
 
     row_P: NDArray[np.int32]
-    part: str
-    score_P: NDArray[np.float32]
+    place_V: NDArray[np.int32]
 
     @classmethod
-    def by_place(cls, row_P: NDArray[np.int32]) -> "PopularItems":
-        """Score rows by their place in an order: 1, 1/2, 1/3 and so on."""
-        return cls(row_P, "popularity", _place_scores(np.arange(len(row_P))))
+    def of(cls, row_P: NDArray[np.int32]) -> "PopularItems":
+        """Take all rows from 1 on, in some order."""
+        return cls(row_P, places(row_P, len(row_P) + 1))
 
     @classmethod
     def of_videos(cls, popular: PopularVideos, rows: int) -> "PopularItems":
         """Take the overall list, then what categories add, then the rest in catalogue order."""
-        rest_V = np.arange(1, rows, dtype=np.int32)
-        row_P = np.concatenate([popular.overall_P, popular.by_category_Q, rest_V])
-        place_P = np.arange(len(row_P))
-        first_V = np.empty(rows, np.int64)
-        first_V[row_P[::-1]] = place_P[::-1]  # the last one written stays
-        return cls.by_place(row_P[first_V[row_P] == place_P])
+        is_left_V = np.ones(rows, np.bool_)
+        is_left_V[0] = False
+        is_left_V[popular.overall_P] = False
+        added_Q = popular.by_category_Q[is_left_V[popular.by_category_Q]]
+        is_left_V[added_Q] = False
+        rest_N = np.flatnonzero(is_left_V).astype(np.int32)
+        return cls.of(np.concatenate([popular.overall_P, added_Q, rest_N]))
 
-    def deciles(self) -> NDArray[np.int8]:
-        """Which tenth each row belongs to, by row: 1 the most popular; 0 for the padding row."""
-        decile_N = np.zeros(len(self.row_P) + 1, np.int8)
-        decile_N[self.row_P] = np.arange(len(self.row_P)) * 10 // len(self.row_P) + 1
-        return decile_N
-
-    def by_logit(self, part: str, logit_V: NDArray[np.float32]) -> "PopularItems":
-        """Order the same rows by a part of the score; equal ones stay in this order."""
-        logit_P = logit_V[self.row_P]
-        order_P = np.argsort(-logit_P, kind="stable")
-        return PopularItems(self.row_P[order_P], part, logit_P[order_P])
+    def deciles(self, row_N: Rows) -> NDArray[np.int64]:
+        """Which tenth of all rows each one belongs to: 1 the most popular."""
+        return self.place_V[row_N].astype(np.int64) * 10 // len(self.row_P) + 1
 
     def best(self, wanted: int, allows: Allows) -> Ranked:
         """Take the `wanted` most popular allowed rows; fewer only where fewer are allowed."""
@@ -65,11 +56,11 @@ class PopularItems:
             position_N = np.flatnonzero(allows(self.row_P[:count]))
             if len(position_N) >= wanted or count >= len(self.row_P):
                 position_N = position_N[:wanted]
-                return Ranked(self.row_P[position_N], {self.part: self.score_P[position_N]})
+                return Ranked(self.row_P[position_N], {"popularity": _place_scores(position_N)})
             count *= WIDENING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PopularComments:
     """Each video's best comment, popular videos first; then the second ones; and so on.
 
@@ -77,18 +68,17 @@ class PopularComments:
     for.
 
     Attributes:
-        start_P: int64, each popular video's first comment row; a video's comments follow it.
-        count_P: int64, how many there are.
+        video_P: Videos' rows in their order.
+        start_V1: Where each video's comments begin, and the one before's end.
     """
 
-    start_P: NDArray[np.int64]
-    count_P: NDArray[np.int64]
+    video_P: NDArray[np.int32]
+    start_V1: NDArray[np.int64]
 
     @classmethod
     def of(cls, videos: PopularItems, catalogue: Catalogue) -> "PopularComments":
         """Take the comments of all videos, in their order."""
-        start_P = catalogue.comment_start_V1[videos.row_P]
-        return cls(start_P, catalogue.comment_start_V1[videos.row_P + 1] - start_P)
+        return cls(videos.row_P, catalogue.comment_start_V1)
 
     def best(self, wanted: int, allows: Allows) -> Ranked:
         """Take the first `wanted` allowed comments; fewer only where fewer are allowed."""
@@ -105,18 +95,29 @@ class PopularComments:
 
     def _in_order(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """All comments with their places, some at a time and more each time."""
-        start_P, count_P = self.start_P, self.count_P
+        video_P = self.video_P
         level = passed = 0
-        while len(start_P):
-            has_one_P = count_P > level
-            start_P, count_P = start_P[has_one_P], count_P[has_one_P]
+        while len(video_P):
+            with_one = []
             first, size = 0, FIRST_LOOK
-            while first < len(start_P):
-                row_N = start_P[first : first + size] + level
-                yield row_N, passed + np.arange(first, first + len(row_N))
+            while first < len(video_P):
+                video_N = video_P[first : first + size]
+                row_N = self.start_V1[video_N] + level
+                has_one_N = row_N < self.start_V1[video_N + 1]
+                row_N = row_N[has_one_N]
+                yield row_N, passed + np.arange(len(row_N))
+                with_one.append(video_N[has_one_N])
+                passed += len(row_N)
                 first, size = first + size, size * WIDENING
-            passed += len(start_P)
+            video_P = np.concatenate(with_one)
             level += 1
+
+
+def places(row_P: Rows, rows: int) -> NDArray[np.int32]:
+    """Where each of so many rows stands in a list, behind its end where it doesn't."""
+    place_V = np.full(rows, len(row_P), np.int32)
+    place_V[row_P] = np.arange(len(row_P), dtype=np.int32)
+    return place_V
 
 
 def popular_ranking(row_N: Rows, position_N: NDArray[np.integer]) -> Ranked:

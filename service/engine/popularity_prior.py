@@ -1,6 +1,7 @@
 """The popularity prior: what has been watched lately, as a part of every video's score.
 
-Shape suffixes: E different videos in one hour, V video rows, H half-lives.
+Shape suffixes: E different videos in one hour, V video rows, N some of them, P the first of them,
+H half-lives.
 """
 
 from collections.abc import Mapping
@@ -11,8 +12,12 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.popularity import HourCounts, decayed_counts
-from service.engine.popularity import PopularItems
-from service.engine.scoring import Parts, Proposed, Rows
+from service.engine.popularity import FIRST_LOOK, WIDENING, PopularItems, places
+from service.engine.scoring import Parts, Proposed, Ranked, Rows
+from service.engine.video_conditions import Allows
+
+FIRST = 1 << 16
+"""Videos that are put in order beforehand."""
 
 CountsByHash = tuple[NDArray[np.uint64], NDArray[np.int64]]
 """One hour's events by video: item hashes, each once, and counts."""
@@ -37,12 +42,15 @@ class PopularityPrior:
 
     Attributes:
         logit_V: float32, by catalogue row; row 0 means nothing.
-        popular: All videos in its order.
-        place_V: int32, where each row stands in that order; the padding row behind all.
+        overall: The bundle's popular order, for videos that are equal to the prior.
+        first_P: The first videos in the prior's order: hardly anybody looks further, and to order
+            a million takes ten times as long.
+        place_V: int32, where each row stands in `first_P`; behind its end where it doesn't.
     """
 
     logit_V: NDArray[np.float32]
-    popular: PopularItems
+    overall: PopularItems
+    first_P: NDArray[np.int64]
     place_V: NDArray[np.int32]
 
     @classmethod
@@ -52,7 +60,7 @@ class PopularityPrior:
         """Compute the prior, the seed decayed and live counts added; None for a bundle without.
 
         Args:
-            overall: The bundle's popular order, for videos that are equal to the prior.
+            overall: The bundle's popular order.
             counts: None takes the seed as it is.
         """
         entry = bundle.manifest.prior
@@ -70,15 +78,13 @@ class PopularityPrior:
             counts.hour,
             entry.half_lives_days,
         )
-        logit_V = entry.network.logits(count_HV)
-        return cls.of(logit_V, overall.by_logit("prior", logit_V))
+        return cls.of(entry.network.logits(count_HV), overall)
 
     @classmethod
-    def of(cls, logit_V: NDArray[np.float32], popular: PopularItems) -> "PopularityPrior":
-        """Note where each video stands in the prior's order."""
-        place_V = np.full(len(logit_V), len(popular.row_P), np.int32)
-        place_V[popular.row_P] = np.arange(len(popular.row_P), dtype=np.int32)
-        return cls(logit_V, popular, place_V)
+    def of(cls, logit_V: NDArray[np.float32], overall: PopularItems) -> "PopularityPrior":
+        """Put the first videos in order."""
+        first_P = _first(logit_V[1:], overall.place_V[1:], FIRST, overall)
+        return cls(logit_V, overall, first_P, places(first_P, len(logit_V)))
 
     def parts(self, row_N: Rows, *, weight: float = 1.0) -> Parts:
         """Look up the prior's part of some rows' scores, times a weight."""
@@ -90,9 +96,48 @@ class PopularityPrior:
         Args:
             weight: Above 0.
         """
-        row_P, score_P = self.popular.row_P, self.popular.score_P
-        floor = weight * float(score_P[count]) if count < len(score_P) else -np.inf
-        return Proposed(row_P[:count].astype(np.int64), floor)
+        first_P = self.first_P
+        if len(first_P) < min(count + 1, len(self.overall.row_P)):
+            first_P = self._first_of(slice(1, None), count + 1)
+        if count >= len(first_P):
+            return Proposed(first_P, -np.inf)
+        return Proposed(first_P[:count], weight * float(self.logit_V[first_P[count]]))
+
+    def best(self, wanted: int, allows: Allows) -> Ranked:
+        """As `PopularItems.best`, in the prior's order and scored by it."""
+        row_N, count = self.first_P[:0], max(FIRST_LOOK, wanted)
+        while len(row_N) < wanted:
+            if count // WIDENING >= len(self.first_P):
+                row_N = np.arange(1, len(self.logit_V))
+                row_N = self._first_of(row_N[allows(row_N)], wanted)
+                break
+            row_N = self.first_P[:count]
+            row_N = row_N[allows(row_N)]
+            count *= WIDENING
+        row_N = row_N[:wanted]
+        return Ranked(row_N, self.parts(row_N))
+
+    def _first_of(self, row_N: Rows | slice, count: int) -> NDArray[np.int64]:
+        place_N = self.overall.place_V[row_N]
+        return _first(self.logit_V[row_N], place_N, count, self.overall)
+
+
+def _first(
+    logit_N: NDArray[np.float32], place_N: NDArray[np.int32], count: int, overall: PopularItems
+) -> NDArray[np.int64]:
+    """The first of some rows by their logits, equal ones in the overall order.
+
+    One number stands for logit and place, as numbers are put in order several times faster than
+    pairs.
+    """
+    bits_N = (0 - logit_N).view(np.int32)  # also makes -0 and 0 equal
+    bits_N ^= (bits_N >> 31) & np.iinfo(np.int32).max  # negative numbers' bits are in reverse
+    key_N = bits_N.astype(np.int64) << 32 | place_N
+    if count < len(key_N):
+        key_N = np.partition(key_N, count)[:count]
+    key_N.sort()
+    row_N: NDArray[np.int32] = overall.row_P[key_N & np.iinfo(np.uint32).max]
+    return row_N.astype(np.int64)
 
 
 def _by_row(bundle: Bundle, counts: CountsByHash) -> HourCounts:

@@ -73,7 +73,7 @@ class Ranker:
         self._catalogue = self.bundle.catalogue
         self._head = CommentHead(self.bundle)
         self._videos = VideoRanking(opened)
-        self._video_names = VideoNames(self._catalogue, self._videos.popular.deciles())
+        self._video_names = VideoNames(self._catalogue, self._videos.popular)
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
         self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)

@@ -148,7 +148,7 @@ class VideoRanking:
         prior: PopularityPrior | None,
     ) -> Ranked:
         if user.encoded is None:
-            popular = self.popular if prior is None else prior.popular
+            popular = self.popular if prior is None else prior
             return popular.best(wanted, allows)
         parts = VideoParts(
             None if query.popularity_weight == 0 else prior,

@@ -24,8 +24,8 @@ def invent(strength: float) -> tuple[np.ndarray, PopularityPrior | None]:
         return candidate_ND, None
     logit_V = (strength * random.exponential(1, ROWS)).astype(np.float32)
     logit_V[4000:4300] = logit_V[17]
-    overall = PopularItems.by_place(np.arange(1, ROWS, dtype=np.int32))
-    return candidate_ND, PopularityPrior.of(logit_V, overall.by_logit("prior", logit_V))
+    overall = PopularItems.of(np.arange(1, ROWS, dtype=np.int32))
+    return candidate_ND, PopularityPrior.of(logit_V, overall)
 
 
 def only_even(row_N: np.ndarray) -> np.ndarray:
