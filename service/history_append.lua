@@ -25,6 +25,7 @@ local MAX_EVENTS, EXPIRY_S, LOG_ENTRIES = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local COUNTERS_EXPIRY_S, NOW = ARGV[4], tonumber(ARGV[5])
 local MAGIC, HEADER_BYTES, RECORD_BYTES, UNITS_AT, RENEWED_AT = 'LSV\2', 12, 24, 24, 10
 local MAGIC_1, HEADER_BYTES_1 = 'LSV\1', 16
+local ALL = ('\255'):rep(8)
 
 -- How many of a side's slots are filled, by bisection among those that were empty when all was written
 -- last. The first one begins at byte `at` of `text`, offsets counting from 0.
@@ -237,10 +238,14 @@ local function write_value(key, value)
   end
 end
 
--- Two commands for all items of an hour: a command costs more than what it does to one.
+-- Two commands for all items of an hour: a command costs more than what it does to one. Among them is
+-- `ALL`, no item but their sum: whoever has read an hour sees by it alone whether that is still so.
 local function add_counts(key, counts)
-  local items, totals = {}, {}
-  for item in pairs(counts) do items[#items + 1] = item end
+  local items, totals, all = { ALL }, {}, 0
+  for item, count in pairs(counts) do
+    items[#items + 1], all = item, all + count
+  end
+  counts[ALL] = all
   for place, total in ipairs(redis.call('HMGET', key, unpack(items))) do
     local item = items[place]
     totals[2 * place - 1], totals[2 * place] = item, (total or 0) + counts[item]

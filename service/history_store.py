@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from service.errors import HistoryStoreError
 from service.event_log import Event, LogEntry, events_of, owners_of
 from service.history_value import StoredEvent, decode_events, decode_history
 from service.joined_reads import JoinedReads
-from service.popularity_counters import decode_counters
+from service.popularity_counters import ALL, decode_counters
 from service.store_connection import (
     FAILURES,
     close_store,
@@ -184,12 +184,33 @@ class HistoryStore:
             HistoryStoreError: If the store failed.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        shards = self._keys.shards
-        for hour in hours:
-            for shard in range(shards):
-                pipeline.hgetall(self._keys.popularity(shard, hour))
+        for key in self._popularity_keys(hours):
+            pipeline.hgetall(key)
         read = await self._finish(pipeline.execute(), self._write_timeout_s)
-        return [decode_counters(read[at : at + shards]) for at in range(0, len(read), shards)]
+        return await asyncio.to_thread(lambda: [*map(decode_counters, self._by_hour(read))])
+
+    async def fetch_popularity_totals(self, hours: Sequence[int]) -> list[int]:
+        """Read how many video events some hours have, so far.
+
+        Raises:
+            HistoryStoreError: If the store failed.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in self._popularity_keys(hours):
+            pipeline.hget(key, ALL)
+        read = await self._finish(pipeline.execute(), self._write_timeout_s)
+        return [sum(map(int, filter(None, totals))) for totals in self._by_hour(read)]
+
+    def _popularity_keys(self, hours: Sequence[int]) -> Iterator[str]:
+        """Hour by hour, each one's shards."""
+        for hour in hours:
+            for shard in range(self._keys.shards):
+                yield self._keys.popularity(shard, hour)
+
+    def _by_hour(self, read: Sequence[ResultT]) -> list[Sequence[ResultT]]:
+        """What was read of `_popularity_keys`."""
+        shards = self._keys.shards
+        return [read[at : at + shards] for at in range(0, len(read), shards)]
 
     async def fetch_recent_users(self, limit: int) -> list[str]:
         """Read the end of the log: users of its newest events, the latest one first.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,13 +15,18 @@ from service.history_store import HistoryStore
 from service.popularity_counters import HOUR_S, HOURS
 
 LATE_HOURS = 3 * HOURS_A_DAY
-"""Hours that are read again and again, as events come late; all others once a day."""
+"""Hours that are looked at again and again, as events come late; all others once a day."""
+HOURS_AT_ONCE = HOURS_A_DAY
+"""Between two such readings the loop does other things."""
 
 logger = logging.getLogger(__name__)
 
 
 class PopularityFollower:
     """Reads the counters of the store and passes them on.
+
+    An hour's total tells whether it has changed. One in which an older service has counted has none
+    or too low a one, and is read each time.
 
     Args:
         store: Where `history_append.lua` counts.
@@ -48,30 +53,48 @@ class PopularityFollower:
                 logger.exception("refreshing the popularity prior failed")
 
     async def refresh(self) -> None:
-        """Read what may have changed and pass it on; without the store, what was known before."""
+        """Read what has changed and pass it on; without the store, what was known before."""
         now = int(self._clock() // HOUR_S)
         hours = range(now - HOURS, now)
+        is_new_hour = now != self._counts.hour
         if now // HOURS_A_DAY != self._counts.hour // HOURS_A_DAY:
             self._unread = set(hours)
-        read = await self._read(self._unread | {*hours[-LATE_HOURS:]})
-        self._unread -= read.keys()
         known = {hour: counts for hour, counts in self._counts.by_hour.items() if hour in hours}
-        is_new_hour = now != self._counts.hour
-        if is_new_hour or any(_differ(counts, known.get(hour)) for hour, counts in read.items()):
-            self._counts = LiveCounts(now, known | read)
+        changed = await self._read(self._unread | {*hours[-LATE_HOURS:]}, known)
+        if is_new_hour or changed:
+            self._counts = LiveCounts(now, known | changed)
         await self._pool.update_popularity(self._counts)
 
-    async def _read(self, hours: set[int]) -> dict[int, CountsByHash]:
-        """Read some hours, the newest first, until the store fails."""
-        read: dict[int, CountsByHash] = {}
+    async def _read(
+        self, hours: set[int], known: Mapping[int, CountsByHash]
+    ) -> dict[int, CountsByHash]:
+        """Read those of some hours that have changed, the newest first, until the store fails."""
+        changed: dict[int, CountsByHash] = {}
         newest_first = sorted(hours, reverse=True)
-        for start in range(0, len(newest_first), LATE_HOURS):
-            some = newest_first[start : start + LATE_HOURS]
+        for start in range(0, len(newest_first), HOURS_AT_ONCE):
+            some = newest_first[start : start + HOURS_AT_ONCE]
             try:
-                read |= zip(some, await self._store.fetch_popularity(some), strict=True)
+                stale = await self._stale(some, known)
+                read = zip(stale, await self._store.fetch_popularity(stale), strict=True)
             except HistoryStoreError:
                 break  # counted and logged where it failed
-        return read
+            changed |= {hour: counts for hour, counts in read if _differ(counts, known.get(hour))}
+            self._unread.difference_update(some)
+        return changed
+
+    async def _stale(self, hours: list[int], known: Mapping[int, CountsByHash]) -> list[int]:
+        """Those of some hours with another total than is known, or of which nothing is."""
+        stale = {hour for hour in hours if hour in self._unread and hour not in known}
+        told = [hour for hour in hours if hour not in stale]
+        totals = await self._store.fetch_popularity_totals(told)
+        for hour, total in zip(told, totals, strict=True):
+            if total != _total(known.get(hour)):
+                stale.add(hour)
+        return sorted(stale, reverse=True)
+
+
+def _total(counts: CountsByHash | None) -> int:
+    return 0 if counts is None else int(counts[1].sum())
 
 
 def _differ(new: CountsByHash, old: CountsByHash | None) -> bool:

@@ -18,6 +18,7 @@ from service.embedded_store import EmbeddedStore
 from service.event_log import Event, encode_event
 from service.history_store import AppendResult, HistoryStore
 from service.history_value import EVENT_TYPES
+from service.popularity_counters import ALL
 from service.store_keys import StoreKeys
 
 MakeStore = Callable[..., HistoryStore]
@@ -56,6 +57,7 @@ class PlainStore:
         if kind == "video" and event.video_id not in beside:
             key = KEYS.popularity(KEYS.shard_of(event.user_id), event.timestamp // HOUR_MS)
             self.counted[key, item_hash(event.video_id or "").to_bytes(8, "little")] += 1
+            self.counted[key, ALL] += 1
         return True
 
     def history(self, user_id: str, kind: str) -> list[tuple[str, str, int]]:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from app_client import make_settings, serve
+from redis import Redis
 from starlette.testclient import TestClient
 from tiny_bundle_builder import PRIOR, TINY_VERSIONS, prior_logit, write_tiny_bundle
 
@@ -26,7 +27,9 @@ from service.engine.model_pool import ModelPool
 from service.engine.queries import VideoQuery
 from service.event_log import Event
 from service.history_store import HistoryStore
+from service.popularity_counters import ALL, HOURS
 from service.popularity_follower import PopularityFollower
+from service.store_keys import StoreKeys
 
 NOW = int(time.time() // 3600)
 LAST_HOUR_MS = (NOW - 1) * HOUR_MS + HOUR_MS // 2
@@ -240,6 +243,53 @@ def test_events_are_counted_as_training_counts_them(
         expected = np.bincount(timelines.video_N, minlength=4)
         assert counted == {item_hash(f"v{video}"): expected[video] for video in (1, 2, 3)}
         assert after_E.sum() == count_E.sum()  # erasing doesn't count back
+
+    asyncio.run(scenario())
+
+
+def test_an_hour_is_read_again_only_where_its_total_has_changed(
+    server: EmbeddedStore, make_store: MakeStore, prior_registry: Path
+) -> None:
+    """One in which an older service has counted has no total, and is read each time."""
+
+    async def scenario() -> None:
+        store = make_store(server.url, log_shards=1, clock=lambda: NOW * 3600.0)
+        engine = InlineEngine(prior_registry, device="cpu", max_batch=2)
+        pool = ModelPool(prior_registry, engine, max_queue=8, max_batch=2)
+        follower = PopularityFollower(store, pool, clock=lambda: NOW * 3600.0)
+        await pool.open()
+
+        async def refresh() -> tuple[int, float]:
+            """How many hours are read, and what `v33` has from them."""
+            with Redis.from_url(server.url) as redis:
+                redis.config_resetstat()
+                await follower.refresh()
+                reads = redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})
+            answer = await pool.current().recommend_videos(
+                VideoQuery(None, 50, math.inf, explain=True)
+            )
+            [prior] = [item.parts for item in answer.items if item.video_id == "v33"]
+            assert prior is not None
+            return reads["calls"], prior["prior"]
+
+        def having(count_by_age: dict[int, int]) -> object:
+            return pytest.approx(logit(count_by_age), abs=1e-4)
+
+        await store.append_events([watch("v33", LAST_HOUR_MS - n * HOUR_MS) for n in range(5)])
+        with Redis.from_url(server.url) as redis:
+            redis.hdel(StoreKeys(1).popularity(0, NOW - 5), ALL)
+        once = dict.fromkeys(range(1, 6), 1)
+        assert await refresh() == (HOURS, having(once))
+        assert await refresh() == (1, having(once))
+        await store.append_events([watch("v33", LAST_HOUR_MS), watch("v3", LAST_HOUR_MS)])
+        assert await refresh() == (2, having(once | {1: 2}))
+        assert await refresh() == (1, having(once | {1: 2}))
+        with Redis.from_url(server.url) as redis:
+            redis.flushall()
+        assert await refresh() == (5, having({}))
+        assert await refresh() == (0, having({}))
+        await pool.close()
+        await store.close()
 
     asyncio.run(scenario())
 
