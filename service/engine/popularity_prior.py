@@ -6,6 +6,7 @@ H half-lives.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,53 @@ class LiveCounts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LiveRows:
+    """Live counts as one bundle sees them, after its seed.
+
+    Attributes:
+        row_by_hour: int32, the catalogue row of each hash; 0 where the bundle doesn't know it.
+    """
+
+    counts: LiveCounts
+    row_by_hour: Mapping[int, NDArray[np.int32]]
+
+    @classmethod
+    def of(cls, bundle: Bundle, counts: LiveCounts, seed_hour: int, before: Self | None) -> Self:
+        """Look up all hashes, but those of hours that are the same objects as before."""
+        row_by_hour = {}
+        for hour, hour_counts in counts.by_hour.items():
+            if seed_hour <= hour < counts.hour:
+                row_E = None if before is None else before._rows(hour, hour_counts)
+                if row_E is None:
+                    row_E = bundle.catalogue.video_index.rows(hour_counts[0])
+                row_by_hour[hour] = row_E
+        return cls(counts, row_by_hour)
+
+    def changed_since(self, before: Self) -> NDArray[np.int32]:
+        """All rows that have counts in an hour that has changed, each once."""
+        row_N = [np.empty(0, np.int32)]
+        for hour in self.row_by_hour.keys() | before.row_by_hour.keys():
+            new_E, old_E = self.row_by_hour.get(hour), before.row_by_hour.get(hour)
+            if new_E is not old_E:
+                row_N += [row_E for row_E in (new_E, old_E) if row_E is not None]
+        changed_N = np.unique(np.concatenate(row_N))
+        return changed_N[changed_N > 0]
+
+    def by_place(self, place_V: NDArray[np.int32], count: int) -> dict[int, HourCounts]:
+        """Counts by the places of their rows, where those are below `count`."""
+        by_hour = {}
+        for hour, row_E in self.row_by_hour.items():
+            place_E = place_V[row_E]
+            is_there_E = place_E < count
+            count_E = self.counts.by_hour[hour][1]
+            by_hour[hour] = place_E[is_there_E].astype(np.int64), count_E[is_there_E]
+        return by_hour
+
+    def _rows(self, hour: int, counts: CountsByHash) -> NDArray[np.int32] | None:
+        return self.row_by_hour.get(hour) if self.counts.by_hour.get(hour) is counts else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PopularityPrior:
     """One bundle's prior at one moment; never changed, but replaced as a whole.
 
@@ -46,45 +94,63 @@ class PopularityPrior:
         first_P: The first videos in the prior's order: hardly anybody looks further, and to order
             a million takes ten times as long.
         place_V: int32, where each row stands in `first_P`; behind its end where it doesn't.
+        live: What was added to the bundle's seed.
     """
 
     logit_V: NDArray[np.float32]
     overall: PopularItems
     first_P: NDArray[np.int64]
     place_V: NDArray[np.int32]
+    live: LiveRows | None = None
 
     @classmethod
     def build(
-        cls, bundle: Bundle, overall: PopularItems, counts: LiveCounts | None
+        cls,
+        bundle: Bundle,
+        overall: PopularItems,
+        counts: LiveCounts | None,
+        before: "PopularityPrior | None" = None,
     ) -> "PopularityPrior | None":
         """Compute the prior, the seed decayed and live counts added; None for a bundle without.
 
         Args:
             overall: The bundle's popular order.
             counts: None takes the seed as it is.
+            before: The bundle's prior until now: within an hour only that is computed which events
+                that came late have changed.
         """
         entry = bundle.manifest.prior
         if entry is None:
             return None
         counts = LiveCounts(entry.seed_hour) if counts is None else counts
-        count_HV = decayed_counts(
-            bundle.popular.decayed_count_HV,
+        known = None if before is None else before.live
+        live = LiveRows.of(bundle, counts, entry.seed_hour, known)
+        videos = len(overall.place_V)
+        rows: slice | NDArray[np.int32]
+        if before is None or known is None or known.counts.hour != counts.hour:
+            rows, place_V, count = slice(None), np.arange(videos, dtype=np.int32), videos
+            logit_V = np.empty(videos, np.float32)
+        else:
+            rows = live.changed_since(known)
+            place_V, count = places(rows, videos), len(rows)
+            logit_V = before.logit_V.copy()
+        count_HN = decayed_counts(
+            bundle.popular.decayed_count_HV[:, rows],
             entry.seed_hour,
-            {
-                hour: _by_row(bundle, hour_counts)
-                for hour, hour_counts in counts.by_hour.items()
-                if entry.seed_hour <= hour < counts.hour
-            },
+            live.by_place(place_V, count),
             counts.hour,
             entry.half_lives_days,
         )
-        return cls.of(entry.network.logits(count_HV), overall)
+        logit_V[rows] = entry.network.logits(count_HN)
+        return cls.of(logit_V, overall, live)
 
     @classmethod
-    def of(cls, logit_V: NDArray[np.float32], overall: PopularItems) -> "PopularityPrior":
+    def of(
+        cls, logit_V: NDArray[np.float32], overall: PopularItems, live: LiveRows | None = None
+    ) -> "PopularityPrior":
         """Put the first videos in order."""
         first_P = _first(logit_V[1:], overall.place_V[1:], FIRST, overall)
-        return cls(logit_V, overall, first_P, places(first_P, len(logit_V)))
+        return cls(logit_V, overall, first_P, places(first_P, len(logit_V)), live)
 
     def parts(self, row_N: Rows, *, weight: float = 1.0) -> Parts:
         """Look up the prior's part of some rows' scores, times a weight."""
@@ -138,11 +204,3 @@ def _first(
     key_N.sort()
     row_N: NDArray[np.int32] = overall.row_P[key_N & np.iinfo(np.uint32).max]
     return row_N.astype(np.int64)
-
-
-def _by_row(bundle: Bundle, counts: CountsByHash) -> HourCounts:
-    """Counts by catalogue row; videos that the bundle doesn't know are left out."""
-    hash_E, count_E = counts
-    row_E = bundle.catalogue.video_index.rows(hash_E)
-    is_known_E = row_E > 0
-    return row_E[is_known_E].astype(np.int64), count_E[is_known_E]

@@ -36,7 +36,7 @@ from lsvcr.catalogue import item_hashes
 from service.engine import retrieval
 from service.engine.candidate_index import CandidateIndex
 from service.engine.popularity import PopularItems
-from service.engine.popularity_prior import LiveCounts, PopularityPrior
+from service.engine.popularity_prior import CountsByHash, LiveCounts, PopularityPrior
 from service.engine.queries import Diversity, EventHistory, FeedQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
@@ -295,3 +295,25 @@ def test_two_retrievers_and_a_bound_find_what_a_full_scan_finds(
             copies = ranked.row_K[np.isin(ranked.row_K, np.arange(4000, 4300))]
             copies = copies[~np.isin(copies, seen_N)]
             assert copies.tolist() == sorted(copies.tolist())
+
+
+@slow
+@given(st.lists(live_counts, min_size=2, max_size=5), st.sampled_from([0, 1]))
+def test_what_late_events_change_is_what_computing_all_again_gives(
+    whole_ranker: Ranker, looks: list[LiveCounts], hours_later: int
+) -> None:
+    """Bit for bit, in the same hour and behind its end; whole hours come, change and go."""
+    bundle = whole_ranker.bundle
+    overall = PopularItems.of_videos(bundle.popular, bundle.catalogue.video_count)
+    prior: PopularityPrior | None = None
+    by_hour: dict[int, CountsByHash] = {}
+    for number, look in enumerate(looks):
+        by_hour = {hour: counts for hour, counts in by_hour.items() if hour % 3 != number % 3}
+        by_hour |= look.by_hour
+        counts = LiveCounts(looks[0].hour + number * hours_later, by_hour)
+        prior = PopularityPrior.build(bundle, overall, counts, prior)
+        again = PopularityPrior.build(bundle, overall, counts)
+        assert prior is not None and again is not None
+        assert np.array_equal(prior.logit_V[1:], again.logit_V[1:])
+        assert np.array_equal(prior.first_P, again.first_P)
+        assert np.array_equal(prior.place_V, again.place_V)
