@@ -15,7 +15,7 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.cuda_nearest import CudaNearest, in_half_precision
+from service.engine.cuda_nearest import CudaNearest
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
 from service.engine.scoring import KNOWN_PARTS
 from service.errors import NotReadyError
@@ -83,41 +83,32 @@ def _open_on(
     if open_encoder is CpuEncoder:
         # One after another: cores are wanted by the checks beside, or by those who are answered.
         encoder = open_encoder(bundle)
-        indexes: list[Index] = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
+        indexes = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
     else:
         with ThreadPoolExecutor(2) as beside:
-            prepared = [
-                beside.submit(_prepare_index, bundle, "video"),
-                beside.submit(_prepare_index, bundle, "comment"),
+            opening = [
+                beside.submit(_open_on_gpu, bundle, "video"),
+                beside.submit(_open_on_gpu, bundle, "comment"),
             ]
             encoder = open_encoder(bundle)
-            # Not before: whatever allocates on a GPU ends the recording of a graph there.
-            indexes = [open_index.result()() for open_index in prepared]
+            indexes = [index.result() for index in opening]
     warm = WarmBundle(bundle, encoder, *indexes)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm
 
 
-def _prepare_index(bundle: Bundle, kind: Kind) -> Callable[[], Index]:
-    """Do what needs no GPU; what is returned does the rest."""
-    candidate_VD = bundle.tables[_CANDIDATES[kind]]
-    if CudaNearest.can_search(bundle.folder / NEAREST_GRAPH, candidate_VD):
-        return partial(_search_on_gpu, bundle, kind, in_half_precision(candidate_VD))
-    index = _read_index(bundle, kind)
-    return lambda: index
+def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
+    graph, candidate_VD = bundle.folder / NEAREST_GRAPH, bundle.tables[_CANDIDATES[kind]]
+    if CudaNearest.can_search(graph, candidate_VD):
+        try:
+            return CudaNearest(graph, candidate_VD)
+        except NotReadyError as error:  # the CPU answers the same, only later
+            logger.warning("%ss are searched for on the CPU: %s", kind, error)
+    return _read_index(bundle, kind)
 
 
-def _search_on_gpu(bundle: Bundle, kind: Kind, half_ND: NDArray[np.float16]) -> Index:
-    try:
-        graph = bundle.folder / NEAREST_GRAPH
-        return CudaNearest(graph, bundle.tables[_CANDIDATES[kind]], half_ND)
-    except NotReadyError as error:  # the CPU answers the same, only later
-        logger.warning("%ss are searched for on the CPU: %s", kind, error)
-        return _read_index(bundle, kind)
-
-
-def _read_index(bundle: Bundle, kind: Kind) -> CandidateIndex:
+def _read_index(bundle: Bundle, kind: Kind) -> Index:
     candidate_VD = bundle.tables[_CANDIDATES[kind]]
     entry = bundle.manifest.indexes.get(kind)
     if len(candidate_VD) == 1:

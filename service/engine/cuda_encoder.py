@@ -135,7 +135,7 @@ class _CudaShape:
         }.items():
             options.add_free_dimension_override_by_name(name, extent)
         cuda = {"device_id": 0, "enable_cuda_graph": "1" if is_captured else "0"}
-        with turns.use():
+        with turns.prepare():
             self.session = open_session(path, options, [("CUDAExecutionProvider", cuda)])
         expect_outputs(self.session, outputs, path.name)
         self._binding = self.session.io_binding()
@@ -158,7 +158,7 @@ class _CudaShape:
 
     def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
         """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
-        with turns.use():
+        with turns.answer():
             return self._run(history)
 
     def record(self, history: HistoryBatch) -> None:

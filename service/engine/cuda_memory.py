@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from service.errors import NotReadyError
 
 _TO_GPU, _FROM_GPU = 1, 2
-_PIECE_BYTES = 32 << 20
-"""Copied at once, so that a batch's inputs don't wait for a whole table."""
+_PIECE_BYTES = 2 << 20
+"""Copied at once: what a batch copies waits for that of others."""
+_LATELY_S, _LONGEST_PAUSE_S = 0.1, 0.005
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
 """The runtime that ONNX Runtime itself uses is loaded already."""
 
@@ -35,19 +37,24 @@ class Turns:
         self._changed = threading.Condition()
         self._users = 0
         self._is_recording = False
+        self._answered_s = 0.0
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[None]:
-        """Wait while a graph is recorded."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_recording)
-            self._users += 1
-        try:
+    def answer(self) -> Iterator[None]:
+        """Use the GPU for somebody who waits, after a graph that is being recorded."""
+        self._answered_s = time.monotonic()
+        with self._use():
             yield
-        finally:
-            with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def prepare(self) -> Iterator[None]:
+        """Use it for what nobody waits for yet: then pause as long, where others are answered."""
+        with self._use():
+            started_s = time.monotonic()
+            yield
+        ended_s = time.monotonic()
+        if ended_s - self._answered_s < _LATELY_S:
+            time.sleep(min(ended_s - started_s, _LONGEST_PAUSE_S))
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
@@ -63,6 +70,18 @@ class Turns:
                 self._is_recording = False
                 self._changed.notify_all()
 
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_recording)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
 
 turns = Turns()
 """Of this process: bundles are opened while others answer."""
@@ -76,19 +95,19 @@ def put_on_gpu(array: NDArray[Any]) -> Any:
     """
     array = np.ascontiguousarray(array)
     try:
-        with turns.use():
+        with turns.prepare():
             value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
     except Exception as error:  # no driver, no free memory, …
         raise NotReadyError("device cuda: the tables cannot be put there") from error
     for start in range(0, array.nbytes, _PIECE_BYTES):
         size = min(_PIECE_BYTES, array.nbytes - start)
-        with turns.use():
+        with turns.prepare():
             _copy(value.data_ptr() + start, array.ctypes.data + start, size, _TO_GPU)
     return value
 
 
 def copy_to_gpu(array: NDArray[Any], value: Any) -> None:
-    """Overwrite what lies there, in somebody's turn; `array` is contiguous and of the same size."""
+    """Overwrite what lies there, in a turn of the caller's; `array` is contiguous and as large."""
     _copy(value.data_ptr(), array.ctypes.data, array.nbytes, _TO_GPU)
 
 

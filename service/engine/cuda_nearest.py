@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import NEAREST_GROUP
 from service.engine.candidate_index import CandidateBatch, IndexSize
-from service.engine.cuda_memory import put_on_gpu, turns
+from service.engine.cuda_memory import copy_to_gpu, put_on_gpu, turns
 from service.engine.encoder_session import FloatArray, one_thread, open_session
 from service.errors import NotReadyError
 
@@ -38,7 +38,6 @@ class CudaNearest:
     Args:
         graph: File of the bundle.
         candidate_VD: Unit vectors by catalogue row; row 0 is padding.
-        half_ND: As `in_half_precision` made it.
 
     Raises:
         BundleError: If the graph cannot be opened.
@@ -47,24 +46,31 @@ class CudaNearest:
 
     device = "cuda"
 
-    def __init__(self, graph: Path, candidate_VD: FloatArray, half_ND: NDArray[np.float16]) -> None:
+    def __init__(self, graph: Path, candidate_VD: FloatArray) -> None:
+        half_ND = in_half_precision(candidate_VD)
         rows = len(candidate_VD)
         groups = len(half_ND) // NEAREST_GROUP
         self.extent = IndexSize(rows - 1, min(MOST_FOUND, groups) - FOUND_MORE)
         self._together = max(1, MOST_SCORES // len(half_ND))
-        self._tables = {
+        tables = {
             "candidate": put_on_gpu(candidate_VD),
             "half_candidate": put_on_gpu(half_ND),
             "rows": put_on_gpu(np.array([rows])),
         }
+        largest_BD = np.zeros((self._together, candidate_VD.shape[1]), np.float32)
+        self._query = put_on_gpu(largest_BD)
         # TF32 would round what is compared again as much as half precision does
         cuda = {"device_id": 0, "use_tf32": "0"}
-        with turns.use():
+        with turns.prepare():
             self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
         if "CUDAExecutionProvider" not in self._session.get_providers():
             raise NotReadyError("device cuda: the search fell back to the CPU")
+        self._binding = self._session.io_binding()
+        for name, table in tables.items():
+            self._binding.bind_ortvalue_input(name, table)
+        self._count = 0  # which the binding has: to bind it again is not for nothing
         try:  # takes its memory now, not when there is a full batch for the first time
-            self._find(np.zeros((self._together, candidate_VD.shape[1]), np.float32), 1)
+            self._find(largest_BD, 1)
         except Exception as error:
             raise NotReadyError("device cuda: there is no memory to search in") from error
 
@@ -87,16 +93,18 @@ class CudaNearest:
         return CandidateBatch(*without_padding(row_BK, part_BK), counts, rows, 2 * HALF_ERROR)
 
     def _find(self, query_BD: FloatArray, count: int) -> tuple[NDArray[np.int32], FloatArray]:
-        """Run the graph; copies to and fro are part of it, so other threads go on meanwhile."""
-        binding = self._session.io_binding()
-        for name, table in self._tables.items():
-            binding.bind_ortvalue_input(name, table)
-        binding.bind_cpu_input("query", np.ascontiguousarray(query_BD, np.float32))
-        binding.bind_cpu_input("count", np.array([count]))
-        binding.bind_cpu_input("rough_count", np.array([count + FOUND_MORE]))
+        """Run the graph; copies to and fro leave Python's lock to others."""
+        query_BD = np.ascontiguousarray(query_BD, np.float32)
+        binding, place = self._binding, self._query.data_ptr()
+        if count != self._count:
+            binding.bind_cpu_input("count", np.array([count]))
+            binding.bind_cpu_input("rough_count", np.array([count + FOUND_MORE]))
+            self._count = count
+        binding.bind_input("query", "cuda", 0, np.float32, query_BD.shape, place)
         for name in ("row", "part"):
             binding.bind_output(name)
-        with turns.use():
+        with turns.answer():
+            copy_to_gpu(query_BD, self._query)
             self._session.run_with_iobinding(binding)
         row_BK, part_BK = binding.copy_outputs_to_cpu()
         return row_BK, part_BK

@@ -126,7 +126,7 @@ def test_older_bundles_and_few_candidates_are_left_to_the_cpu(graph: Path) -> No
 def test_without_a_gpu_it_says_so(graph: Path) -> None:
     table_VD = vectors(100)
     with pytest.raises(NotReadyError, match="device cuda: the tables cannot be put there"):
-        CudaNearest(graph, table_VD, in_half_precision(table_VD))
+        CudaNearest(graph, table_VD)
 
 
 @pytest.mark.gpu
@@ -137,7 +137,7 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
     expect_cuda()
     table_VD = vectors(ROWS)
     monkeypatch.setattr("service.engine.cuda_nearest.MOST_SCORES", 5 * len(table_VD))
-    nearest = CudaNearest(graph, table_VD, in_half_precision(table_VD))
+    nearest = CudaNearest(graph, table_VD)
     query_BD = near(table_VD, [*range(1, 20)])
     counts = [*range(0, 380, 20)]
     found = [*nearest.search(query_BD, counts)]
