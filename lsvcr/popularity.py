@@ -42,16 +42,17 @@ def decayed_counts(
     Returns:
         float32 of shape (H, V).
     """
-    rate_H1 = 1 / (HOURS_A_DAY * np.asarray(half_lives_days, np.float64)[:, None])
-    total_HV = seed_HV * np.exp2(-rate_H1 * max(0, hour - seed_hour))
     counted = {at: counts for at, counts in counts_by_hour.items() if seed_hour <= at < hour}
-    if counted:
-        row_E = np.concatenate([row for row, _ in counted.values()])
-        count_E = np.concatenate([count for _, count in counted.values()])
-        age_E = np.repeat([hour - at for at in counted], [len(row) for row, _ in counted.values()])
-        for total_V, weight_E in zip(total_HV, count_E * np.exp2(-rate_H1 * age_E), strict=True):
-            total_V += np.bincount(row_E, weights=weight_E, minlength=len(total_V))
-    return total_HV.astype(np.float32)
+    none: HourCounts = (np.empty(0, np.int64), np.empty(0, np.int64))
+    row_E, count_E = map(np.concatenate, zip(none, *counted.values(), strict=True))
+    age_E = np.repeat([hour - at for at in counted], [len(row) for row, _ in counted.values()])
+    total_HV = np.empty(seed_HV.shape, np.float32)
+    for half_life_days, seed_V, total_V in zip(half_lives_days, seed_HV, total_HV, strict=True):
+        rate = 1 / (HOURS_A_DAY * half_life_days)
+        count_V = seed_V * np.exp2(-rate * max(0, hour - seed_hour))
+        count_V += np.bincount(row_E, count_E * np.exp2(-rate * age_E), minlength=len(count_V))
+        total_V[:] = count_V
+    return total_HV
 
 
 class _Frozen(BaseModel):
