@@ -77,6 +77,7 @@ class Ranker:
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
         self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
+        self._videos.prepare(self._prior)
         self.latest_preference_D: NDArray[np.float32] | None = None
         for index in (self._catalogue.video_index, self._catalogue.comment_index):
             index.rows(index.sorted_hash_N[:1])  # prepares for all others, here and not in the loop

@@ -54,6 +54,11 @@ class VideoRanking:
             wanted, excluded=excluded, is_filtered=query.filter is not None
         )
 
+    def prepare(self, prior: PopularityPrior | None) -> None:
+        """Read what the first batch would wait for; may be called from other threads."""
+        if prior is not None and not self._is_small:
+            self._batch.prepare(prior)
+
     def rank_together(
         self,
         queries: Sequence[VideoQuery | None],

@@ -88,7 +88,11 @@ def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
         for row in (17, 90, 4500, 25, 4001)
         for count, fetch in ((5, 40), (20, 400), (310, 2500), (20, ROWS))
     ]
-    ranked = BatchRanking(candidate_ND, TEMPERATURE).rank_candidates(queries, prior)
+    ranking = BatchRanking(candidate_ND, TEMPERATURE)
+    _, other_prior = invent(2.0)
+    assert other_prior is not None
+    ranking.prepare(other_prior)  # what is gathered for one prior is used for no other
+    ranked = ranking.rank_candidates(queries, prior)
     for query, best in zip(queries, ranked, strict=True):
         if best is not None:
             assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
