@@ -53,6 +53,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         max_queue: Queries that may wait; the next one is refused.
         max_batch: Queries computed together, at most.
         in_flight: Batches computed at a time: more than one only where `compute` itself waits.
+        sent_together: Answers that are handed out in one turn of the event loop.
         least_beside: Queries that a batch has at least which begins beside one that is under way:
             fewer do better to wait for its end, as a batch costs much whatever is in it.
     """
@@ -64,12 +65,14 @@ class Batcher(Generic[QueryT, AnswerT]):
         max_queue: int,
         max_batch: int,
         in_flight: int = 1,
+        sent_together: int = SENT_TOGETHER,
         least_beside: int = 1,
     ) -> None:
         self._compute = compute
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._in_flight = in_flight
+        self._sent_together = sent_together
         self._least_beside = least_beside
         self._waiting: deque[_Job[QueryT, AnswerT]] = deque()
         self._drains: set[asyncio.Task[None]] = set()
@@ -91,28 +94,35 @@ class Batcher(Generic[QueryT, AnswerT]):
             DeadlineExceededError: If the answer isn't there in time.
             NotReadyError: If the batcher has been closed.
         """
+        job = self._queue(query, deadline_s)
+        try:
+            return await before(deadline_s, job.future)
+        except BaseException:  # a caller that left, or whose time is up, frees its place
+            with contextlib.suppress(ValueError):  # it is being computed
+                self._waiting.remove(job)
+            raise
+
+    def put(self, query: QueryT, deadline_s: float) -> asyncio.Future[Outcome[AnswerT]]:
+        """As `submit`, but without a timer: what is late fails when its turn has come."""
+        return self._queue(query, deadline_s).future
+
+    async def close(self) -> None:
+        """Refuse what comes from now on, and finish what is waiting."""
+        self._is_closed = True
+        await asyncio.gather(*self._drains)
+
+    def _queue(self, query: QueryT, deadline_s: float) -> _Job[QueryT, AnswerT]:
         now_s = time.monotonic()
         self._refuse_hopeless(deadline_s - now_s)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome[AnswerT]] = loop.create_future()
-        job = _Job(query, deadline_s, now_s, future)
+        job: _Job[QueryT, AnswerT] = _Job(query, deadline_s, now_s, loop.create_future())
         self._waiting.append(job)
         if self._draining < self._in_flight and self._are_enough(beside=self._draining):
             self._draining += 1
             drain = loop.create_task(self._drain())
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
-        try:
-            return await before(deadline_s, future)
-        except BaseException:  # a caller that left, or whose time is up, frees its place
-            with contextlib.suppress(ValueError):  # it is being computed
-                self._waiting.remove(job)
-            raise
-
-    async def close(self) -> None:
-        """Refuse what comes from now on, and finish what is waiting."""
-        self._is_closed = True
-        await asyncio.gather(*self._drains)
+        return job
 
     def _refuse_hopeless(self, remaining_s: float) -> None:
         if self._is_closed:
@@ -134,8 +144,12 @@ class Batcher(Generic[QueryT, AnswerT]):
             count = min(self._max_batch, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(count)]
             started_s = time.monotonic()
-            # A caller that gave up, or whose deadline passed, has cancelled its future.
-            jobs = [job for job in taken if not job.future.done() and started_s < job.deadline_s]
+            for job in taken:
+                if started_s >= job.deadline_s:
+                    late = DeadlineExceededError("the time was up before the turn of the request")
+                    _settle(job, late, (started_s - job.submitted_s) * 1000)
+            # A caller that gave up has cancelled its future.
+            jobs = [job for job in taken if not job.future.done()]
             if jobs:
                 answers = await self._answer([job.query for job in jobs])
                 ended_s = time.monotonic()
@@ -145,7 +159,7 @@ class Batcher(Generic[QueryT, AnswerT]):
                     if ended_s >= job.deadline_s:
                         answer = DeadlineExceededError("the answer was ready too late")
                     _settle(job, answer, (started_s - job.submitted_s) * 1000)
-                    if number % SENT_TOGETHER == 0:
+                    if number % self._sent_together == 0:
                         await asyncio.sleep(0)
             await asyncio.sleep(0)  # what has arrived meanwhile joins the next batch
         self._draining -= 1

@@ -183,7 +183,7 @@ def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
 
 def pack_candidates(number: int, found: CandidateBatch) -> Found:
     """Lay out what searches found."""
-    row_BN = found.row_BN.astype(np.int32)
+    row_BN = found.row_BN.astype(np.int32, copy=False)
     return Found(number, row_BN, found.part_BN, list(found.counts), found.rows, found.slack)
 
 
@@ -197,7 +197,7 @@ def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:
     return {kind: IndexSize(*size) for kind, size in opened.sizes.items()}
 
 
-def pack_error(number: int, error: Exception) -> Failed:
+def pack_error(number: int, error: BaseException) -> Failed:
     """Name an error; only what was raised on purpose tells its text."""
     kind = type(error).__name__
     return Failed(number, kind, str(error) if kind in _RAISED_THERE else "")
@@ -239,6 +239,7 @@ class Frames(asyncio.Protocol):
         self._lose = lose
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytearray] = []
 
     @property
     def is_open(self) -> bool:
@@ -269,13 +270,25 @@ class Frames(asyncio.Protocol):
         self._lose(self)
 
     def send(self, message: Question | Reply) -> None:
-        """Send one message; raises EngineLostError where nobody is there any more."""
+        """Send one message; raises EngineLostError where nobody is there any more.
+
+        All that is sent in one turn of the event loop leaves together: half of what an engine
+        process did for small questions was the system's call for each reply.
+        """
         if self._transport is None:
             raise EngineLostError("the engine is not connected")
-        self._transport.write(frame(message))
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unsent.append(frame(message))
+
+    def _write(self) -> None:
+        if self._transport is not None and self._unsent:
+            self._transport.writelines(self._unsent)
+        self._unsent = []
 
     def close(self) -> None:
         """End the connection."""
+        self._write()
         if self._transport is not None:
             self._transport.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
@@ -57,7 +58,7 @@ class EngineServer:
         self._engine = engine
         self._served: dict[str, asyncio.Task[_ServedBundle]] = {}
         self._wanted: dict[Frames, set[str]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
         self.has_broken = asyncio.Event()
 
     async def listen(self, socket: Path) -> asyncio.Server:
@@ -70,7 +71,8 @@ class EngineServer:
 
     async def drain(self) -> None:
         """Wait for the answers under way."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.sleep(0)  # what was sent in this turn leaves
 
     def _receive(self, frames: Frames, question: Question) -> None:
         if isinstance(question, Release):
@@ -79,9 +81,13 @@ class EngineServer:
             return
         if isinstance(question, Open):
             self._wanted.setdefault(frames, set()).add(question.version)
-        task = asyncio.create_task(self._answer(frames, question))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        try:
+            answering = self._begin(question)
+        except LsvcrError as error:
+            frames.send(pack_error(question.number, error))
+            return
+        self._under_way.add(answering)
+        answering.add_done_callback(partial(self._reply, frames, question))
 
     def _lose(self, frames: Frames) -> None:
         self._wanted.pop(frames, None)
@@ -93,23 +99,39 @@ class EngineServer:
             logger.info("bundle %s is wanted no more", version)
             del self._served[version]  # what is being computed with it is finished
 
-    async def _answer(self, frames: Frames, question: Open | Encode | Search | Beat) -> None:
+    def _begin(self, question: Open | Encode | Search | Beat) -> asyncio.Future[Any]:
+        """Have a question answered; most are for an encoder, and cost no task of their own."""
+        if isinstance(question, Encode):
+            return self._find(question.version).batcher.put(question, question.until_s)
+        return asyncio.create_task(self._compute(question))
+
+    def _reply(
+        self,
+        frames: Frames,
+        question: Open | Encode | Search | Beat,
+        answering: asyncio.Future[Any],
+    ) -> None:
+        self._under_way.discard(answering)
+        if answering.cancelled():
+            return
         reply: Reply
-        try:
-            reply = await self._compute(question)
-        except Exception as error:
+        if (error := answering.exception()) is not None:
             reply = pack_error(question.number, error)
             if not isinstance(error, LsvcrError):
                 logger.warning("%s failed", type(question).__name__, exc_info=error)
+        elif isinstance(question, Encode):
+            users: EncodedUsers = answering.result().answer
+            found = pack_candidates(question.number, users.candidates)
+            reply = Encoded(question.number, pack_encoding(users.encoding), found)
+        else:
+            reply = answering.result()
         with contextlib.suppress(EngineLostError):  # who asked has gone
             frames.send(reply)
         if (problem := self._engine.problem()) is not None:
             logger.error("this engine ends: %s", problem)
             self.has_broken.set()
 
-    async def _compute(
-        self, question: Open | Encode | Search | Beat
-    ) -> Opened | Encoded | Found | Alive:
+    async def _compute(self, question: Open | Search | Beat) -> Opened | Found | Alive:
         if isinstance(question, Beat):
             await self._reach_all()
             return Alive(question.number)
@@ -118,15 +140,16 @@ class EngineServer:
             opened = (await self._open(version)).opened
             sizes = {kind: (size.rows, size.max_count) for kind, size in opened.sizes.items()}
             return Opened(number, sizes, opened.describe())
-        if version not in self._served:
-            raise EngineLostError(f"bundle {version!r} is not open in this engine")
-        served = await self._served[version]
-        if isinstance(question, Encode):
-            users = (await served.batcher.submit(question, question.until_s)).answer
-            found = pack_candidates(number, users.candidates)
-            return Encoded(number, pack_encoding(users.encoding), found)
-        candidates = await served.opened.search(question.kind, question.query_BD, question.counts)
+        opened = self._find(version).opened
+        candidates = await opened.search(question.kind, question.query_BD, question.counts)
         return pack_candidates(number, candidates)
+
+    def _find(self, version: str) -> "_ServedBundle":
+        """A bundle that has been opened, as whoever asks it was told."""
+        opening = self._served.get(version)
+        if opening is None or not opening.done():
+            raise EngineLostError(f"bundle {version!r} is not open in this engine")
+        return opening.result()
 
     async def _reach_all(self) -> None:
         """Let whatever computes have a turn, so that a stuck thread shows."""
@@ -150,10 +173,12 @@ class EngineServer:
     async def _open_new(self, version: str) -> "_ServedBundle":
         opened = await self._engine.open(version)
         on_gpu = opened.describe()["device"] == "cuda"
+        together = FRAMES_TOGETHER_ON_GPU if on_gpu else FRAMES_TOGETHER
         batcher: Batcher[Encode, EncodedUsers] = Batcher(
             partial(encode_together, opened),
             max_queue=MAX_QUEUE,
-            max_batch=FRAMES_TOGETHER_ON_GPU if on_gpu else FRAMES_TOGETHER,
+            max_batch=together,
+            sent_together=together,  # what goes to one front-end leaves at once
             in_flight=opened.in_flight,
         )
         return _ServedBundle(opened, batcher)

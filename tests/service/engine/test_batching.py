@@ -90,6 +90,27 @@ def test_a_passed_deadline_ends_the_wait_and_spares_the_work() -> None:
     assert double.batches == [[1], [2]]
 
 
+def test_what_is_put_without_a_timer_fails_in_its_turn_once_it_is_late() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=9, max_batch=8)
+        tasks = await start(batcher)
+        late_s = time.monotonic() + 0.02
+        late, other = batcher.put(3, late_s), batcher.put(4, late_s + SOON_S)
+        while time.monotonic() < late_s:
+            await asyncio.sleep(0.005)
+        assert not late.done()
+        double.gate.set()
+        with pytest.raises(DeadlineExceededError):
+            await late
+        assert (await other).answer == 8
+        await asyncio.gather(*tasks)
+
+    run(main)
+    assert double.batches == [[1], [4]]
+
+
 def test_what_would_be_late_is_refused_at_once() -> None:
     double = Doubler()
 
