@@ -11,13 +11,12 @@ Shape suffixes: B users, N candidates, D width.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -173,19 +172,10 @@ class LocalBundle:
             encoding = await self._encode_in_turns(history, with_comments)
             candidates = await self._find_in_turns(encoding.video_preference_BD, counts)
             return EncodedUsers(encoding, candidates)
-        threads, warm = self._threads, self._warm
-
-        def encode() -> tuple[Encoding, Future[CandidateBatch]]:
-            encoding = warm.encoder.encode(history, with_comments=with_comments)
-            # At once, not when the event loop has its turn.
-            return encoding, threads.searching.submit(
-                warm.find_videos, encoding.video_preference_BD, counts
-            )
-
-        loop = asyncio.get_running_loop()
-        with self._failure_named():
-            encoding, finding = await loop.run_in_executor(threads.encoding, encode)
-            return EncodedUsers(encoding, await asyncio.wrap_future(finding))
+        encode = partial(self._warm.encoder.encode, history, with_comments=with_comments)
+        encoding = await self._run(self._threads.encoding, encode)
+        find = partial(self._warm.find_videos, encoding.video_preference_BD, counts)
+        return EncodedUsers(encoding, await self._run(self._threads.searching, find))
 
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
         """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
@@ -232,16 +222,10 @@ class LocalBundle:
         }
 
     async def _run(self, thread: Executor | None, compute: Callable[[], ResultT]) -> ResultT:
-        with self._failure_named():
+        try:
             if thread is None:
                 return compute()
             return await asyncio.get_running_loop().run_in_executor(thread, compute)
-
-    @contextlib.contextmanager
-    def _failure_named(self) -> Iterator[None]:
-        """Raise EngineFailedError for what nobody raised on purpose, and see whether all fails."""
-        try:
-            yield
         except LsvcrError:
             raise
         except Exception as error:  # the runtime and each driver have classes of their own
