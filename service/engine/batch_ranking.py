@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.candidate_index import Candidates
-from service.engine.popularity_prior import PopularityPrior
+from service.engine.popularity_prior import FIRST, PopularityPrior
 from service.engine.retrieval import ROUNDING
 from service.engine.scoring import Parts, Ranked, Rows, sum_parts
 from service.engine.video_conditions import Allows
@@ -106,7 +106,8 @@ class BatchRanking:
         self._candidate_VD = candidate_VD
         self._temperature = np.float32(temperature)
         root = math.sqrt(len(candidate_VD))
-        self._popular = max(POPULAR, round(POPULAR_OF_ROOT * root))
+        # No more than the prior has put in order: it knows no place of those behind.
+        self._popular = min(FIRST, max(POPULAR, round(POPULAR_OF_ROOT * root)))
         self._compared: tuple[PopularityPrior | None, _Compared] | None = None
 
     def prepare(self, prior: PopularityPrior) -> None:

@@ -107,7 +107,7 @@ def put_on_gpu(array: NDArray[Any]) -> Any:
 
 
 def copy_to_gpu(array: NDArray[Any], value: Any) -> None:
-    """Overwrite what lies there, in a turn of the caller's; `array` is contiguous and as large."""
+    """Overwrite what lies there, in a turn of the caller's; `array` is contiguous and no larger."""
     _copy(value.data_ptr(), array.ctypes.data, array.nbytes, _TO_GPU)
 
 

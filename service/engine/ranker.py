@@ -84,8 +84,9 @@ class Ranker:
 
     def update_popularity(self, counts: LiveCounts) -> None:
         """Replace the popularity prior as a whole; the next batch sees it."""
-        popular = self._videos.popular
-        self._prior = PopularityPrior.build(self.bundle, popular, counts, self._prior)
+        prior = PopularityPrior.build(self.bundle, self._videos.popular, counts, self._prior)
+        self._videos.prepare(prior)
+        self._prior = prior
 
     async def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
         """Answer all queries; what is wrong with one of them is its own answer."""
