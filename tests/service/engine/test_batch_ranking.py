@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_bundle_builder import TEMPERATURE, unit
 
-from service.engine import batch_ranking
+from service.engine import batch_ranking, popularity_prior
 from service.engine.batch_ranking import BatchRanking, PlainQuery
 from service.engine.candidate_index import Candidates
 from service.engine.popularity import PopularItems
@@ -76,10 +76,13 @@ def test_all_rows_at_once_rank_as_one_scan_each(strength: float) -> None:
         assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
 
 
+@pytest.mark.parametrize("first", [ROWS, 40])
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0])
 def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
-    strength: float, monkeypatch: pytest.MonkeyPatch
+    strength: float, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (popularity_prior, batch_ranking):
+        monkeypatch.setattr(module, "FIRST", first)
     monkeypatch.setattr(batch_ranking, "POPULAR", 64)
     monkeypatch.setattr(batch_ranking, "POPULAR_OF_ROOT", 0)
     candidate_ND, prior = invent(strength)
