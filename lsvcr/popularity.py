@@ -18,8 +18,9 @@ HourCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """One hour's events: video rows and how many events each had."""
 
 _BLOCK = 1 << 9
-"""Videos at once: the layers' outputs stay in a core's cache. Always as many, as matrix products go
-other ways for other widths: so a video's logit depends on its counts alone, to the last bit."""
+"""Videos at once: the layers' outputs stay in a core's cache. Always as many, and each video always
+in the same column of its product, as matrix products go other ways for other widths, on some CPUs
+for other columns, too: so a video's logit depends on its counts alone, to the last bit."""
 
 
 def decayed_counts(
@@ -87,6 +88,15 @@ class PriorNetwork(_Frozen):
             raise ValueError("the prior's last layer has more than one output")
         return self
 
+    def logits_of(
+        self, row_N: NDArray[np.integer], count_HN: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Logits of some videos, each once, (N,): what `logits` gives them among all."""
+        place_N = _places_by_column(row_N)
+        count_HV = np.zeros((len(count_HN), place_N.max(initial=-1) + 1), np.float32)
+        count_HV[:, place_N] = count_HN
+        return self.logits(count_HV)[place_N]
+
     def logits(self, count_HV: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of all videos, (V,), from their decayed counts."""
         direct_H = np.asarray(self.direct_H, np.float32)
@@ -107,3 +117,14 @@ class PriorNetwork(_Frozen):
                 hidden_IN += bias_O1
             part[:] = (direct_H @ x_HN + hidden_IN[0])[: len(part)]
         return logit_V
+
+
+def _places_by_column(row_N: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Where rows stand in as few blocks as there may be, each in the column that is its own."""
+    column_N = row_N % _BLOCK
+    order_N = np.argsort(column_N, kind="stable")
+    sorted_N = column_N[order_N]
+    block_N = np.arange(len(row_N)) - np.searchsorted(sorted_N, sorted_N)
+    place_N = np.empty(len(row_N), np.intp)
+    place_N[order_N] = block_N * _BLOCK + sorted_N
+    return place_N

@@ -96,4 +96,4 @@ def test_a_videos_logit_depends_on_its_counts_alone(videos: int) -> None:
     logit_V = network.logits(count_HV)
     some_N = np.sort(random.choice(videos, min(videos, 30), replace=False))
     for row_N in (some_N, some_N[:1], some_N[::-1]):
-        assert np.array_equal(network.logits(count_HV[:, row_N]), logit_V[row_N])
+        assert np.array_equal(network.logits_of(row_N, count_HV[:, row_N]), logit_V[row_N])
