@@ -1,7 +1,8 @@
 """Users a second of the engine process, asked by several processes as by front-ends.
 
-    encode   each asks with inputs prepared beforehand: the engine process alone is the limit
-    rank     each also prepares inputs and ranks by the whole score, as a front-end does: no HTTP
+    encode   each asks with inputs prepared beforehand: the engine process alone is the limit; on a
+             GPU it chooses candidates by the whole score, prior included
+    rank     each also prepares inputs and ranks, as a front-end does: no HTTP
 
 Ways: `process` asks one engine process, `gpus` one on each of --gpus, and `inline`, the naive way,
 computes everything in each asker.
@@ -34,6 +35,7 @@ from service.engine.engine import Engine, InlineEngine, OpenBundle
 from service.engine.engine_client import RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.queries import VideoQuery
+from service.engine.ranker import Ranker
 from service.engine.recommender import Recommender
 from service.engine_process import EngineProcess
 from service.settings import Settings
@@ -124,7 +126,11 @@ async def _asker(
     else:
         engine = EngineGroup([RemoteEngine(registry, socket) for socket in sockets])
     if what == "encode":
-        asking = Encoding(await engine.open(version), args.batch, args.full)
+        opened = await engine.open(version)
+        if opened.takes_prior:
+            ranker = await asyncio.to_thread(Ranker, opened)
+            await ranker.share_popularity()
+        asking = Encoding(opened, args.batch, args.full)
     else:
         recommender = await Recommender.load(engine, version, max_queue=9999, max_batch=args.batch)
         asking = Ranking(recommender, number, args.full)
@@ -155,7 +161,11 @@ class Encoding:
         while time.monotonic() < until_s:
             part = random.choice(self._parts)
             encoded = await self._opened.encode(
-                part, with_comments=False, counts=[COUNT] * len(part.video_BI), until_s=np.inf
+                part,
+                with_comments=False,
+                counts=[COUNT] * len(part.video_BI),
+                weights=[1.0] * len(part.video_BI),
+                until_s=np.inf,
             )
             users += len(encoded.candidates)
         return users

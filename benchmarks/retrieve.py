@@ -150,7 +150,11 @@ async def ask_all(opened: OpenBundle, users: int) -> Asked:
     """What invented users are encoded to, and the best for each, found by comparing all."""
     history = invent_histories(opened.bundle, users, full=False)
     encoded = await opened.encode(
-        history, with_comments=False, counts=[0] * users, until_s=float("inf")
+        history,
+        with_comments=False,
+        counts=[0] * users,
+        weights=[0.0] * users,
+        until_s=float("inf"),
     )
     query_QD = encoded.encoding.video_preference_BD
     vector_VD = np.ascontiguousarray(opened.bundle.tables["video_candidate_VD"][1:])

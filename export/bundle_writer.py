@@ -86,7 +86,7 @@ def write_bundle(
         model = run.config.model
         sequence = run.recommender.sequence
         export_graphs(sequence, folder, comments_per_event=model.comments_per_event)
-        write_nearest_graph(folder, width=model.width)
+        write_nearest_graph(folder)
     return complete_bundle(
         run, folder, version=version, created_at=created_at, options=options, step=step
     )

@@ -22,11 +22,12 @@ from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP
 OPSET = 18
 
 
-def write_nearest_graph(folder: Path, *, width: int) -> None:
+def write_nearest_graph(folder: Path) -> None:
     """Write `NEAREST_GRAPH`, whose inputs are queries, both tables, and how many are wanted.
 
     In: `query` (B, D), `count` and `rough_count` (K and R, int64), `candidate` (V, D),
-    `half_candidate` (N, D) and `rows` (V, int64). Out: `row` (B, K), int32, nearest first, 0 for
+    `half_candidate` (N, D) and `rows` (V, int64); D may be any, so that parts of a score beside the
+    inner product can stand behind the vectors. Out: `row` (B, K), int32, nearest first, 0 for
     what fills the last group, and `part` (B, K), their inner products.
     """
     group = [NEAREST_GROUP]
@@ -72,12 +73,12 @@ def write_nearest_graph(folder: Path, *, width: int) -> None:
         steps,
         "nearest",
         [
-            value("query", TensorProto.FLOAT, ["batch", width]),
+            value("query", TensorProto.FLOAT, ["batch", "width"]),
             value("count", TensorProto.INT64, [1]),
             value("rough_count", TensorProto.INT64, [1]),
             value("rows", TensorProto.INT64, [1]),
-            value("candidate", TensorProto.FLOAT, ["candidates", width]),
-            value("half_candidate", TensorProto.FLOAT16, ["filled_candidates", width]),
+            value("candidate", TensorProto.FLOAT, ["candidates", "width"]),
+            value("half_candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),
         ],
         [
             value("row", TensorProto.INT32, ["batch", "found"]),

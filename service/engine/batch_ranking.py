@@ -38,7 +38,7 @@ class PlainQuery(msgspec.Struct, frozen=True, eq=False):
         count: How many videos.
         weight: Of the prior's part, above 0.
         matching: None without a filter.
-        fetched: What the index found first.
+        fetched: What was found first.
     """
 
     count: int
@@ -130,20 +130,32 @@ class BatchRanking:
     ) -> list[Ranked | None]:
         """Rank what was fetched for each query, and some thousand videos that are popular now.
 
+        The latter only where the prior had no say in what was fetched. Where it had, it is the
+        engine's, which may be some seconds older or newer than this one.
+
         Returns:
             None for a query where a video left out of both may belong to the best.
         """
-        if prior is None:
-            fetched = _Pairs.fetched(queries)
-            fetched = fetched.take(self._allows(queries, fetched))
-            ranked = self._rank(queries, None, fetched.owner_N, fetched.row_N)
-            popular_floor = 0.0
-        else:
+        is_whole = [prior is None or query.fetched.with_prior for query in queries]
+        if prior is not None and not all(is_whole):
+            if any(is_whole):  # the engine was told only now
+                return [self.rank_candidates([query], prior)[0] for query in queries]
             ranked, popular_floor = self._rank_beside_popular(queries, prior)
+        else:
+            ranked, popular_floor = self._rank_fetched(queries, prior), 0.0
         return [
             best if self._suffices(best, query, popular_floor) else None
             for query, best in zip(queries, ranked, strict=True)
         ]
+
+    def _rank_fetched(
+        self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
+    ) -> list[Ranked]:
+        """Rank what was fetched by the whole score."""
+        fetched = _Pairs.fetched(queries)
+        fetched.score_N[:] /= self._temperature
+        fetched = self._best_allowed(queries, fetched)
+        return self._rank(queries, prior, fetched.owner_N, fetched.row_N)
 
     def _rank_beside_popular(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior
@@ -161,12 +173,16 @@ class BatchRanking:
         owner_N, row_N, floor_B = self._best_of(queries, compared)
         fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
         fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
-        fetched = fetched.take(self._allows(queries, fetched))
-        floor_B = self._a_little_less(fetched.worst_of_best([query.count for query in queries]))
-        fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
+        fetched = self._best_allowed(queries, fetched)
         owner_N = np.append(owner_N, fetched.owner_N)
         row_N = np.append(row_N, fetched.row_N)
         return self._rank(queries, prior, owner_N, row_N), popular.floor
+
+    def _best_allowed(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> _Pairs:
+        """Those that may be shown and may be among each query's best, ties included."""
+        allowed = pairs.take(self._allows(queries, pairs))
+        floor_B = self._a_little_less(allowed.worst_of_best([query.count for query in queries]))
+        return allowed.take(allowed.score_N >= floor_B[allowed.owner_N])
 
     def _a_little_less(self, score_B: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores that rounding takes no equal one below; never those of what was left out."""

@@ -43,11 +43,14 @@ class WarmBundle:
     video_index: Index
     comment_index: Index
 
-    def find_videos(self, preference_BD: FloatArray, counts: Sequence[int]) -> CandidateBatch:
-        """Find each user's nearest videos."""
+    def find_videos(
+        self, preference_BD: FloatArray, counts: Sequence[int], weights: Sequence[float]
+    ) -> CandidateBatch:
+        """Find each user's nearest videos, or by the prior, too, where the index has it."""
         # What isn't finite finds nothing, and must not disturb its neighbours.
         query_BD = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
-        return self.video_index.search(query_BD, counts)
+        weight_B = np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
+        return self.video_index.search(query_BD, counts, weight_B)
 
 
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
@@ -102,7 +105,8 @@ def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
     graph, candidate_VD = bundle.folder / NEAREST_GRAPH, bundle.tables[_CANDIDATES[kind]]
     if CudaNearest.can_search(graph, candidate_VD):
         try:
-            return CudaNearest(graph, candidate_VD)
+            wants_prior = kind == "video" and bundle.manifest.prior is not None
+            return CudaNearest(graph, candidate_VD, wants_prior=wants_prior)
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)
@@ -174,5 +178,5 @@ def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
         arrays = golden.history.arrays().values()
         history = HistoryBatch(*(array[rows] for array in arrays))
         preference_BD = warm.encoder.encode(history, with_comments=True).video_preference_BD
-        warm.find_videos(preference_BD, [WARM_COUNT] * size)
+        warm.find_videos(preference_BD, [WARM_COUNT] * size, [0.0] * size)
         warm.comment_index.search(preference_BD, [WARM_COUNT] * size)

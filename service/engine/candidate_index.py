@@ -31,11 +31,13 @@ class Candidates:
         row_N: Catalogue rows, nearest first.
         part_N: float32, the inner product of each.
         floor: No row left out has a larger one; -inf if none was left out.
+        with_prior: Whether rows were chosen, and the two above are told, with the prior's part.
     """
 
     row_N: NDArray[np.int64]
     part_N: NDArray[np.float32]
     floor: float
+    with_prior: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class CandidateBatch:
         counts: How many each query asked for.
         rows: How many the index holds.
         slack: So much a row left out may be above the last one that was found.
+        with_prior: Whether the prior's part is in all this, for queries with a weight.
     """
 
     row_BN: NDArray[np.integer[Any]]
@@ -55,6 +58,7 @@ class CandidateBatch:
     counts: Sequence[int]
     rows: int
     slack: float = 0.0
+    with_prior: bool = False
 
     @classmethod
     def nothing(cls, counts: Sequence[int], rows: int) -> "CandidateBatch":
@@ -71,14 +75,14 @@ class CandidateBatch:
         for row_N, part_N, found in zip(row_BN, self.part_BN, found_B.tolist(), strict=True):
             floor = float(part_N[found - 1]) + self.slack if found else np.inf
             floor = -np.inf if found == self.rows else floor
-            yield Candidates(row_N[:found], part_N[:found], floor)
+            yield Candidates(row_N[:found], part_N[:found], floor, self.with_prior)
 
     def of(self, start: int, end: int) -> "CandidateBatch":
         """Those of some queries, no wider than they need."""
         counts = self.counts[start:end]
         found = slice(max(counts, default=0))
         row_BN, part_BN = self.row_BN[start:end, found], self.part_BN[start:end, found]
-        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.slack)
+        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.slack, self.with_prior)
 
     @classmethod
     def join(cls, batches: Sequence["CandidateBatch"]) -> "CandidateBatch":
@@ -92,6 +96,7 @@ class CandidateBatch:
             [count for one in batches for count in one.counts],
             batches[0].rows,
             batches[0].slack,
+            batches[0].with_prior,
         )
 
 
@@ -108,13 +113,28 @@ class Index(Protocol):
 
     Attributes:
         device: Where it runs, `cpu` or `cuda`.
+        takes_prior: Whether it can add a part of its own to each row's inner product.
     """
 
     extent: IndexSize
     device: str
+    takes_prior: bool
 
-    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
-        """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
+    def search(
+        self,
+        query_BD: NDArray[np.float32],
+        counts: Sequence[int],
+        weight_B: NDArray[np.float32] | None = None,
+    ) -> CandidateBatch:
+        """Find each query's nearest rows: as many as it counts, fewer where there are fewer.
+
+        Args:
+            weight_B: Of the prior, 0 where it isn't wanted. Without any, or where the index has no
+                prior, vectors alone count.
+        """
+
+    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """From now on add these, times each query's weight; only where it takes one."""
 
 
 class CandidateIndex:
@@ -126,6 +146,7 @@ class CandidateIndex:
     """
 
     device = "cpu"
+    takes_prior = False
 
     def __init__(
         self,
@@ -165,8 +186,13 @@ class CandidateIndex:
         """Stand in where a catalogue has no items of this kind."""
         return cls(faiss.IndexFlatIP(width), max_count=1)
 
-    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
-        """As `Index.search`."""
+    def search(
+        self,
+        query_BD: NDArray[np.float32],
+        counts: Sequence[int],
+        weight_B: NDArray[np.float32] | None = None,
+    ) -> CandidateBatch:
+        """As `Index.search`, by vectors alone."""
         rows = self.extent.rows
         largest = min(max(counts, default=0), rows, self.extent.max_count)
         if largest < 1:
@@ -179,6 +205,9 @@ class CandidateIndex:
             found = search_refined(self._index, self._candidate_VD, query_BD, largest)
             similarity_BN, row_BN = found
         return CandidateBatch(row_BN, similarity_BN, counts, rows)
+
+    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """It takes none: whoever asks compares popular rows besides."""
 
 
 def _widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.errors import NotReadyError
 
-_TO_GPU, _FROM_GPU = 1, 2
+_TO_GPU, _FROM_GPU, _ON_GPU = 1, 2, 3
 _PIECE_BYTES = 2 << 20
 """Copied at once: what a batch copies waits for that of others."""
 _LATELY_S, _LONGEST_PAUSE_S = 0.1, 0.005
@@ -111,28 +111,46 @@ def copy_to_gpu(array: NDArray[Any], value: Any) -> None:
     _copy(value.data_ptr(), array.ctypes.data, array.nbytes, _TO_GPU)
 
 
+def copy_column_to_gpu(array_N: NDArray[Any], value: Any, column: int, way: Any) -> None:
+    """Overwrite one column of a table that lies there, from its first row on, likewise.
+
+    Args:
+        way: Where the array lies meanwhile, no smaller than it: only on the GPU itself columns are
+            copied fast.
+    """
+    copy_to_gpu(array_N, way)
+    size, width = array_N.itemsize, value.shape()[1]
+    target = value.data_ptr() + column * size
+    copying = target, width * size, way.data_ptr(), size, size, len(array_N), _ON_GPU
+    _done(_runtime().cudaMemcpy2D(*copying), array_N.nbytes)
+
+
 def copy_from_gpu(value: Any, array: NDArray[Any]) -> None:
     """Overwrite `array`, likewise."""
     _copy(array.ctypes.data, value.data_ptr(), array.nbytes, _FROM_GPU)
 
 
 def _copy(target: int, source: int, size: int, kind: int) -> None:
-    copy, wait = _runtime()
-    status = copy(target, source, size, kind) or wait(None)  # what was copied may be on its way
+    _done(_runtime().cudaMemcpy(target, source, size, kind), size)
+
+
+def _done(status: int, size: int) -> None:
+    status = status or _runtime().cudaStreamSynchronize(None)  # it may still be on its way
     if status:
         raise RuntimeError(f"copying {size} bytes to or from the GPU failed with {status}")
 
 
 @functools.cache
-def _runtime() -> tuple[Any, Any]:
-    """`cudaMemcpy` and `cudaStreamSynchronize`; calls through ctypes let go of Python's lock."""
+def _runtime() -> ctypes.CDLL:
+    """CUDA's runtime library; calls through ctypes let go of Python's lock."""
     for name in _LIBRARIES:
         try:
             library = ctypes.CDLL(name)
         except OSError:
             continue
-        copy, wait = library.cudaMemcpy, library.cudaStreamSynchronize
-        copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        wait.argtypes = [ctypes.c_void_p]
-        return copy, wait
+        place, size, kind = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        library.cudaMemcpy.argtypes = [place, place, size, kind]
+        library.cudaMemcpy2D.argtypes = [place, size, place, size, size, size, kind]
+        library.cudaStreamSynchronize.argtypes = [place]
+        return library
     raise NotReadyError("device cuda: the CUDA runtime library cannot be found")

@@ -4,10 +4,11 @@
                                           EngineGroup, of several, in `engine_group.py`
     OpenBundle   encodes and searches     LocalBundle here, RemoteBundle and GroupBundle there
 
-Ranking, candidates' vectors and catalogue stay with whoever asks; only inputs of the encoder and
-queries of an index cross the seam, as plain arrays, whole batches at a time.
+Ranking, candidates' vectors and catalogue stay with whoever asks; only inputs of the encoder,
+queries of an index and, where an index takes it, the popularity prior cross the seam, as plain
+arrays, whole batches at a time.
 
-Shape suffixes: B users, N candidates, D width.
+Shape suffixes: B users, N candidates, V video rows, D width.
 """
 
 import asyncio
@@ -49,7 +50,8 @@ class EncodedUsers:
     """What one batch of histories became.
 
     Attributes:
-        candidates: For each user the videos nearest to their preference.
+        candidates: For each user the videos nearest to their preference, or with the prior's part
+            in it.
     """
 
     encoding: Encoding
@@ -66,14 +68,22 @@ class OpenBundle(Protocol):
         bundle: What ranking needs of it; read where the ranking runs.
         sizes: Of the indexes.
         in_flight: Batches worth having under way at a time.
+        takes_prior: Whether candidate videos can be chosen by the prior, too, once it is set.
     """
 
     bundle: Bundle
     sizes: dict[Kind, IndexSize]
     in_flight: int
+    takes_prior: bool
 
     async def encode(
-        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+        self,
+        history: HistoryBatch,
+        *,
+        with_comments: bool,
+        counts: Sequence[int],
+        weights: Sequence[float],
+        until_s: float,
     ) -> EncodedUsers:
         """Encode B >= 1 users and fetch candidate videos for each.
 
@@ -81,6 +91,7 @@ class OpenBundle(Protocol):
             history: The encoder's inputs.
             with_comments: Whether the comment head's input is wanted too.
             counts: How many candidates for each user.
+            weights: Of the prior for each of them; 0 takes the nearest by the encoder alone.
             until_s: `time.monotonic()` value after which nobody waits for any of them.
         """
 
@@ -88,6 +99,12 @@ class OpenBundle(Protocol):
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
     ) -> CandidateBatch:
         """Find each query's nearest rows of one kind."""
+
+    async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """Choose candidates by this from now on, whoever asks; only where it is taken.
+
+        To be repeated: an engine process that is new has none. What it has already costs little.
+        """
 
     def describe(self) -> dict[str, object]:
         """Where and how it runs."""
@@ -161,20 +178,28 @@ class LocalBundle:
             "video": warm.video_index.extent,
             "comment": warm.comment_index.extent,
         }
+        self.takes_prior = warm.video_index.takes_prior
+        self._logit_V: NDArray[np.float32] | None = None
         self.problem: str | None = None
         self._proving: asyncio.Task[None] | None = None
 
     async def encode(
-        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+        self,
+        history: HistoryBatch,
+        *,
+        with_comments: bool,
+        counts: Sequence[int],
+        weights: Sequence[float],
+        until_s: float,
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
         if self._threads is None:
             encoding = await self._encode_in_turns(history, with_comments)
-            candidates = await self._find_in_turns(encoding.video_preference_BD, counts)
+            candidates = await self._find_in_turns(encoding.video_preference_BD, counts, weights)
             return EncodedUsers(encoding, candidates)
         encode = partial(self._warm.encoder.encode, history, with_comments=with_comments)
         encoding = await self._run(self._threads.encoding, encode)
-        find = partial(self._warm.find_videos, encoding.video_preference_BD, counts)
+        find = partial(self._warm.find_videos, encoding.video_preference_BD, counts, weights)
         return EncodedUsers(encoding, await self._run(self._threads.searching, find))
 
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
@@ -187,13 +212,13 @@ class LocalBundle:
         return encoding
 
     async def _find_in_turns(
-        self, preference_BD: NDArray[np.float32], counts: Sequence[int]
+        self, preference_BD: NDArray[np.float32], counts: Sequence[int], weights: Sequence[float]
     ) -> CandidateBatch:
         """Fetch candidates for few users at a time, likewise; of a million each takes 1 ms."""
         found = []
         for start in range(0, len(counts), SEARCHED_AT_ONCE):
             few = slice(start, start + SEARCHED_AT_ONCE)
-            find = partial(self._warm.find_videos, preference_BD[few], counts[few])
+            find = partial(self._warm.find_videos, preference_BD[few], counts[few], weights[few])
             found.append(await self._run(None, find))
             await asyncio.sleep(0)
         return CandidateBatch.join(found)
@@ -205,6 +230,14 @@ class LocalBundle:
         index = self._warm.video_index if kind == "video" else self._warm.comment_index
         thread = None if self._threads is None else self._threads.searching
         return await self._run(thread, partial(index.search, query_BD, counts))
+
+    async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """As `OpenBundle.set_prior`."""
+        if logit_V is self._logit_V:
+            return
+        thread = None if self._threads is None else self._threads.searching
+        await self._run(thread, partial(self._warm.video_index.set_prior, logit_V))
+        self._logit_V = logit_V
 
     async def reach(self) -> None:
         """Come back when whatever computes has had a turn; never, where a thread is stuck."""
@@ -239,7 +272,9 @@ class LocalBundle:
         golden = self.bundle.golden.history
         history = HistoryBatch(*(array[:1] for array in golden.arrays().values()))
         try:
-            await self.encode(history, with_comments=True, counts=[1], until_s=math.inf)
+            await self.encode(
+                history, with_comments=True, counts=[1], weights=[0.0], until_s=math.inf
+            )
         except EngineFailedError:
             self.problem = "the engine fails even at the golden inputs"
         else:

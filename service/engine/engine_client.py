@@ -9,6 +9,7 @@ Shape suffixes: B users, D width.
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import weakref
@@ -34,6 +35,8 @@ from service.engine.engine_messages import (
     Frames,
     Open,
     Opened,
+    Prior,
+    PriorKnown,
     Question,
     Release,
     Reply,
@@ -269,18 +272,22 @@ class RemoteBundle:
         self._version = bundle.manifest.version
         self.bundle = bundle
         self.sizes = unpack_sizes(opened)
+        self.takes_prior = opened.takes_prior
         self._description = opened.description
 
     async def encode(
-        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+        self,
+        history: HistoryBatch,
+        *,
+        with_comments: bool,
+        counts: Sequence[int],
+        weights: Sequence[float],
+        until_s: float,
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
-        history_BSF = pack_history(history)
+        wanted = with_comments, list(counts), list(weights), pack_history(history)
         reply = await self._ask(
-            lambda number: Encode(
-                number, self._version, until_s, with_comments, list(counts), history_BSF
-            ),
-            Encoded,
+            lambda number: Encode(number, self._version, until_s, *wanted), Encoded
         )
         encoding = unpack_encoding(reply.encoding)
         encoding = Encoding(
@@ -299,6 +306,19 @@ class RemoteBundle:
         )
         return unpack_candidates(reply)
 
+    async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """As `OpenBundle.set_prior`; all front-ends have the same, which is sent once."""
+        digest = await asyncio.to_thread(_digest, logit_V)
+
+        async def tell(content: NDArray[np.float32] | None) -> bool:
+            reply = await self._ask(
+                lambda number: Prior(number, self._version, digest, content), PriorKnown
+            )
+            return reply.is_known
+
+        if not await tell(None):
+            await tell(logit_V)
+
     def describe(self) -> dict[str, object]:
         """Where and how it runs, as the engine said."""
         return self._description
@@ -309,6 +329,10 @@ class RemoteBundle:
                 return await self._engine.ask(question, kind)
         except TimeoutError as error:
             raise EngineLostError("the engine does not answer") from error
+
+
+def _digest(array: NDArray[np.float32]) -> bytes:
+    return hashlib.blake2b(array.data, digest_size=16).digest()
 
 
 def _may_take_long(asked: _Asked) -> bool:

@@ -108,15 +108,26 @@ class GroupBundle:
         self.bundle = first.bundle
         self.sizes = first.sizes
         self.in_flight = first.in_flight * len(engines)
+        self.takes_prior = first.takes_prior
         self._description = first.describe()
 
     async def encode(
-        self, history: HistoryBatch, *, with_comments: bool, counts: Sequence[int], until_s: float
+        self,
+        history: HistoryBatch,
+        *,
+        with_comments: bool,
+        counts: Sequence[int],
+        weights: Sequence[float],
+        until_s: float,
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
         return await self._ask(
             lambda opened: opened.encode(
-                history, with_comments=with_comments, counts=counts, until_s=until_s
+                history,
+                with_comments=with_comments,
+                counts=counts,
+                weights=weights,
+                until_s=until_s,
             )
         )
 
@@ -125,6 +136,13 @@ class GroupBundle:
     ) -> CandidateBatch:
         """As `OpenBundle.search`."""
         return await self._ask(lambda opened: opened.search(kind, query_BD, counts))
+
+    async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        """As `OpenBundle.set_prior`, in all engines that can; one that is lost is told later."""
+        told = (self._opening[number].result().set_prior(logit_V) for number in self._able())
+        for outcome in await asyncio.gather(*told, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, EngineLostError):
+                raise outcome
 
     def describe(self) -> dict[str, object]:
         """Where and how it runs, as the first engine said, and in how many it does."""

@@ -67,6 +67,7 @@ class Encode(msgspec.Struct, tag=True, array_like=True):
     until_s: float
     with_comments: bool
     counts: list[int]
+    weights: list[float]
     history_BSF: Array
 
 
@@ -78,6 +79,20 @@ class Search(msgspec.Struct, tag=True, array_like=True):
     kind: Kind
     counts: list[int]
     query_BD: Array
+
+
+class Prior(msgspec.Struct, tag=True, array_like=True):
+    """`OpenBundle.set_prior`.
+
+    Attributes:
+        digest: Of the logits.
+        logit_V: None asks whether the engine has them already.
+    """
+
+    number: int
+    version: str
+    digest: bytes
+    logit_V: Array | None
 
 
 class Beat(msgspec.Struct, tag=True, array_like=True):
@@ -92,6 +107,13 @@ class Alive(msgspec.Struct, tag=True, array_like=True):
     number: int
 
 
+class PriorKnown(msgspec.Struct, tag=True, array_like=True):
+    """Reply to `Prior`."""
+
+    number: int
+    is_known: bool
+
+
 class Found(msgspec.Struct, tag=True, array_like=True):
     """Reply to `Search`: a `CandidateBatch`."""
 
@@ -101,6 +123,7 @@ class Found(msgspec.Struct, tag=True, array_like=True):
     counts: list[int]
     rows: int
     slack: float
+    with_prior: bool
 
 
 class Encoded(msgspec.Struct, tag=True, array_like=True):
@@ -116,6 +139,7 @@ class Opened(msgspec.Struct, tag=True, array_like=True):
 
     number: int
     sizes: dict[Kind, tuple[int, int]]
+    takes_prior: bool
     description: dict[str, Any]
 
 
@@ -127,8 +151,8 @@ class Failed(msgspec.Struct, tag=True, array_like=True):
     text: str
 
 
-Question = Open | Release | Encode | Search | Beat
-Reply = Opened | Encoded | Found | Failed | Alive
+Question = Open | Release | Encode | Search | Prior | Beat
+Reply = Opened | Encoded | Found | PriorKnown | Failed | Alive
 
 
 def pack_history(history: HistoryBatch) -> Array:
@@ -184,12 +208,14 @@ def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
 def pack_candidates(number: int, found: CandidateBatch) -> Found:
     """Lay out what searches found."""
     row_BN = found.row_BN.astype(np.int32, copy=False)
-    return Found(number, row_BN, found.part_BN, list(found.counts), found.rows, found.slack)
+    told = list(found.counts), found.rows, found.slack, found.with_prior
+    return Found(number, row_BN, found.part_BN, *told)
 
 
 def unpack_candidates(found: Found) -> CandidateBatch:
     """Undo `pack_candidates`."""
-    return CandidateBatch(found.row_BN, found.part_BN, found.counts, found.rows, found.slack)
+    told = found.counts, found.rows, found.slack, found.with_prior
+    return CandidateBatch(found.row_BN, found.part_BN, *told)
 
 
 def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:

@@ -25,6 +25,8 @@ from service.engine.engine_messages import (
     Frames,
     Open,
     Opened,
+    Prior,
+    PriorKnown,
     Question,
     Release,
     Reply,
@@ -99,7 +101,7 @@ class EngineServer:
             logger.info("bundle %s is wanted no more", version)
             del self._served[version]  # what is being computed with it is finished
 
-    def _begin(self, question: Open | Encode | Search | Beat) -> asyncio.Future[Any]:
+    def _begin(self, question: Open | Encode | Search | Prior | Beat) -> asyncio.Future[Any]:
         """Have a question answered; most are for an encoder, and cost no task of their own."""
         if isinstance(question, Encode):
             return self._find(question.version).batcher.put(question, question.until_s)
@@ -108,7 +110,7 @@ class EngineServer:
     def _reply(
         self,
         frames: Frames,
-        question: Open | Encode | Search | Beat,
+        question: Open | Encode | Search | Prior | Beat,
         answering: asyncio.Future[Any],
     ) -> None:
         self._under_way.discard(answering)
@@ -131,7 +133,9 @@ class EngineServer:
             logger.error("this engine ends: %s", problem)
             self.has_broken.set()
 
-    async def _compute(self, question: Open | Search | Beat) -> Opened | Found | Alive:
+    async def _compute(
+        self, question: Open | Search | Prior | Beat
+    ) -> Opened | Found | PriorKnown | Alive:
         if isinstance(question, Beat):
             await self._reach_all()
             return Alive(question.number)
@@ -139,7 +143,9 @@ class EngineServer:
         if isinstance(question, Open):
             opened = (await self._open(version)).opened
             sizes = {kind: (size.rows, size.max_count) for kind, size in opened.sizes.items()}
-            return Opened(number, sizes, opened.describe())
+            return Opened(number, sizes, opened.takes_prior, opened.describe())
+        if isinstance(question, Prior):
+            return PriorKnown(number, await self._find(version).set_prior(question))
         opened = self._find(version).opened
         candidates = await opened.search(question.kind, question.query_BD, question.counts)
         return pack_candidates(number, candidates)
@@ -184,10 +190,20 @@ class EngineServer:
         return _ServedBundle(opened, batcher)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ServedBundle:
+    """A bundle, and the prior that its candidates are chosen by: the last that anybody told."""
+
     opened: LocalBundle
     batcher: Batcher[Encode, EncodedUsers]
+    prior_digest: bytes = b""
+
+    async def set_prior(self, question: Prior) -> bool:
+        """Take a prior that is here; whether it is the one asked for."""
+        if question.digest != self.prior_digest and question.logit_V is not None:
+            await self.opened.set_prior(question.logit_V)
+            self.prior_digest = question.digest
+        return question.digest == self.prior_digest
 
 
 async def encode_together(
@@ -199,6 +215,7 @@ async def encode_together(
         unpack_history(join_histories(histories)),
         with_comments=any(question.with_comments for question in questions),
         counts=[count for question in questions for count in question.counts],
+        weights=[weight for question in questions for weight in question.weights],
         until_s=max(question.until_s for question in questions),
     )
     answers: list[EncodedUsers | Exception] = []

@@ -129,7 +129,7 @@ class ModelPool:
         """
         self._counts = counts
         for recommender in self._loaded():
-            await asyncio.to_thread(recommender.update_popularity, counts)
+            await recommender.update_popularity(counts)
 
     async def activate(self, version: str) -> None:
         """Serve another version, and make it the registry's current one.

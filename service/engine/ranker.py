@@ -4,6 +4,7 @@ Shape suffixes: B users, J comment slots, T target videos, K items of an answer,
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import assert_never
@@ -88,6 +89,15 @@ class Ranker:
         self._videos.prepare(prior)
         self._prior = prior
 
+    async def share_popularity(self) -> None:
+        """Tell the engine the prior, where it chooses candidates by it.
+
+        To be repeated, as an engine may be new; one that doesn't answer is told the next time.
+        """
+        if self._prior is not None and self.opened.takes_prior:
+            with contextlib.suppress(EngineLostError, EngineFailedError):
+                await self.opened.set_prior(self._prior.logit_V)
+
     async def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
         """Answer all queries; what is wrong with one of them is its own answer."""
         started_s = perf_counter()
@@ -95,7 +105,7 @@ class Ranker:
         events = find_events([_history(query) for query in queries], self._catalogue)
         users = await self._users.encode(
             events,
-            self._first_counts(queries, events),
+            *self._first_candidates(queries, events),
             with_comments=any(isinstance(query, CommentQuery | FeedQuery) for query in queries),
             until_s=max(_deadline_s(query) for query in queries),
         )
@@ -179,12 +189,16 @@ class Ranker:
         row = self._catalogue.video_index.row(video_id)
         return self.bundle.tables["video_query_VD"][row] if row else None
 
-    def _first_counts(self, queries: Sequence[Query], events: Sequence[KnownEvents]) -> list[int]:
-        """How many candidate videos each query begins with."""
-        return [
+    def _first_candidates(
+        self, queries: Sequence[Query], events: Sequence[KnownEvents]
+    ) -> tuple[list[int], list[float]]:
+        """How many candidate videos each query begins with, and the prior's weight in them."""
+        about = [*map(_about_videos, queries)]
+        counts = [
             0 if videos is None else self._videos.first_count(videos, known)
-            for videos, known in zip(map(_about_videos, queries), events, strict=True)
+            for videos, known in zip(about, events, strict=True)
         ]
+        return counts, [0.0 if one is None else self._videos.first_weight(one) for one in about]
 
     async def _answer_in_any_case(
         self,

@@ -70,6 +70,7 @@ class Recommender:
             NotReadyError: If `cuda` is wanted and can't be had.
         """
         ranker = await asyncio.to_thread(Ranker, await engine.open(version), counts)
+        await ranker.share_popularity()
         await _warm_up(ranker)
         return cls(ranker, counts, max_queue=max_queue, max_batch=max_batch)
 
@@ -91,14 +92,12 @@ class Recommender:
         """Rank the videos nearest to one; raises UnknownVideoError."""
         return await self._ask(SimilarQuery(video_id, k, deadline_s))
 
-    def update_popularity(self, counts: LiveCounts) -> None:
-        """Let newer counts speak from the next batch on; counts already known cost nothing.
-
-        May be called from any thread, but takes milliseconds: not for an event loop.
-        """
+    async def update_popularity(self, counts: LiveCounts) -> None:
+        """Let newer counts speak from the next batch on; counts already known cost little."""
         if counts is not self._counts:
-            self._ranker.update_popularity(counts)
+            await asyncio.to_thread(self._ranker.update_popularity, counts)
             self._counts = counts
+        await self._ranker.share_popularity()
 
     @property
     def catalogue(self) -> Catalogue:

@@ -46,16 +46,17 @@ class Retriever:
 
     opened: OpenBundle
     kind: Kind
-    margin: int = MARGIN
 
     @property
     def rows(self) -> int:
         """How many items there are."""
         return self.opened.sizes[self.kind].rows
 
-    def first_count(self, wanted: int, *, excluded: int, is_filtered: bool) -> int:
+    def first_count(
+        self, wanted: int, *, excluded: int, is_filtered: bool, margin: int = MARGIN
+    ) -> int:
         """Say how many candidates to fetch so that mostly enough of them may appear."""
-        return min(wanted * (2 if is_filtered else 1) + excluded + self.margin, self.rows)
+        return min(wanted * (2 if is_filtered else 1) + excluded + margin, self.rows)
 
     async def search(self, query_D: NDArray[np.float32], count: int) -> Candidates:
         """Ask the index for the rows nearest to one vector."""
@@ -114,7 +115,8 @@ def _suffices(
     """Whether no row outside of both proposals can belong to the `wanted` best."""
     if wanted < 1 or fetched.floor == -np.inf:
         return True
-    left_out = (fetched.floor + ROUNDING) / scorer.temperature + proposed.floor
+    left_out = (fetched.floor + ROUNDING) / scorer.temperature
+    left_out += 0.0 if fetched.with_prior else proposed.floor
     return len(ranked) >= wanted and float(ranked.score_K[wanted - 1]) > left_out
 
 

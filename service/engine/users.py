@@ -80,6 +80,7 @@ class UserEncoding:
         self,
         events: Sequence[KnownEvents],
         counts: Sequence[int],
+        weights: Sequence[float],
         *,
         with_comments: bool,
         until_s: float,
@@ -92,6 +93,7 @@ class UserEncoding:
         Args:
             events: Of each user.
             counts: Candidate videos to fetch for each.
+            weights: Of the prior in choosing these.
             with_comments: Whether comments will be ranked.
             until_s: When nobody waits for any of them any more.
         """
@@ -99,7 +101,7 @@ class UserEncoding:
         known_B = [position for position, known in enumerate(events) if not known.is_empty]
         if not known_B:
             return users
-        wanted = [counts[position] for position in known_B]
+        wanted = [(counts[position], weights[position]) for position in known_B]
         known = [events[position].newest() for position in known_B]
         encoded: list[EncodedHistory | None]
         try:
@@ -115,7 +117,11 @@ class UserEncoding:
                     user
                     for half in (slice(len(events) // 2), slice(len(events) // 2, None))
                     for user in await self.encode(
-                        events[half], counts[half], with_comments=with_comments, until_s=until_s
+                        events[half],
+                        counts[half],
+                        weights[half],
+                        with_comments=with_comments,
+                        until_s=until_s,
                     )
                 ]
             encoded = [None]
@@ -127,7 +133,7 @@ class UserEncoding:
     async def _encode(
         self,
         users: Sequence[KnownEvents],
-        counts: Sequence[int],
+        wanted: Sequence[tuple[int, float]],
         with_comments: bool,
         until_s: float,
     ) -> list[EncodedHistory | None]:
@@ -139,8 +145,9 @@ class UserEncoding:
         profiles: list[Profile | None] = [None] * len(users)
         if self.similarity is not None and with_comments:
             profiles = [*self.similarity.profiles(timelines)]
+        counts, weights = zip(*wanted, strict=True)
         encoded = await self.opened.encode(
-            history, with_comments=with_comments, counts=counts, until_s=until_s
+            history, with_comments=with_comments, counts=counts, weights=weights, until_s=until_s
         )
         encoding = encoded.encoding
         used_B = count_used(history)

@@ -36,8 +36,8 @@ class VideoRanking:
         self._bundle = bundle
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
-        margin = MARGIN_WITH_PRIOR if bundle.manifest.prior else MARGIN
-        self._retriever = Retriever(opened, "video", margin)
+        self._retriever = Retriever(opened, "video")
+        self._takes_prior = opened.takes_prior
         self._batch = BatchRanking(self._candidate_VD, bundle.manifest.temperature)
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
@@ -50,9 +50,17 @@ class VideoRanking:
         excluded = len(query.exclude_M)
         if query.exclude_seen:
             excluded += len(events.video_N) + len(events.comment_M)
+        is_reordered = self._bundle.manifest.prior is not None and not self.first_weight(query)
         return self._retriever.first_count(
-            wanted, excluded=excluded, is_filtered=query.filter is not None
+            wanted,
+            excluded=excluded,
+            is_filtered=query.filter is not None,
+            margin=MARGIN_WITH_PRIOR if is_reordered else MARGIN,
         )
+
+    def first_weight(self, query: VideoQuery) -> float:
+        """Say how much the prior counts in choosing them; 0 where it is added only here."""
+        return query.popularity_weight if self._takes_prior and self._is_plain(query) else 0.0
 
     def prepare(self, prior: PopularityPrior | None) -> None:
         """Read what the first batch would wait for; may be called from other threads."""

@@ -13,7 +13,7 @@ from lsvcr.bundle import Bundle
 from lsvcr.catalogue import NO_TIME, item_hashes
 from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch, Timelines
-from service.engine.candidate_index import CandidateIndex, Candidates
+from service.engine.candidate_index import CandidateBatch, CandidateIndex, Candidates, IndexSize
 from service.engine.engine import InlineEngine
 from service.engine.queries import (
     Answer,
@@ -65,6 +65,37 @@ class OnlyVideos:
         self, kind: str, query_BD: NDArray[np.float32], counts: Sequence[int]
     ) -> list[Candidates]:
         return self._index.search(query_BD, counts)
+
+
+class ExactIndex:
+    """Every row compared with every query by the whole score, as `CudaNearest` does on a GPU."""
+
+    device = "cpu"
+    takes_prior = True
+
+    def __init__(self, candidate_VD: NDArray[np.float32]) -> None:
+        self.extent = IndexSize(len(candidate_VD) - 1, len(candidate_VD) - 1)
+        self.logit_V: NDArray[np.float32] | None = None
+        self._candidate_VD = candidate_VD
+
+    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
+        self.logit_V = logit_V
+
+    def search(
+        self,
+        query_BD: NDArray[np.float32],
+        counts: Sequence[int],
+        weight_B: NDArray[np.float32] | None = None,
+    ) -> CandidateBatch:
+        part_BV = query_BD @ self._candidate_VD.T
+        with_prior = weight_B is not None and self.logit_V is not None
+        if weight_B is not None and self.logit_V is not None:
+            part_BV += weight_B[:, None] * self.logit_V
+        part_BV[:, 0] = -np.inf
+        row_BK = np.argsort(-part_BV, axis=1, kind="stable")[:, : max(counts)]
+        part_BK = np.take_along_axis(part_BV, row_BK, axis=1)
+        rows = self.extent.rows
+        return CandidateBatch(row_BK, part_BK, counts, rows, 1e-6, with_prior)
 
 
 def ask_videos(events: EventHistory | None, k: int = 10, **options: object) -> VideoQuery:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec import structs
 from tiny_bundle_builder import TEMPERATURE, unit
 
 from service.engine import batch_ranking, popularity_prior
@@ -101,3 +102,33 @@ def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
             assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
         assert best is not None or query.fetched.floor > -np.inf
     assert sum(best is not None for best in ranked) >= len(queries) // 4
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
+def test_what_the_prior_had_a_say_in_is_ranked_alone(strength: float) -> None:
+    """Nothing popular is compared besides, in a batch with others as alone."""
+    candidate_ND, prior = invent(strength)
+    assert prior is not None
+    queries, others = [], []
+    for row in (17, 90, 4500, 25, 4001):
+        for count, fetch in ((5, 40), (20, 400), (310, 2500), (20, ROWS)):
+            plain = ask(candidate_ND, row, count, fetch)
+            weight = plain.weight * TEMPERATURE
+            part_N = candidate_ND @ plain.preference_D + np.float32(weight) * prior.logit_V
+            part_N[0] = -np.inf
+            order_N = np.argsort(-part_N, kind="stable")[: ROWS - 1]
+            floor = -np.inf if fetch >= ROWS - 1 else float(part_N[order_N[fetch - 1]])
+            chosen = Candidates(order_N[:fetch], part_N[order_N[:fetch]], floor, with_prior=True)
+            queries.append(structs.replace(plain, fetched=chosen))
+            others.append(plain)
+    ranking = BatchRanking(candidate_ND, TEMPERATURE)
+    ranked = ranking.rank_candidates(queries, prior)
+    assert ranking._compared is None
+    mixed = BatchRanking(candidate_ND, TEMPERATURE).rank_candidates([*queries, *others], prior)
+    for query, best, again in zip(queries, ranked, mixed, strict=False):
+        assert (best is None) == (again is None)
+        if best is not None and again is not None:
+            expected = best_by_scan(candidate_ND, prior, query)
+            assert best.row_K.tolist() == again.row_K.tolist() == expected
+        assert best is not None or query.fetched.floor > -np.inf
+    assert sum(best is not None for best in ranked) >= len(queries) // 2

@@ -17,8 +17,10 @@ from service.engine.cuda_nearest import (
     FEWEST,
     FOUND_MORE,
     HALF_ERROR,
+    NEVER,
+    ROOM,
     CudaNearest,
-    in_half_precision,
+    laid_out,
     without_padding,
 )
 from service.errors import NotReadyError
@@ -38,8 +40,13 @@ def vectors(rows: int) -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    write_nearest_graph(folder, width=WIDTH)
+    write_nearest_graph(folder)
     return folder / NEAREST_GRAPH
+
+
+def in_half_precision(table_VD: NDArray[np.float32]) -> NDArray[np.floating]:
+    rows, width = table_VD.shape
+    return laid_out(table_VD, (rows + -rows % NEAREST_GROUP, width), np.float16)
 
 
 def on_cpu(graph: Path, table_VD: NDArray[np.float32]) -> Find:
@@ -108,12 +115,32 @@ def test_padding_is_never_a_candidate(graph: Path) -> None:
     assert (one.row_N.tolist(), one.floor) == ([5, 3], pytest.approx(-0.1))
 
 
-def test_a_table_is_rounded_and_its_last_group_filled() -> None:
+def test_a_table_is_rounded_and_filled_with_rows_and_columns_of_zeros() -> None:
     table_VD = vectors(100)
-    half_ND = in_half_precision(table_VD)
-    assert half_ND.shape == (2 * NEAREST_GROUP, WIDTH)
-    assert not half_ND[101:].any()
-    np.testing.assert_array_equal(half_ND[:101], table_VD.astype(np.float16))
+    half_NW = laid_out(table_VD, (2 * NEAREST_GROUP, WIDTH + ROOM), np.float16)
+    assert half_NW.shape == (2 * NEAREST_GROUP, WIDTH + ROOM)
+    assert not half_NW[101:].any() and not half_NW[:, WIDTH:].any()
+    np.testing.assert_array_equal(half_NW[:101, :WIDTH], table_VD.astype(np.float16))
+    assert laid_out(table_VD, table_VD.shape, np.float32) is table_VD
+
+
+def test_a_prior_is_one_more_number_of_each_vector(graph: Path) -> None:
+    """Found by the sum of both, each query with a weight of its own, 0 among them."""
+    table_VD = vectors(ROWS)
+    logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
+    logit_V[0] = NEVER
+    table_VW = laid_out(table_VD, (ROWS + 1, WIDTH + ROOM), np.float32).copy()
+    table_VW[:, WIDTH] = logit_V
+    query_BW = np.zeros((3, WIDTH + ROOM), np.float32)
+    query_BW[:, :WIDTH] = near(table_VD, [7, 4_711, ROWS])
+    query_BW[:, WIDTH] = weight_B = np.array([0.1, 0, 0.3], np.float32)
+    row_BK, part_BK = on_cpu(graph, table_VW)(query_BW, 100)
+    exact_BV = query_BW[:, :WIDTH] @ table_VD.T + weight_B[:, None] * logit_V
+    exact_BV[:, 0] = -np.inf
+    for row_K, part_K, exact_V in zip(row_BK, part_BK, exact_BV, strict=True):
+        np.testing.assert_allclose(part_K, exact_V[row_K], atol=1e-5)
+        assert len(set(np.argsort(-exact_V)[:100]) & set(row_K)) >= 99
+    assert 0 not in row_BK[[0, 2]]
 
 
 def test_older_bundles_and_few_candidates_are_left_to_the_cpu(graph: Path) -> None:
@@ -148,3 +175,33 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
         assert len(set(candidates.row_N) & set(row_K[:count])) >= count - 1
     [alone] = nearest.search(query_BD[5:6], counts[5:6])
     np.testing.assert_allclose(alone.part_N, found[5].part_N, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+def test_a_gpu_chooses_by_the_prior_that_it_was_told_last(graph: Path) -> None:
+    expect_cuda()
+    table_VD = vectors(ROWS)
+    nearest = CudaNearest(graph, table_VD, wants_prior=True)
+    assert nearest.takes_prior
+    query_BD = near(table_VD, [*range(1, 20)])
+    weight_B = np.linspace(0, 0.3, 19).astype(np.float32)
+    counts = [100] * 19
+    untold = nearest.search(query_BD, counts, weight_B)
+    assert not untold.with_prior
+    plain = CudaNearest(graph, table_VD).search(query_BD, counts)
+    np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=1e-5)
+    for seed in (7, 8):
+        logit_V = np.random.default_rng(seed).normal(-2, 1.5, ROWS + 1).astype(np.float32)
+        nearest.set_prior(logit_V)
+        exact_BV = query_BD @ table_VD.T + weight_B[:, None] * logit_V
+        exact_BV[:, 0] = -np.inf
+        told = nearest.search(query_BD, counts, weight_B)
+        assert told.with_prior
+        for candidates, exact_V in zip(told, exact_BV, strict=True):
+            np.testing.assert_allclose(candidates.part_N, exact_V[candidates.row_N], atol=1e-5)
+            assert len(set(np.argsort(-exact_V)[:100]) & set(candidates.row_N)) >= 99
+            assert np.delete(exact_V, candidates.row_N).max() <= candidates.floor
+        without = nearest.search(query_BD, counts)
+        assert not without.with_prior
+        np.testing.assert_allclose(without.part_BN, plain.part_BN, atol=1e-5)

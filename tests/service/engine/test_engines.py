@@ -1,6 +1,7 @@
 """What every engine must do, here or in a process of its own, and what happens when it dies."""
 
 import asyncio
+import dataclasses
 import gc
 import os
 import signal
@@ -13,19 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_questions import answer_all, ask_comments, ask_videos, history, open_ranker
+from engine_questions import ExactIndex, answer_all, ask_comments, ask_videos, history, open_ranker
 from msgspec.structs import replace
-from tiny_bundle_builder import TINY_VERSIONS, sign
+from tiny_bundle_builder import PRIOR, SEED_HOUR, TINY_VERSIONS, sign, write_tiny_bundle
 
 from lsvcr.bundle import load_bundle
+from lsvcr.catalogue import item_hashes
 from lsvcr.errors import BundleError
+from service.engine import video_ranking
 from service.engine.bundle_opening import open_warm
 from service.engine.engine import Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import Encode, pack_history
-from service.engine.engine_server import encode_together
+from service.engine.engine_server import EngineServer, encode_together
 from service.engine.model_pool import ModelPool
+from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import Answer, FeedQuery, Query, SimilarQuery
 from service.engine.ranker import Ranker
 from service.engine_process import EngineProcess
@@ -160,7 +164,8 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
 
     def ask(rows: slice, slots: int, with_comments: bool, counts: list[int]) -> Encode:
         part = type(ranker.bundle.golden.history)(*(array[rows, :slots] for array in arrays))
-        return Encode(1, FIRST, float("inf"), with_comments, counts, pack_history(part))
+        weights = [0.0] * len(counts)
+        return Encode(1, FIRST, float("inf"), with_comments, counts, weights, pack_history(part))
 
     slots = arrays[0].shape[1]
     questions = [ask(slice(0, 2), slots, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
@@ -307,6 +312,72 @@ def test_an_engine_of_two_that_dies_leaves_the_other_answering(tiny_registry: Pa
         asyncio.run(main(pair, new_pair()))
 
 
+class WholeEngine(InlineEngine):
+    """As on a GPU: candidates come by the whole score."""
+
+    def __init__(self, registry: Path) -> None:
+        super().__init__(registry, device="cpu", max_batch=16)
+        self.indexes: list[ExactIndex] = []
+
+    async def open(self, version: str) -> LocalBundle:
+        warm, _ = open_warm(load_bundle(self._registry / version), "cpu", max_batch=16)
+        index = ExactIndex(warm.bundle.tables["video_candidate_VD"])
+        self.indexes.append(index)
+        warm = dataclasses.replace(warm, video_index=index)
+        return LocalBundle(warm, None, wanted="cpu", cpu_reason=None)
+
+
+def test_an_engine_chooses_by_the_prior_that_one_of_all_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here and over a socket; before, and after another engine has come, the popular help out."""
+    monkeypatch.setattr(video_ranking, "SCAN_AT_ONCE_BELOW", 0)
+    write_tiny_bundle(tmp_path / FIRST, version=FIRST, prior=PRIOR)
+    users = [history([f"v{row}", f"v{row + 1}"]) for row in range(1, 9)]
+    queries: list[Query] = [
+        ask_videos(user, 7, popularity_weight=[1.0, 0.5, 0.0][number % 3])
+        for number, user in enumerate(users)
+    ]
+    hour = SEED_HOUR + 2
+    counts = LiveCounts(hour, {hour - 1: (item_hashes(["v33"]), np.array([10**6]))})
+
+    def expected() -> list[object]:
+        ranker = open_ranker(tmp_path / FIRST)
+        ranker.update_popularity(counts)
+        return without_timings(answer_all(ranker, queries))
+
+    async def main() -> None:
+        socket, engine = tmp_path / "socket", WholeEngine(tmp_path)
+        rankers, remotes = [Ranker(await engine.open(FIRST))], []
+        server = EngineServer(engine)
+        async with await server.listen(socket):
+            for _ in range(2):
+                remotes.append(EngineGroup([RemoteEngine(tmp_path, socket)]))
+                rankers.append(Ranker(await remotes[-1].open(FIRST)))
+            assert all(ranker.opened.takes_prior for ranker in rankers)
+            here, there = engine.indexes
+            for ranker in rankers:
+                ranker.update_popularity(counts)
+                assert without_timings(await ranker.answer(queries)) == expected_answers
+            assert here.logit_V is None and there.logit_V is None
+            for ranker in rankers:
+                await ranker.share_popularity()
+                assert without_timings(await ranker.answer(queries)) == expected_answers
+            assert here.logit_V is not None and there.logit_V is not None
+            told_V = there.logit_V
+            np.testing.assert_array_equal(told_V[1:], here.logit_V[1:])
+            await rankers[1].share_popularity()
+            assert there.logit_V is told_V  # it was asked, not told again
+            rankers[2].update_popularity(LiveCounts(hour + 1, counts.by_hour))
+            await rankers[2].share_popularity()
+            assert not np.array_equal(there.logit_V, told_V)
+            for remote in remotes:
+                await remote.close()
+
+    expected_answers = expected()
+    asyncio.run(main())
+
+
 def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
     async def main(pair: list[EngineProcess], engine: Engine) -> None:
         opened = await engine.open(FIRST)
@@ -315,7 +386,10 @@ def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
         counts = [1] * len(history.video_BI)
 
         async def ask() -> None:
-            await opened.encode(history, with_comments=False, counts=counts, until_s=float("inf"))
+            nobody = [0.0] * len(counts)
+            await opened.encode(
+                history, with_comments=False, counts=counts, weights=nobody, until_s=float("inf")
+            )
 
         os.kill(pair[1].pid, signal.SIGSTOP)
         stuck: list[asyncio.Task[None]] = []
