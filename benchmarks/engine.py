@@ -127,7 +127,7 @@ async def _asker(
         engine = EngineGroup([RemoteEngine(registry, socket) for socket in sockets])
     if what == "encode":
         opened = await engine.open(version)
-        if opened.takes_prior:
+        if opened.sizes["video"].takes_parts:
             ranker = await asyncio.to_thread(Ranker, opened)
             await ranker.share_popularity()
         asking = Encoding(opened, args.batch, args.full)

@@ -31,6 +31,7 @@ from service.engine.candidate_index import CandidateIndex
 from service.engine.engine import InlineEngine, OpenBundle
 from service.engine.queries import VideoQuery
 from service.engine.ranker import Ranker
+from service.engine.retrieval import Retriever
 
 COUNT = 150
 WANTED = 20
@@ -79,7 +80,9 @@ class Asked:
     best_QK: FloatArray
 
     async def recall_as_served(self) -> float:
-        found = await self.opened.search("video", self.query_QD, [RECALL_AT] * len(self.query_QD))
+        retriever = Retriever(self.opened, "video")
+        count = retriever.first_count(RECALL_AT, excluded=0, is_filtered=False)
+        found = await self.opened.search("video", self.query_QD, [count] * len(self.query_QD))
         scores = [
             np.sort(self.vector_VD[one.row_N - 1] @ query_D)[::-1][:RECALL_AT]
             for one, query_D in zip(found, self.query_QD, strict=True)

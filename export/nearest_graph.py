@@ -1,13 +1,13 @@
-"""The candidates nearest to queries as an ONNX graph, for GPUs: all are compared.
+"""The candidates with the largest inner products as an ONNX graph, for GPUs: all are compared.
 
 Comparing a million vectors is one matrix product, sooner done on a GPU than inverted lists are
 followed; what takes time is finding the best of a million numbers. So the best of groups are found
-first: the best R candidates lie in the R groups whose best are best. All are compared in half
-precision, which reads and writes half as much; those found are compared again in single precision.
+first: the best K candidates lie in the K groups whose best are best. All in half precision, which
+reads and writes half as much; whoever asks fetches some more than are wanted and scores them
+exactly.
 
-Shape suffixes: B queries, V candidates, N of them in half precision, filled with zeros to whole
-groups, G groups of these, M members of a group, R found roughly, L members of their groups, K found
-at last, D width.
+Shape suffixes: B queries, N candidates, filled with zeros to whole groups, G groups of these,
+M members of a group, K found, L members of their groups, W numbers of a vector.
 """
 
 from pathlib import Path
@@ -23,12 +23,12 @@ OPSET = 18
 
 
 def write_nearest_graph(folder: Path) -> None:
-    """Write `NEAREST_GRAPH`, whose inputs are queries, both tables, and how many are wanted.
+    """Write `NEAREST_GRAPH`, whose inputs are queries, the table, and how many are wanted.
 
-    In: `query` (B, D), `count` and `rough_count` (K and R, int64), `candidate` (V, D),
-    `half_candidate` (N, D) and `rows` (V, int64); D may be any, so that parts of a score beside the
-    inner product can stand behind the vectors. Out: `row` (B, K), int32, nearest first, 0 for
-    what fills the last group, and `part` (B, K), their inner products.
+    In: `query` (B, W), `count` (K, int64), `candidate` (N, W), float16, and `rows` (int64), how
+    many of these are there; W may be any, so that parts of a score beside the encoder's can stand
+    behind the vectors. Out: `row` (B, K), int32, largest first, 0 for what fills the last group,
+    and `part` (B, K), their inner products.
     """
     group = [NEAREST_GROUP]
     constants = {
@@ -41,31 +41,26 @@ def write_nearest_graph(folder: Path) -> None:
     }
     steps = [
         _step("Cast", "query", "half_query", to=TensorProto.FLOAT16),
-        _step("Gemm", "half_query half_candidate", "score_BN", transB=1),
+        _step("Gemm", "half_query candidate", "score_BN", transB=1),
         # as pooling, which is twice as fast there as a maximum over an axis
         _step("Reshape", "score_BN batch_1_all", "score_B1N"),
         _step("MaxPool", "score_B1N", "best_B1G", kernel_shape=group, strides=group),
         _step("Reshape", "best_B1G batch_all", "best_BG"),
-        _step("TopK", "best_BG rough_count", "best_BR group_BR", sorted=0),
-        _step("Unsqueeze", "group_BR last", "group_BR1"),
+        _step("TopK", "best_BG count", "best_BK group_BK", sorted=0),
+        _step("Unsqueeze", "group_BK last", "group_BK1"),
         _step("Reshape", "score_BN batch_all_group", "score_BGM"),
-        _step("GatherND", "score_BGM group_BR1", "score_BRM", batch_dims=1),
-        _step("Reshape", "score_BRM batch_all", "score_BL"),
-        _step("TopK", "score_BL rough_count", "score_BR place_BR", sorted=0),
-        _step("Div", "place_BR group", "which_BR"),
-        _step("Mul", "which_BR group", "begin_BR"),
-        _step("Sub", "place_BR begin_BR", "member_BR"),
-        _step("GatherElements", "group_BR which_BR", "best_group_BR", axis=1),
-        _step("Mul", "best_group_BR group", "first_BR"),
-        _step("Add", "first_BR member_BR", "any_row_BR"),
-        _step("Less", "any_row_BR rows", "is_row_BR"),
-        _step("Where", "is_row_BR any_row_BR padding", "row_BR"),
-        _step("Gather", "candidate row_BR", "near_BRD", axis=0),
-        _step("Unsqueeze", "query last", "query_BD1"),
-        _step("MatMul", "near_BRD query_BD1", "part_BR1"),
-        _step("Squeeze", "part_BR1 last", "part_BR"),
-        _step("TopK", "part_BR count", "part order_BK"),
-        _step("GatherElements", "row_BR order_BK", "row_BK", axis=1),
+        _step("GatherND", "score_BGM group_BK1", "score_BKM", batch_dims=1),
+        _step("Reshape", "score_BKM batch_all", "score_BL"),
+        _step("TopK", "score_BL count", "score_BK place_BK"),
+        _step("Cast", "score_BK", "part", to=TensorProto.FLOAT),
+        _step("Div", "place_BK group", "which_BK"),
+        _step("Mul", "which_BK group", "begin_BK"),
+        _step("Sub", "place_BK begin_BK", "member_BK"),
+        _step("GatherElements", "group_BK which_BK", "own_group_BK", axis=1),
+        _step("Mul", "own_group_BK group", "first_BK"),
+        _step("Add", "first_BK member_BK", "any_row_BK"),
+        _step("Less", "any_row_BK rows", "is_row_BK"),
+        _step("Where", "is_row_BK any_row_BK padding", "row_BK"),
         _step("Cast", "row_BK", "row", to=TensorProto.INT32),
     ]
     value = helper.make_tensor_value_info
@@ -75,10 +70,8 @@ def write_nearest_graph(folder: Path) -> None:
         [
             value("query", TensorProto.FLOAT, ["batch", "width"]),
             value("count", TensorProto.INT64, [1]),
-            value("rough_count", TensorProto.INT64, [1]),
             value("rows", TensorProto.INT64, [1]),
-            value("candidate", TensorProto.FLOAT, ["candidates", "width"]),
-            value("half_candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),
+            value("candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),
         ],
         [
             value("row", TensorProto.INT32, ["batch", "found"]),

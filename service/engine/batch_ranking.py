@@ -72,12 +72,13 @@ class _Pairs(msgspec.Struct, frozen=True, eq=False):
 
     @classmethod
     def fetched(cls, queries: Sequence[PlainQuery]) -> "_Pairs":
-        """What the index found, by cosine."""
-        lengths = [len(query.fetched.row_N) for query in queries]
+        """What the index found, by cosine: no less than it is."""
+        fetched = [query.fetched for query in queries]
+        lengths = [len(one.row_N) for one in fetched]
         return cls(
             np.repeat(np.arange(len(queries)), lengths),
-            np.concatenate([query.fetched.row_N for query in queries]),
-            np.concatenate([query.fetched.part_N for query in queries]),
+            np.concatenate([one.row_N for one in fetched]),
+            np.concatenate([one.part_N + np.float32(one.error) for one in fetched]),
         )
 
     def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
@@ -136,7 +137,7 @@ class BatchRanking:
         Returns:
             None for a query where a video left out of both may belong to the best.
         """
-        is_whole = [prior is None or query.fetched.with_prior for query in queries]
+        is_whole = [prior is None or query.fetched.with_parts for query in queries]
         if prior is not None and not all(is_whole):
             if any(is_whole):  # the engine was told only now
                 return [self.rank_candidates([query], prior)[0] for query in queries]
@@ -182,6 +183,8 @@ class BatchRanking:
         """Those that may be shown and may be among each query's best, ties included."""
         allowed = pairs.take(self._allows(queries, pairs))
         floor_B = self._a_little_less(allowed.worst_of_best([query.count for query in queries]))
+        error_B = np.array([query.fetched.error for query in queries], np.float32)
+        floor_B -= 2 * error_B / self._temperature
         return allowed.take(allowed.score_N >= floor_B[allowed.owner_N])
 
     def _a_little_less(self, score_B: NDArray[np.float32]) -> NDArray[np.float32]:

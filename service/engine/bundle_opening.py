@@ -17,6 +17,7 @@ from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
 from service.engine.cuda_nearest import CudaNearest
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
+from service.engine.profile_similarity import ProfileSimilarity
 from service.engine.scoring import KNOWN_PARTS
 from service.errors import NotReadyError
 
@@ -48,9 +49,11 @@ class WarmBundle:
     ) -> CandidateBatch:
         """Find each user's nearest videos, or by the prior, too, where the index has it."""
         # What isn't finite finds nothing, and must not disturb its neighbours.
-        query_BD = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
-        weight_B = np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
-        return self.video_index.search(query_BD, counts, weight_B)
+        query_BX = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
+        if self.video_index.extent.takes_parts and any(weights):
+            weight_B = np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
+            query_BX = np.column_stack([query_BX, weight_B])
+        return self.video_index.search(query_BX, counts)
 
 
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
@@ -105,8 +108,13 @@ def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
     graph, candidate_VD = bundle.folder / NEAREST_GRAPH, bundle.tables[_CANDIDATES[kind]]
     if CudaNearest.can_search(graph, candidate_VD):
         try:
-            wants_prior = kind == "video" and bundle.manifest.prior is not None
-            return CudaNearest(graph, candidate_VD, wants_prior=wants_prior)
+            if kind == "video":
+                has_prior = bundle.manifest.prior is not None
+                return CudaNearest(graph, candidate_VD, parts_width=int(has_prior))
+            profile = ProfileSimilarity.of(bundle)
+            if profile is None:
+                return CudaNearest(graph, candidate_VD)
+            return CudaNearest(graph, candidate_VD, parts_width=profile.width, parts=profile.units)
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)

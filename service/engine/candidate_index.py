@@ -29,15 +29,17 @@ class Candidates:
 
     Attributes:
         row_N: Catalogue rows, nearest first.
-        part_N: float32, the inner product of each.
+        part_N: float32, the inner product of each, give or take the error.
         floor: No row left out has a larger one; -inf if none was left out.
-        with_prior: Whether rows were chosen, and the two above are told, with the prior's part.
+        error: At most.
+        with_parts: Whether parts of the score that the index knows are in all this.
     """
 
     row_N: NDArray[np.int64]
     part_N: NDArray[np.float32]
     floor: float
-    with_prior: bool = False
+    error: float = 0.0
+    with_parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +48,20 @@ class CandidateBatch:
 
     Attributes:
         row_BN: int32 or int64 catalogue rows, nearest first; -1 where there are fewer.
-        part_BN: float32, the inner product of each.
+        part_BN: float32, the inner product of each, give or take the error.
         counts: How many each query asked for.
         rows: How many the index holds.
-        slack: So much a row left out may be above the last one that was found.
-        with_prior: Whether the prior's part is in all this, for queries with a weight.
+        error: At most.
+        with_parts: Whether parts of the score that the index knows are in all this, where a query
+            weighs them.
     """
 
     row_BN: NDArray[np.integer[Any]]
     part_BN: NDArray[np.float32]
     counts: Sequence[int]
     rows: int
-    slack: float = 0.0
-    with_prior: bool = False
+    error: float = 0.0
+    with_parts: bool = False
 
     @classmethod
     def nothing(cls, counts: Sequence[int], rows: int) -> "CandidateBatch":
@@ -73,16 +76,16 @@ class CandidateBatch:
         row_BN = self.row_BN.astype(np.int64, copy=False)
         found_B = np.minimum(np.count_nonzero(row_BN > 0, axis=1), self.counts)
         for row_N, part_N, found in zip(row_BN, self.part_BN, found_B.tolist(), strict=True):
-            floor = float(part_N[found - 1]) + self.slack if found else np.inf
+            floor = float(part_N[found - 1]) + self.error if found else np.inf
             floor = -np.inf if found == self.rows else floor
-            yield Candidates(row_N[:found], part_N[:found], floor, self.with_prior)
+            yield Candidates(row_N[:found], part_N[:found], floor, self.error, self.with_parts)
 
     def of(self, start: int, end: int) -> "CandidateBatch":
         """Those of some queries, no wider than they need."""
         counts = self.counts[start:end]
         found = slice(max(counts, default=0))
         row_BN, part_BN = self.row_BN[start:end, found], self.part_BN[start:end, found]
-        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.slack, self.with_prior)
+        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.error, self.with_parts)
 
     @classmethod
     def join(cls, batches: Sequence["CandidateBatch"]) -> "CandidateBatch":
@@ -95,17 +98,23 @@ class CandidateBatch:
             np.concatenate([_widened(one.part_BN, widest, 0) for one in batches]),
             [count for one in batches for count in one.counts],
             batches[0].rows,
-            batches[0].slack,
-            batches[0].with_prior,
+            batches[0].error,
+            batches[0].with_parts,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSize:
-    """How much an index holds, and how much of it one search returns at most."""
+    """How much an index holds, and how much of it one search returns at most.
+
+    Attributes:
+        takes_parts: Whether a query may be longer than a vector: further numbers weigh parts of
+            the score that the index knows of each row.
+    """
 
     rows: int
     max_count: int
+    takes_parts: bool = False
 
 
 class Index(Protocol):
@@ -113,28 +122,16 @@ class Index(Protocol):
 
     Attributes:
         device: Where it runs, `cpu` or `cuda`.
-        takes_prior: Whether it can add a part of its own to each row's inner product.
     """
 
     extent: IndexSize
     device: str
-    takes_prior: bool
 
-    def search(
-        self,
-        query_BD: NDArray[np.float32],
-        counts: Sequence[int],
-        weight_B: NDArray[np.float32] | None = None,
-    ) -> CandidateBatch:
-        """Find each query's nearest rows: as many as it counts, fewer where there are fewer.
+    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
+        """Find each query's nearest rows: as many as it counts, fewer where there are fewer."""
 
-        Args:
-            weight_B: Of the prior, 0 where it isn't wanted. Without any, or where the index has no
-                prior, vectors alone count.
-        """
-
-    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
-        """From now on add these, times each query's weight; only where it takes one."""
+    def set_part(self, part_V: NDArray[np.float32]) -> None:
+        """From now on know this of each row, where it takes parts."""
 
 
 class CandidateIndex:
@@ -146,7 +143,6 @@ class CandidateIndex:
     """
 
     device = "cpu"
-    takes_prior = False
 
     def __init__(
         self,
@@ -186,13 +182,8 @@ class CandidateIndex:
         """Stand in where a catalogue has no items of this kind."""
         return cls(faiss.IndexFlatIP(width), max_count=1)
 
-    def search(
-        self,
-        query_BD: NDArray[np.float32],
-        counts: Sequence[int],
-        weight_B: NDArray[np.float32] | None = None,
-    ) -> CandidateBatch:
-        """As `Index.search`, by vectors alone."""
+    def search(self, query_BD: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
+        """As `Index.search`."""
         rows = self.extent.rows
         largest = min(max(counts, default=0), rows, self.extent.max_count)
         if largest < 1:
@@ -206,8 +197,8 @@ class CandidateIndex:
             similarity_BN, row_BN = found
         return CandidateBatch(row_BN, similarity_BN, counts, rows)
 
-    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
-        """It takes none: whoever asks compares popular rows besides."""
+    def set_part(self, part_V: NDArray[np.float32]) -> None:
+        """It takes no parts: whoever asks compares popular rows besides."""
 
 
 def _widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:

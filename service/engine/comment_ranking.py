@@ -39,6 +39,7 @@ class CommentRanking:
         self.similarity = ProfileSimilarity.of(bundle)
         self._opened = opened
         self._retriever = Retriever(opened, "comment")
+        self._takes_profile = self.similarity is not None and opened.sizes["comment"].takes_parts
         self._popular = PopularComments.of(popular_videos, self._catalogue)
 
     async def fetch(
@@ -46,9 +47,21 @@ class CommentRanking:
     ) -> CandidateBatch:
         """Search all comments for some queries at once; of each the first look."""
         counts = [
-            self._first_count(query.k, user) for query, user in zip(queries, users, strict=True)
+            self._first_count(query, user) for query, user in zip(queries, users, strict=True)
         ]
-        return await self._opened.search("comment", preference_BD, counts)
+        query_BX = preference_BD
+        if self._takes_profile:
+            query_BX = np.column_stack([preference_BD, self._weights(users)])
+        return await self._opened.search("comment", query_BX, counts)
+
+    def _weights(self, users: Sequence[User]) -> FloatArray:
+        """What profiles add to queries, (B, F), in units of a cosine."""
+        assert self.similarity is not None
+        weight_BF = np.zeros((len(users), self.similarity.width), np.float32)
+        for weight_F, user in zip(weight_BF, users, strict=True):
+            if (profile := _profile(user)) is not None:
+                weight_F[:] = profile.direction_F * np.float32(profile.scale * self._temperature)
+        return weight_BF
 
     async def rank(
         self,
@@ -67,7 +80,7 @@ class CommentRanking:
         """
         allows = self._allows(query, user)
         if is_about_all(query):
-            return await self._best_of_all(query.k, allows, user, preference_D, fetched), 0
+            return await self._best_of_all(query, allows, user, preference_D, fetched), 0
         row_N, ignored = self._rows_to_rank(query)
         return self._rank_rows(row_N[allows(row_N)], user, preference_D, query.k), ignored
 
@@ -114,28 +127,32 @@ class CommentRanking:
 
     async def _best_of_all(
         self,
-        k: int,
+        query: CommentQuery,
         allows: Allows,
         user: User,
         preference_D: Preference,
         fetched: Candidates | None,
     ) -> Ranked:
-        """Rank all comments: exact without a profile.
+        """Rank all comments: exact without a profile, and where the index knows profiles.
 
-        With one it is approximate: the index proposes by the encoder's part and only then the
-        whole score orders, so that a comment can be missed that its profile part alone lifts.
+        Else it is approximate: the index proposes by the encoder's part and only then the whole
+        score orders, so that a comment can be missed that its profile part alone lifts.
         """
         if preference_D is None:
-            return self._popular.best(k, allows)
+            return self._popular.best(query.k, allows)
         if fetched is None:
-            fetched = await self._retriever.search(preference_D, self._first_count(k, user))
+            [fetched] = await self.fetch([query], [user], preference_D[None])
         scorer = self._scorer(user, preference_D)
         beside = no_rows_beside if scorer.beside is nothing_beside else _whatever
-        return await self._retriever.best(scorer, k, allows, fetched, beside)
+        return await self._retriever.best(scorer, query.k, allows, fetched, beside)
 
-    def _first_count(self, k: int, user: User) -> int:
-        count = self._retriever.first_count(k, excluded=0, is_filtered=True)
-        if _profile(user) is None or self.similarity is None:
+    def _first_count(self, query: CommentQuery, user: User) -> int:
+        excluded = len(query.exclude_M)
+        if query.exclude_seen:
+            excluded += len(user.events.comment_M)
+        count = self._retriever.first_count(query.k, excluded=excluded, is_filtered=True)
+        is_chosen_by_all = self._takes_profile and query.filter is None
+        if _profile(user) is None or self.similarity is None or is_chosen_by_all:
             return count
         return min(count + MORE_WITH_PROFILE, self._retriever.rows)
 

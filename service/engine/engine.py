@@ -68,13 +68,11 @@ class OpenBundle(Protocol):
         bundle: What ranking needs of it; read where the ranking runs.
         sizes: Of the indexes.
         in_flight: Batches worth having under way at a time.
-        takes_prior: Whether candidate videos can be chosen by the prior, too, once it is set.
     """
 
     bundle: Bundle
     sizes: dict[Kind, IndexSize]
     in_flight: int
-    takes_prior: bool
 
     async def encode(
         self,
@@ -91,7 +89,8 @@ class OpenBundle(Protocol):
             history: The encoder's inputs.
             with_comments: Whether the comment head's input is wanted too.
             counts: How many candidates for each user.
-            weights: Of the prior for each of them; 0 takes the nearest by the encoder alone.
+            weights: Of the prior for each of them, where the index takes parts; 0 takes the nearest
+                by the encoder alone.
             until_s: `time.monotonic()` value after which nobody waits for any of them.
         """
 
@@ -101,7 +100,7 @@ class OpenBundle(Protocol):
         """Find each query's nearest rows of one kind."""
 
     async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
-        """Choose candidates by this from now on, whoever asks; only where it is taken.
+        """Choose videos by this from now on, whoever asks; only where their index takes parts.
 
         To be repeated: an engine process that is new has none. What it has already costs little.
         """
@@ -178,7 +177,6 @@ class LocalBundle:
             "video": warm.video_index.extent,
             "comment": warm.comment_index.extent,
         }
-        self.takes_prior = warm.video_index.takes_prior
         self._logit_V: NDArray[np.float32] | None = None
         self.problem: str | None = None
         self._proving: asyncio.Task[None] | None = None
@@ -236,7 +234,7 @@ class LocalBundle:
         if logit_V is self._logit_V:
             return
         thread = None if self._threads is None else self._threads.searching
-        await self._run(thread, partial(self._warm.video_index.set_prior, logit_V))
+        await self._run(thread, partial(self._warm.video_index.set_part, logit_V))
         self._logit_V = logit_V
 
     async def reach(self) -> None:

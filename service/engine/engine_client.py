@@ -272,7 +272,6 @@ class RemoteBundle:
         self._version = bundle.manifest.version
         self.bundle = bundle
         self.sizes = unpack_sizes(opened)
-        self.takes_prior = opened.takes_prior
         self._description = opened.description
 
     async def encode(

@@ -108,7 +108,6 @@ class GroupBundle:
         self.bundle = first.bundle
         self.sizes = first.sizes
         self.in_flight = first.in_flight * len(engines)
-        self.takes_prior = first.takes_prior
         self._description = first.describe()
 
     async def encode(

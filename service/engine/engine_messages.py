@@ -122,8 +122,8 @@ class Found(msgspec.Struct, tag=True, array_like=True):
     part_BN: Array
     counts: list[int]
     rows: int
-    slack: float
-    with_prior: bool
+    error: float
+    with_parts: bool
 
 
 class Encoded(msgspec.Struct, tag=True, array_like=True):
@@ -138,8 +138,7 @@ class Opened(msgspec.Struct, tag=True, array_like=True):
     """Reply to `Open`."""
 
     number: int
-    sizes: dict[Kind, tuple[int, int]]
-    takes_prior: bool
+    sizes: dict[Kind, tuple[int, int, bool]]
     description: dict[str, Any]
 
 
@@ -208,13 +207,13 @@ def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
 def pack_candidates(number: int, found: CandidateBatch) -> Found:
     """Lay out what searches found."""
     row_BN = found.row_BN.astype(np.int32, copy=False)
-    told = list(found.counts), found.rows, found.slack, found.with_prior
+    told = list(found.counts), found.rows, found.error, found.with_parts
     return Found(number, row_BN, found.part_BN, *told)
 
 
 def unpack_candidates(found: Found) -> CandidateBatch:
     """Undo `pack_candidates`."""
-    told = found.counts, found.rows, found.slack, found.with_prior
+    told = found.counts, found.rows, found.error, found.with_parts
     return CandidateBatch(found.row_BN, found.part_BN, *told)
 
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,8 @@ class EngineServer:
         number, version = question.number, question.version
         if isinstance(question, Open):
             opened = (await self._open(version)).opened
-            sizes = {kind: (size.rows, size.max_count) for kind, size in opened.sizes.items()}
-            return Opened(number, sizes, opened.takes_prior, opened.describe())
+            sizes = {kind: astuple(size) for kind, size in opened.sizes.items()}
+            return Opened(number, sizes, opened.describe())
         if isinstance(question, Prior):
             return PriorKnown(number, await self._find(version).set_prior(question))
         opened = self._find(version).opened

@@ -94,7 +94,7 @@ class Ranker:
 
         To be repeated, as an engine may be new; one that doesn't answer is told the next time.
         """
-        if self._prior is not None and self.opened.takes_prior:
+        if self._prior is not None and self.opened.sizes["video"].takes_parts:
             with contextlib.suppress(EngineLostError, EngineFailedError):
                 await self.opened.set_prior(self._prior.logit_V)
 

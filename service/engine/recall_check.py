@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.engine import OpenBundle
+from service.engine.retrieval import Retriever
 
 CHECKED = 100
 TOLERANCE = 1e-5
@@ -27,10 +28,14 @@ class RecallCheck:
 
 
 async def check_recall(opened: OpenBundle, preference_D: NDArray[np.float32]) -> RecallCheck:
-    """Search once and scan once: some 40 ms of one core for a million videos, beside the loop."""
+    """Search once, for as many more as rankings do, and scan once, beside the loop.
+
+    Some 40 ms of one core for a million videos.
+    """
     candidate_VD = opened.bundle.tables["video_candidate_VD"]
     wanted = min(CHECKED, len(candidate_VD) - 1)
-    [candidates] = await opened.search("video", preference_D[None], [wanted])
+    count = Retriever(opened, "video").first_count(wanted, excluded=0, is_filtered=False)
+    [candidates] = await opened.search("video", preference_D[None], [count])
     score_V = await asyncio.to_thread(np.matmul, candidate_VD[1:], preference_D)
     least = np.partition(score_V, -wanted)[-wanted] - TOLERANCE
     row_N = candidates.row_N[candidates.row_N > 0]

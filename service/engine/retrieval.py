@@ -115,8 +115,7 @@ def _suffices(
     """Whether no row outside of both proposals can belong to the `wanted` best."""
     if wanted < 1 or fetched.floor == -np.inf:
         return True
-    left_out = (fetched.floor + ROUNDING) / scorer.temperature
-    left_out += 0.0 if fetched.with_prior else proposed.floor
+    left_out = (fetched.floor + ROUNDING) / scorer.temperature + proposed.floor
     return len(ranked) >= wanted and float(ranked.score_K[wanted - 1]) > left_out
 
 

@@ -37,7 +37,7 @@ class VideoRanking:
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
         self._retriever = Retriever(opened, "video")
-        self._takes_prior = opened.takes_prior
+        self._takes_prior = opened.sizes["video"].takes_parts
         self._batch = BatchRanking(self._candidate_VD, bundle.manifest.temperature)
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
@@ -175,6 +175,9 @@ class VideoRanking:
             parts.of,
         )
         candidates = user.encoded.candidates
+        if candidates.with_parts:  # and not enough of them: `rank_together` has tried
+            count = len(candidates.row_N) + MARGIN_WITH_PRIOR
+            candidates = await self._retriever.search(scorer.preference_D, count)
         return await self._retriever.best(scorer, wanted, allows, candidates, parts.propose)
 
     def _repeats(self, query: VideoQuery, user: User) -> Repeats | None:

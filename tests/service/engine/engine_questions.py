@@ -68,34 +68,38 @@ class OnlyVideos:
 
 
 class ExactIndex:
-    """Every row compared with every query by the whole score, as `CudaNearest` does on a GPU."""
+    """Every row compared with every query by the whole score, as `CudaNearest` does on a GPU.
+
+    Args:
+        candidate_VD: By row.
+        parts_VF: What stands behind these; None where `set_part` tells later.
+    """
 
     device = "cpu"
-    takes_prior = True
 
-    def __init__(self, candidate_VD: NDArray[np.float32]) -> None:
-        self.extent = IndexSize(len(candidate_VD) - 1, len(candidate_VD) - 1)
-        self.logit_V: NDArray[np.float32] | None = None
+    def __init__(
+        self, candidate_VD: NDArray[np.float32], parts_VF: NDArray[np.float32] | None = None
+    ) -> None:
+        rows = len(candidate_VD) - 1
+        self.extent = IndexSize(rows, rows, takes_parts=True)
+        self.parts_VF = parts_VF
+        self.asked: list[int] = []
         self._candidate_VD = candidate_VD
 
-    def set_prior(self, logit_V: NDArray[np.float32]) -> None:
-        self.logit_V = logit_V
+    def set_part(self, part_V: NDArray[np.float32]) -> None:
+        self.parts_VF = part_V[:, None]
 
-    def search(
-        self,
-        query_BD: NDArray[np.float32],
-        counts: Sequence[int],
-        weight_B: NDArray[np.float32] | None = None,
-    ) -> CandidateBatch:
-        part_BV = query_BD @ self._candidate_VD.T
-        with_prior = weight_B is not None and self.logit_V is not None
-        if weight_B is not None and self.logit_V is not None:
-            part_BV += weight_B[:, None] * self.logit_V
+    def search(self, query_BX: NDArray[np.float32], counts: Sequence[int]) -> CandidateBatch:
+        self.asked.append(max(counts))
+        width = self._candidate_VD.shape[1]
+        part_BV = query_BX[:, :width] @ self._candidate_VD.T
+        with_parts = query_BX.shape[1] > width and self.parts_VF is not None
+        if with_parts and self.parts_VF is not None:
+            part_BV += query_BX[:, width:] @ self.parts_VF.T
         part_BV[:, 0] = -np.inf
         row_BK = np.argsort(-part_BV, axis=1, kind="stable")[:, : max(counts)]
         part_BK = np.take_along_axis(part_BV, row_BK, axis=1)
-        rows = self.extent.rows
-        return CandidateBatch(row_BK, part_BK, counts, rows, 1e-6, with_prior)
+        return CandidateBatch(row_BK, part_BK, counts, self.extent.rows, 1e-6, with_parts)
 
 
 def ask_videos(events: EventHistory | None, k: int = 10, **options: object) -> VideoQuery:

@@ -104,9 +104,11 @@ def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
     assert sum(best is not None for best in ranked) >= len(queries) // 4
 
 
+@pytest.mark.parametrize("error", [0.0, 0.003])
 @pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
-def test_what_the_prior_had_a_say_in_is_ranked_alone(strength: float) -> None:
+def test_what_the_prior_had_a_say_in_is_ranked_alone(strength: float, error: float) -> None:
     """Nothing popular is compared besides, in a batch with others as alone."""
+    random = np.random.default_rng(1)
     candidate_ND, prior = invent(strength)
     assert prior is not None
     queries, others = [], []
@@ -118,7 +120,10 @@ def test_what_the_prior_had_a_say_in_is_ranked_alone(strength: float) -> None:
             part_N[0] = -np.inf
             order_N = np.argsort(-part_N, kind="stable")[: ROWS - 1]
             floor = -np.inf if fetch >= ROWS - 1 else float(part_N[order_N[fetch - 1]])
-            chosen = Candidates(order_N[:fetch], part_N[order_N[:fetch]], floor, with_prior=True)
+            row_N = order_N[:fetch]
+            found_N = part_N[row_N] + error * random.uniform(-1, 1, len(row_N))
+            found_N = found_N.astype(np.float32)
+            chosen = Candidates(row_N, found_N, floor + error, error, with_parts=True)
             queries.append(structs.replace(plain, fetched=chosen))
             others.append(plain)
     ranking = BatchRanking(candidate_ND, TEMPERATURE)

@@ -14,13 +14,12 @@ from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP
 from service.engine.candidate_index import CandidateBatch
 from service.engine.cuda_encoder import expect_cuda, has_cuda
 from service.engine.cuda_nearest import (
+    ALIGNED,
     FEWEST,
-    FOUND_MORE,
     HALF_ERROR,
     NEVER,
-    ROOM,
     CudaNearest,
-    laid_out,
+    in_half_precision,
     without_padding,
 )
 from service.errors import NotReadyError
@@ -44,26 +43,17 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / NEAREST_GRAPH
 
 
-def in_half_precision(table_VD: NDArray[np.float32]) -> NDArray[np.floating]:
-    rows, width = table_VD.shape
-    return laid_out(table_VD, (rows + -rows % NEAREST_GROUP, width), np.float16)
-
-
-def on_cpu(graph: Path, table_VD: NDArray[np.float32]) -> Find:
+def on_cpu(graph: Path, table_VW: NDArray[np.float32]) -> Find:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
-    tables = {
-        "candidate": table_VD,
-        "half_candidate": in_half_precision(table_VD),
-        "rows": np.array([len(table_VD)]),
-    }
+    half_NW = in_half_precision(table_VW, table_VW.shape[1])
+    tables = {"candidate": half_NW, "rows": np.array([len(table_VW)])}
 
     def find(
-        query_BD: NDArray[np.float32], count: int
+        query_BW: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        counts = {"count": np.array([count]), "rough_count": np.array([count + FOUND_MORE])}
-        inputs = {"query": query_BD, **counts, **tables}
+        inputs = {"query": query_BW, "count": np.array([count]), **tables}
         row_BK, part_BK = session.run(["row", "part"], inputs)
         return row_BK, part_BK
 
@@ -75,19 +65,20 @@ def near(table_VD: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
     return unit(table_VD[rows] + noise_BD).astype(np.float32)
 
 
-def test_it_finds_all_that_is_nearest_and_its_exact_inner_products(graph: Path) -> None:
+def test_it_finds_what_is_nearest_and_says_how_near(graph: Path) -> None:
+    """Give or take what half precision changes."""
     table_VD = vectors(ROWS)
     query_BD = near(table_VD, [7, 4_711, ROWS])
     exact_BV = query_BD @ table_VD.T
     row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 400)
     assert row_BK.shape == part_BK.shape == (3, 400)
-    found = CandidateBatch(row_BK, part_BK, [400, 0, 20], ROWS, 2 * HALF_ERROR)
+    found = CandidateBatch(row_BK, part_BK, [400, 0, 20], ROWS, HALF_ERROR)
     for candidates, row_K, part_K, exact_V in zip(found, row_BK, part_BK, exact_BV, strict=True):
-        np.testing.assert_allclose(part_K, exact_V[row_K], atol=1e-6)
+        np.testing.assert_allclose(part_K, exact_V[row_K], atol=HALF_ERROR)
         assert len(set(row_K)) == 400
         assert (np.diff(part_K) <= 0).all()
-        expected_K = np.argsort(-exact_V)[:400]
-        assert len(set(expected_K) & set(row_K)) >= 399
+        expected_K = np.argsort(-exact_V)[:368]  # as many more are fetched than are wanted
+        assert set(expected_K) <= set(row_K)
         left_out_N = np.delete(exact_V, np.append(candidates.row_N, 0))
         assert left_out_N.max() <= candidates.floor
     assert len(list(found)[2].row_N) == 20
@@ -117,29 +108,33 @@ def test_padding_is_never_a_candidate(graph: Path) -> None:
 
 def test_a_table_is_rounded_and_filled_with_rows_and_columns_of_zeros() -> None:
     table_VD = vectors(100)
-    half_NW = laid_out(table_VD, (2 * NEAREST_GROUP, WIDTH + ROOM), np.float16)
-    assert half_NW.shape == (2 * NEAREST_GROUP, WIDTH + ROOM)
+    half_NW = in_half_precision(table_VD, WIDTH + ALIGNED)
+    assert half_NW.shape == (2 * NEAREST_GROUP, WIDTH + ALIGNED)
     assert not half_NW[101:].any() and not half_NW[:, WIDTH:].any()
     np.testing.assert_array_equal(half_NW[:101, :WIDTH], table_VD.astype(np.float16))
-    assert laid_out(table_VD, table_VD.shape, np.float32) is table_VD
+    parts_VF = vectors(100)[:, :5]
+    half_NW = in_half_precision(table_VD, WIDTH + ALIGNED, lambda rows: parts_VF[rows])
+    assert not half_NW[101:].any() and not half_NW[:, WIDTH + 5 :].any()
+    np.testing.assert_array_equal(half_NW[:101, WIDTH : WIDTH + 5], parts_VF.astype(np.float16))
 
 
-def test_a_prior_is_one_more_number_of_each_vector(graph: Path) -> None:
+def test_a_part_is_one_more_number_of_each_vector(graph: Path) -> None:
     """Found by the sum of both, each query with a weight of its own, 0 among them."""
     table_VD = vectors(ROWS)
     logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
-    logit_V[0] = NEVER
-    table_VW = laid_out(table_VD, (ROWS + 1, WIDTH + ROOM), np.float32).copy()
-    table_VW[:, WIDTH] = logit_V
-    query_BW = np.zeros((3, WIDTH + ROOM), np.float32)
+    table_VW = np.zeros((ROWS + 1, WIDTH + ALIGNED), np.float32)
+    table_VW[:, :WIDTH], table_VW[:, WIDTH] = table_VD, logit_V
+    table_VW[0, WIDTH] = NEVER
+    query_BW = np.zeros((3, WIDTH + ALIGNED), np.float32)
     query_BW[:, :WIDTH] = near(table_VD, [7, 4_711, ROWS])
     query_BW[:, WIDTH] = weight_B = np.array([0.1, 0, 0.3], np.float32)
     row_BK, part_BK = on_cpu(graph, table_VW)(query_BW, 100)
     exact_BV = query_BW[:, :WIDTH] @ table_VD.T + weight_B[:, None] * logit_V
     exact_BV[:, 0] = -np.inf
+    error = HALF_ERROR * (1 + 0.3 * float(np.abs(logit_V).max()))
     for row_K, part_K, exact_V in zip(row_BK, part_BK, exact_BV, strict=True):
-        np.testing.assert_allclose(part_K, exact_V[row_K], atol=1e-5)
-        assert len(set(np.argsort(-exact_V)[:100]) & set(row_K)) >= 99
+        np.testing.assert_allclose(part_K, exact_V[row_K], atol=error)
+        assert set(np.argsort(-exact_V)[:80]) <= set(row_K)
     assert 0 not in row_BK[[0, 2]]
 
 
@@ -171,37 +166,57 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
     row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 380)
     for candidates, count, row_K, part_K in zip(found, counts, row_BK, part_BK, strict=True):
         assert len(candidates.row_N) == count
-        np.testing.assert_allclose(candidates.part_N, part_K[:count], atol=1e-5)
-        assert len(set(candidates.row_N) & set(row_K[:count])) >= count - 1
+        np.testing.assert_allclose(candidates.part_N, part_K[:count], atol=HALF_ERROR)
+        assert len(set(candidates.row_N) & set(row_K[:count])) >= count - 2
     [alone] = nearest.search(query_BD[5:6], counts[5:6])
-    np.testing.assert_allclose(alone.part_N, found[5].part_N, atol=1e-5)
+    np.testing.assert_allclose(alone.part_N, found[5].part_N, atol=HALF_ERROR)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
-def test_a_gpu_chooses_by_the_prior_that_it_was_told_last(graph: Path) -> None:
+def test_a_gpu_chooses_by_the_part_that_it_was_told_last(graph: Path) -> None:
     expect_cuda()
     table_VD = vectors(ROWS)
-    nearest = CudaNearest(graph, table_VD, wants_prior=True)
-    assert nearest.takes_prior
+    nearest = CudaNearest(graph, table_VD, parts_width=1)
+    assert nearest.extent.takes_parts
     query_BD = near(table_VD, [*range(1, 20)])
     weight_B = np.linspace(0, 0.3, 19).astype(np.float32)
+    query_BX = np.column_stack([query_BD, weight_B])
     counts = [100] * 19
-    untold = nearest.search(query_BD, counts, weight_B)
-    assert not untold.with_prior
+    untold = nearest.search(query_BX, counts)
+    assert not untold.with_parts
     plain = CudaNearest(graph, table_VD).search(query_BD, counts)
-    np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=1e-5)
+    np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=HALF_ERROR)
     for seed in (7, 8):
         logit_V = np.random.default_rng(seed).normal(-2, 1.5, ROWS + 1).astype(np.float32)
-        nearest.set_prior(logit_V)
+        nearest.set_part(logit_V)
+        told = nearest.search(query_BX, counts)
+        assert told.with_parts
         exact_BV = query_BD @ table_VD.T + weight_B[:, None] * logit_V
-        exact_BV[:, 0] = -np.inf
-        told = nearest.search(query_BD, counts, weight_B)
-        assert told.with_prior
-        for candidates, exact_V in zip(told, exact_BV, strict=True):
-            np.testing.assert_allclose(candidates.part_N, exact_V[candidates.row_N], atol=1e-5)
-            assert len(set(np.argsort(-exact_V)[:100]) & set(candidates.row_N)) >= 99
-            assert np.delete(exact_V, candidates.row_N).max() <= candidates.floor
+        expect_best(told, exact_BV)
         without = nearest.search(query_BD, counts)
-        assert not without.with_prior
-        np.testing.assert_allclose(without.part_BN, plain.part_BN, atol=1e-5)
+        assert not without.with_parts
+        np.testing.assert_allclose(without.part_BN, plain.part_BN, atol=HALF_ERROR)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+def test_a_gpu_chooses_by_vectors_behind_vectors(graph: Path) -> None:
+    expect_cuda()
+    table_VD, parts_VF = vectors(ROWS), vectors(ROWS)[::-1, :5]
+    parts_VF = unit(parts_VF + 1e-3).astype(np.float32)
+    nearest = CudaNearest(graph, table_VD, parts_width=5, parts=lambda rows: parts_VF[rows])
+    query_BD = near(table_VD, [*range(1, 20)])
+    weight_BF = np.random.default_rng(9).standard_normal((19, 5)).astype(np.float32)
+    found = nearest.search(np.column_stack([query_BD, weight_BF]), [100] * 19)
+    assert found.with_parts
+    expect_best(found, query_BD @ table_VD.T + weight_BF @ parts_VF.T)
+
+
+def expect_best(found: CandidateBatch, exact_BV: NDArray[np.float32]) -> None:
+    exact_BV[:, 0] = -np.inf
+    for candidates, exact_V in zip(found, exact_BV, strict=True):
+        row_N = candidates.row_N
+        np.testing.assert_allclose(candidates.part_N, exact_V[row_N], atol=candidates.error)
+        assert set(np.argsort(-exact_V)[:80]) <= set(row_N)
+        assert np.delete(exact_V, row_N).max() <= candidates.floor

@@ -354,23 +354,23 @@ def test_an_engine_chooses_by_the_prior_that_one_of_all_tells(
             for _ in range(2):
                 remotes.append(EngineGroup([RemoteEngine(tmp_path, socket)]))
                 rankers.append(Ranker(await remotes[-1].open(FIRST)))
-            assert all(ranker.opened.takes_prior for ranker in rankers)
+            assert all(ranker.opened.sizes["video"].takes_parts for ranker in rankers)
             here, there = engine.indexes
             for ranker in rankers:
                 ranker.update_popularity(counts)
                 assert without_timings(await ranker.answer(queries)) == expected_answers
-            assert here.logit_V is None and there.logit_V is None
+            assert here.parts_VF is None and there.parts_VF is None
             for ranker in rankers:
                 await ranker.share_popularity()
                 assert without_timings(await ranker.answer(queries)) == expected_answers
-            assert here.logit_V is not None and there.logit_V is not None
-            told_V = there.logit_V
-            np.testing.assert_array_equal(told_V[1:], here.logit_V[1:])
+            assert here.parts_VF is not None and there.parts_VF is not None
+            told_VF = there.parts_VF
+            np.testing.assert_array_equal(told_VF[1:], here.parts_VF[1:])
             await rankers[1].share_popularity()
-            assert there.logit_V is told_V  # it was asked, not told again
+            assert there.parts_VF is told_VF  # it was asked, not told again
             rankers[2].update_popularity(LiveCounts(hour + 1, counts.by_hour))
             await rankers[2].share_popularity()
-            assert not np.array_equal(there.logit_V, told_V)
+            assert not np.array_equal(there.parts_VF, told_VF)
             for remote in remotes:
                 await remote.close()
 

@@ -16,7 +16,7 @@ class EverySecond:
     """A real bundle whose index loses every second candidate."""
 
     def __init__(self, whole: LocalBundle) -> None:
-        self.bundle, self.whole = whole.bundle, whole
+        self.bundle, self.sizes, self.whole = whole.bundle, whole.sizes, whole
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]

@@ -1,13 +1,16 @@
 """The whole score, the sum of all its parts, against a plain computation of all of it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engine_questions import (
+    ExactIndex,
     OnlyVideos,
     answer,
+    answer_all,
     ask_comments,
     ask_videos,
     comment_preference,
@@ -34,10 +37,13 @@ from tiny_bundle_builder import (
 from lsvcr.bundle import Bundle, IndexEntry
 from lsvcr.catalogue import item_hashes
 from service.engine import retrieval
+from service.engine.bundle_opening import open_warm
 from service.engine.candidate_index import CandidateIndex
+from service.engine.engine import LocalBundle
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import CountsByHash, LiveCounts, PopularityPrior
-from service.engine.queries import Diversity, EventHistory, FeedQuery, VideoFilter
+from service.engine.profile_similarity import ProfileSimilarity
+from service.engine.queries import Answer, Diversity, EventHistory, FeedQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
@@ -229,6 +235,31 @@ def test_all_comments_are_ranked_by_the_whole_score(whole_ranker: Ranker, k: int
     assert [bundle.catalogue.comment_index.row(item.comment_id) for item in items] == by_score(
         rows, scores
     )[:k]
+
+
+@pytest.mark.parametrize("k", [1, 10, 40])
+def test_an_index_that_knows_profiles_finds_the_best_comments_at_once(
+    whole_ranker: Ranker, k: int
+) -> None:
+    bundle = whole_ranker.bundle
+    candidate_CD, similarity = bundle.tables["comment_candidate_CD"], ProfileSimilarity.of(bundle)
+    assert similarity is not None
+    index = ExactIndex(candidate_CD, similarity.units(slice(None)))
+    warm, _ = open_warm(bundle, "cpu", max_batch=4)
+    opened = LocalBundle(replace(warm, comment_index=index), None, wanted="cpu", cpu_reason=None)
+    users = [history(["v1"], ["c5", "c9"]), history(["v7"]), history([], ["c100", "c3", "c44"])]
+    queries = [ask_comments(events, k, exclude_M=item_hashes(["c12"])) for events in users]
+    for query, one in zip(queries, answer_all(Ranker(opened), queries), strict=True):
+        assert isinstance(one, Answer) and query.history is not None
+        target_D = video_preference(bundle, query.history) * np.float32(bundle.manifest.query_norm)
+        preference_D = comment_preference(bundle, query.history, target_D)
+        rows = [row for row in range(1, 201) if bundle.catalogue.comment_id[row] != "c12"]
+        profile = profile_logits(bundle, query.history, rows)
+        cosine_N = candidate_CD[rows] @ preference_D
+        scores = [float(x) / TEMPERATURE + y for x, y in zip(cosine_N, profile, strict=True)]
+        found = [bundle.catalogue.comment_index.row(item.comment_id) for item in one.items]
+        assert found == by_score(rows, scores)[:k]
+    assert index.asked == [2 * k + 33]  # of 200, for all three together
 
 
 def test_counts_of_the_hour_itself_wait_for_the_next(whole_ranker: Ranker) -> None:
