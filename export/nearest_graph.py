@@ -1,4 +1,4 @@
-"""The candidates with the largest inner products as an ONNX graph, for GPUs: all are compared.
+"""The candidates with the largest inner products by ONNX graphs, for GPUs: all are compared.
 
 Comparing a million vectors is one matrix product, sooner done on a GPU than inverted lists are
 followed; what takes time is finding the best of a million numbers. So the best of groups are found
@@ -7,7 +7,8 @@ reads and writes half as much; whoever asks fetches some more than are wanted an
 exactly.
 
 Shape suffixes: B queries, N candidates, filled with zeros to whole groups, G groups of these,
-M members of a group, K found, L members of their groups, W numbers of a vector.
+M members of a group, K found, L members of their groups, D and F numbers of a vector and of the
+parts behind it, W of both.
 """
 
 from pathlib import Path
@@ -17,71 +18,108 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP
+from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
 
 OPSET = 18
+SHORTEST = 1e-6
+"""A shorter vector has no direction, as where profiles are compared (`profile_similarity.py`)."""
 
 
-def write_nearest_graph(folder: Path) -> None:
-    """Write `NEAREST_GRAPH`, whose inputs are queries, the table, and how many are wanted.
+def write_nearest_graphs(folder: Path) -> None:
+    """Write the graph that searches, and the one that lays out what it searches in."""
+    _write(folder / NEAREST_ROWS_GRAPH, _rows_graph())
+    _write(folder / NEAREST_GRAPH, _nearest_graph())
 
-    In: `query` (B, W), `count` (K, int64), `candidate` (N, W), float16, and `rows` (int64), how
-    many of these are there; W may be any, so that parts of a score beside the encoder's can stand
-    behind the vectors. Out: `row` (B, K), int32, largest first, 0 for what fills the last group,
-    and `part` (B, K), their inner products.
+
+def _rows_graph() -> onnx.GraphProto:
+    """Vectors in half precision, with parts of a score beside the encoder's behind them.
+
+    In: `vector` (N, D) and `parts` (N, F), float16, which become unit vectors; zeros stay. Out:
+    `row` (N, D + F), float16.
     """
-    group = [NEAREST_GROUP]
+    constants = {"across": np.array([1]), "shortest": np.array(SHORTEST, np.float32)}
+    steps = [
+        _step("Cast", "parts", "part_NF", to=TensorProto.FLOAT),
+        _step("ReduceL2", "part_NF across", "length_N1", keepdims=1),
+        _step("Max", "length_N1 shortest", "divisor_N1"),
+        _step("Div", "part_NF divisor_N1", "unit_NF"),
+        _step("Concat", "vector unit_NF", "row_NW", axis=1),
+        _step("Cast", "row_NW", "row", to=TensorProto.FLOAT16),
+    ]
+    value = helper.make_tensor_value_info
+    return helper.make_graph(
+        steps,
+        "rows",
+        [
+            value("vector", TensorProto.FLOAT, ["rows", "width"]),
+            value("parts", TensorProto.FLOAT16, ["rows", "parts_width"]),
+        ],
+        [value("row", TensorProto.FLOAT16, ["rows", "whole_width"])],
+        _initialisers(constants),
+    )
+
+
+def _nearest_graph() -> onnx.GraphProto:
+    """All candidates compared with all queries.
+
+    In: `query` (B, W), `count` (K, int64), `candidate` (N, W), float16, `rows` (int64), how many of
+    these are there, and `member` (M, 1), int64, how far from its group's number each member stands.
+    Out: `row` (B, K), int32, largest first, 0 for what fills up groups, and `part` (B, K), their
+    inner products.
+    """
+    # Members of a group stand far from one another: a GPU reads those of many groups side by side.
+    across = [NEAREST_GROUP, 1]
     constants = {
-        "batch_1_all": np.array([0, 1, -1]),
+        "batch_1_members_groups": np.array([0, 1, NEAREST_GROUP, -1]),
         "batch_all": np.array([0, -1]),
-        "batch_all_group": np.array([0, -1, NEAREST_GROUP]),
-        "last": np.array([-1]),
-        "group": np.array(NEAREST_GROUP),
+        "second": np.array([1]),
         "padding": np.array(0),
     }
     steps = [
         _step("Cast", "query", "half_query", to=TensorProto.FLOAT16),
         _step("Gemm", "half_query candidate", "score_BN", transB=1),
-        # as pooling, which is twice as fast there as a maximum over an axis
-        _step("Reshape", "score_BN batch_1_all", "score_B1N"),
-        _step("MaxPool", "score_B1N", "best_B1G", kernel_shape=group, strides=group),
-        _step("Reshape", "best_B1G batch_all", "best_BG"),
-        _step("TopK", "best_BG count", "best_BK group_BK", sorted=0),
-        _step("Unsqueeze", "group_BK last", "group_BK1"),
-        _step("Reshape", "score_BN batch_all_group", "score_BGM"),
-        _step("GatherND", "score_BGM group_BK1", "score_BKM", batch_dims=1),
-        _step("Reshape", "score_BKM batch_all", "score_BL"),
+        _step("Reshape", "score_BN batch_1_members_groups", "score_B1MG"),
+        _step("MaxPool", "score_B1MG", "best_B11G", kernel_shape=across, strides=across),
+        _step("Reshape", "best_B11G batch_all", "best_BG"),
+        _step("TopK", "best_BG count", "best_BK group_BK"),  # in order: that is faster
+        _step("Unsqueeze", "group_BK second", "group_B1K"),
+        _step("Add", "group_B1K member", "row_BMK"),
+        _step("Reshape", "row_BMK batch_all", "row_BL"),
+        _step("GatherElements", "score_BN row_BL", "score_BL", axis=1),
         _step("TopK", "score_BL count", "score_BK place_BK"),
         _step("Cast", "score_BK", "part", to=TensorProto.FLOAT),
-        _step("Div", "place_BK group", "which_BK"),
-        _step("Mul", "which_BK group", "begin_BK"),
-        _step("Sub", "place_BK begin_BK", "member_BK"),
-        _step("GatherElements", "group_BK which_BK", "own_group_BK", axis=1),
-        _step("Mul", "own_group_BK group", "first_BK"),
-        _step("Add", "first_BK member_BK", "any_row_BK"),
+        _step("GatherElements", "row_BL place_BK", "any_row_BK", axis=1),
         _step("Less", "any_row_BK rows", "is_row_BK"),
         _step("Where", "is_row_BK any_row_BK padding", "row_BK"),
         _step("Cast", "row_BK", "row", to=TensorProto.INT32),
     ]
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(
+    return helper.make_graph(
         steps,
         "nearest",
         [
             value("query", TensorProto.FLOAT, ["batch", "width"]),
             value("count", TensorProto.INT64, [1]),
             value("rows", TensorProto.INT64, [1]),
+            value("member", TensorProto.INT64, [NEAREST_GROUP, 1]),
             value("candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),
         ],
         [
             value("row", TensorProto.INT32, ["batch", "found"]),
             value("part", TensorProto.FLOAT, ["batch", "found"]),
         ],
-        [numpy_helper.from_array(content, name) for name, content in constants.items()],
+        _initialisers(constants),
     )
+
+
+def _initialisers(constants: dict[str, Any]) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(content, name) for name, content in constants.items()]
+
+
+def _write(path: Path, graph: onnx.GraphProto) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, folder / NEAREST_GRAPH)
+    onnx.save(model, path)
 
 
 def _step(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:

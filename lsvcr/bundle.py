@@ -4,7 +4,8 @@
     encoder.onnx        histories and tables -> video preference and comment states
     encoder_packed.onnx the same, faster on a CPU; encoder_packed_videos.onnx: for videos alone
     encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
-    nearest_half.onnx   any vectors and queries -> the nearest of all, for a GPU
+    nearest_rows.onnx   any vectors -> as a GPU compares them
+    nearest_all.onnx    those and queries -> the nearest of all
     comment_head.onnx   comment states and target videos -> comment preferences
     tables/             rows that histories look up, and candidate vectors
     index/              FAISS indexes over the candidate vectors
@@ -57,7 +58,7 @@ TABLES = (
     "comment_candidate_CD",
 )
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
-NEAREST_GRAPH = "nearest_half.onnx"
+NEAREST_GRAPH, NEAREST_ROWS_GRAPH = "nearest_all.onnx", "nearest_rows.onnx"
 NEAREST_GROUP = 64
 """Candidates whose best that graph finds first: what it is given is filled to whole groups."""
 GOLDEN_TOLERANCE = 1e-3

@@ -10,14 +10,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import GOLDEN_TOLERANCE, NEAREST_GRAPH, Bundle, Golden
+from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Golden
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
 from service.engine.cuda_nearest import CudaNearest
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
-from service.engine.profile_similarity import ProfileSimilarity
 from service.engine.scoring import KNOWN_PARTS
 from service.errors import NotReadyError
 
@@ -105,16 +104,14 @@ def _open_on(
 
 
 def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
-    graph, candidate_VD = bundle.folder / NEAREST_GRAPH, bundle.tables[_CANDIDATES[kind]]
-    if CudaNearest.can_search(graph, candidate_VD):
+    folder, candidate_VD = bundle.folder, bundle.tables[_CANDIDATES[kind]]
+    if CudaNearest.can_search(folder, candidate_VD):
         try:
             if kind == "video":
                 has_prior = bundle.manifest.prior is not None
-                return CudaNearest(graph, candidate_VD, parts_width=int(has_prior))
-            profile = ProfileSimilarity.of(bundle)
-            if profile is None:
-                return CudaNearest(graph, candidate_VD)
-            return CudaNearest(graph, candidate_VD, parts_width=profile.width, parts=profile.units)
+                return CudaNearest(folder, candidate_VD, takes_part=has_prior)
+            profile_CF = bundle.comment_profile_CF if bundle.manifest.profile else None
+            return CudaNearest(folder, candidate_VD, parts_VF=profile_CF)
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)

@@ -9,12 +9,12 @@ import ctypes
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from service.errors import NotReadyError
 
@@ -88,22 +88,32 @@ turns = Turns()
 
 
 def put_on_gpu(array: NDArray[Any]) -> Any:
-    """A copy there, as an `OrtValue`.
+    """A copy there, as an `OrtValue`; raises as `new_on_gpu`."""
+    array = np.ascontiguousarray(array)
+    value = new_on_gpu(array.shape, array.dtype)
+    copy_in_pieces(array, value)
+    return value
+
+
+def new_on_gpu(shape: Sequence[int], dtype: DTypeLike) -> Any:
+    """An `OrtValue` there, of any content.
 
     Raises:
         NotReadyError: If there is no GPU, or no memory on it.
     """
-    array = np.ascontiguousarray(array)
     try:
         with turns.prepare():
-            value = ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
     except Exception as error:  # no driver, no free memory, …
         raise NotReadyError("device cuda: the tables cannot be put there") from error
+
+
+def copy_in_pieces(array: NDArray[Any], value: Any) -> None:
+    """Overwrite what lies there, in many turns; `array` is contiguous and no larger."""
     for start in range(0, array.nbytes, _PIECE_BYTES):
         size = min(_PIECE_BYTES, array.nbytes - start)
         with turns.prepare():
             _copy(value.data_ptr() + start, array.ctypes.data + start, size, _TO_GPU)
-    return value
 
 
 def copy_to_gpu(array: NDArray[Any], value: Any) -> None:

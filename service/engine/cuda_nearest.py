@@ -7,17 +7,24 @@ Shape suffixes: B queries, V candidates, N of them in whole groups, K found, D w
 parts, X of a query, with them or without.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from lsvcr.bundle import NEAREST_GROUP
+from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
 from service.engine.candidate_index import CandidateBatch, IndexSize
-from service.engine.cuda_memory import copy_column_to_gpu, copy_to_gpu, put_on_gpu, turns
+from service.engine.cuda_memory import (
+    copy_column_to_gpu,
+    copy_in_pieces,
+    copy_to_gpu,
+    new_on_gpu,
+    put_on_gpu,
+    turns,
+)
 from service.engine.encoder_session import FloatArray, one_thread, open_session
 from service.errors import NotReadyError
 
@@ -25,7 +32,7 @@ MOST_FOUND = 2048
 """For one query; each may lie in a group of its own."""
 FEWEST = 32_768
 """Candidates worth it: a CPU compares fewer at once, and a short list takes 512 groups."""
-MOST_SCORES = 2**28
+MOST_SCORES = 2**29
 """Of one product, which takes twice as many bytes: more queries are searched for in turns."""
 HALF_ERROR = 0.002
 """What half precision changes an inner product by, at most, where it is 1: three roundings to 11
@@ -34,21 +41,20 @@ NEVER = np.float32(-10_000)
 """A part of rows that are no candidates: finite, so that a weight of 0 makes nothing of it."""
 ALIGNED = 8
 """Numbers of a vector are a multiple of it: others are multiplied slower."""
+ROWS_AT_ONCE = 1 << 16
+"""Candidates that are laid out on the GPU together."""
 
-UnitParts = Callable[[slice], FloatArray]
-"""Unit vectors, or zeros, that stand behind those of some candidates."""
-
-_ROWS_AT_ONCE, _THREADS = 1 << 18, 4
+_HALF_BYTES = 2
 
 
 class CudaNearest:
     """Searches like a `CandidateIndex`, and misses none. One thread owns it.
 
     Args:
-        graph: File of the bundle.
+        folder: Of the bundle.
         candidate_VD: Unit vectors by catalogue row; row 0 is padding.
-        parts_width: Numbers behind a vector; 0 for none.
-        parts: What they are; None where `set_part` tells later.
+        parts_VF: Whose directions stand behind these.
+        takes_part: Whether, instead, `set_part` tells what stands there.
 
     Raises:
         BundleError: If the graph cannot be opened.
@@ -59,42 +65,37 @@ class CudaNearest:
 
     def __init__(
         self,
-        graph: Path,
+        folder: Path,
         candidate_VD: FloatArray,
         *,
-        parts_width: int = 0,
-        parts: UnitParts | None = None,
+        parts_VF: NDArray[np.floating] | None = None,
+        takes_part: bool = False,
     ) -> None:
         rows, self._width = candidate_VD.shape
-        width = self._width + parts_width
-        width += -width % ALIGNED
-        half_NW = in_half_precision(candidate_VD, width, parts)
-        filled = len(half_NW)
+        self._candidate = _lay_out(folder / NEAREST_ROWS_GRAPH, candidate_VD, parts_VF)
+        filled, width = self._candidate.shape()
         most = min(MOST_FOUND, filled // NEAREST_GROUP)
-        self.extent = IndexSize(rows - 1, most, takes_parts=parts_width > 0)
-        self._largest_part = None if parts is None else 1.0
+        has_parts = parts_VF is not None
+        self.extent = IndexSize(rows - 1, most, takes_parts=takes_part or has_parts)
+        self._largest_part = 1.0 if has_parts else None
         self._together = max(1, MOST_SCORES // filled)
-        self._candidate = put_on_gpu(half_NW)
         self._way = put_on_gpu(np.zeros(filled, np.float16))
         largest_BW = np.zeros((self._together, width), np.float32)
         self._query = put_on_gpu(largest_BW)
-        cuda = {"device_id": 0}
-        with turns.prepare():
-            self._session = open_session(graph, one_thread(), [("CUDAExecutionProvider", cuda)])
-        if "CUDAExecutionProvider" not in self._session.get_providers():
-            raise NotReadyError("device cuda: the search fell back to the CPU")
+        self._session = _open(folder / NEAREST_GRAPH)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input("candidate", self._candidate)
         self._binding.bind_ortvalue_input("rows", put_on_gpu(np.array([rows])))
+        self._binding.bind_ortvalue_input("member", put_on_gpu(member_places(filled)))
         try:  # takes its memory now, not when there is a full batch for the first time
             self._find(largest_BW, 1, turns.prepare())
         except Exception as error:
             raise NotReadyError("device cuda: there is no memory to search in") from error
 
     @staticmethod
-    def can_search(graph: Path, candidate_VD: FloatArray) -> bool:
-        """Whether a bundle has the graph, as older ones haven't, and enough candidates."""
-        return graph.exists() and len(candidate_VD) > FEWEST
+    def can_search(folder: Path, candidate_VD: FloatArray) -> bool:
+        """Whether a bundle has the graphs, as older ones haven't, and enough candidates."""
+        return (folder / NEAREST_GRAPH).exists() and len(candidate_VD) > FEWEST
 
     def set_part(self, part_V: FloatArray) -> None:
         """As `Index.set_part`; searches wait for some milliseconds."""
@@ -139,23 +140,56 @@ class CudaNearest:
         return row_BK, part_BK
 
 
-def in_half_precision(
-    candidate_VD: FloatArray, width: int, parts: UnitParts | None = None
-) -> NDArray[np.float16]:
-    """Candidates and their parts in half precision; zeros fill them up, and the last group."""
-    rows, own = candidate_VD.shape
-    half_NW = np.zeros((rows + -rows % NEAREST_GROUP, width), np.float16)
+def member_places(filled: int) -> NDArray[np.int64]:
+    """How far from the first members' those of each group stand."""
+    groups = filled // NEAREST_GROUP
+    return np.arange(0, filled, groups)[:, None]
 
-    def convert(start: int) -> None:
-        some = slice(start, min(start + _ROWS_AT_ONCE, rows))
-        half_NW[some, :own] = candidate_VD[some]
-        if parts is not None:
-            part_NX = parts(some)
-            half_NW[some, own : own + part_NX.shape[1]] = part_NX
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(convert, range(0, rows, _ROWS_AT_ONCE)))
-    return half_NW
+def _open(graph: Path) -> Any:
+    with turns.prepare():
+        session = open_session(graph, one_thread(), [("CUDAExecutionProvider", {"device_id": 0})])
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise NotReadyError("device cuda: the search fell back to the CPU")
+    return session
+
+
+def _lay_out(graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floating] | None) -> Any:
+    """Candidates as they are compared, (N, W); zeros fill up rows, and the last group."""
+    rows, width = candidate_VD.shape
+    filled = rows + -rows % NEAREST_GROUP
+    parts_width = 1 if parts_VF is None else parts_VF.shape[1]
+    parts_width += -(width + parts_width) % ALIGNED
+    table = new_on_gpu((filled, width + parts_width), np.float16)
+    most = min(ROWS_AT_ONCE, filled)
+    vectors = put_on_gpu(np.zeros((most, width), np.float32))
+    parts = put_on_gpu(np.zeros((most, parts_width), np.float16))
+    session = _open(graph)
+    binding = session.io_binding()
+    for start in range(0, filled, most):
+        size = min(most, filled - start)
+        copy_in_pieces(_filled_up(candidate_VD, start, (size, width), np.float32), vectors)
+        if parts_VF is not None:
+            copy_in_pieces(_filled_up(parts_VF, start, (size, parts_width), np.float16), parts)
+        place = table.data_ptr() + start * (width + parts_width) * _HALF_BYTES
+        binding.bind_input("vector", "cuda", 0, np.float32, (size, width), vectors.data_ptr())
+        binding.bind_input("parts", "cuda", 0, np.float16, (size, parts_width), parts.data_ptr())
+        binding.bind_output("row", "cuda", 0, np.float16, (size, width + parts_width), place)
+        with turns.prepare():
+            session.run_with_iobinding(binding)
+    return table
+
+
+def _filled_up(
+    table: NDArray[np.floating], start: int, shape: tuple[int, int], dtype: DTypeLike
+) -> NDArray[np.floating]:
+    """Some rows of a table as they are, or with zeros below and on the right."""
+    rows = table[start : start + shape[0]]
+    if rows.shape == shape and rows.dtype == dtype:
+        return rows
+    filled = np.zeros(shape, dtype)
+    filled[: len(rows), : rows.shape[1]] = rows
+    return filled
 
 
 def without_padding(

@@ -6,14 +6,18 @@ Shape suffixes: B users, S slots of either side, F numbers of a slot.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
+from service.engine.candidate_index import CandidateBatch, Kind
 from service.engine.encoder_session import Encoding
 from service.engine.engine import EncodedUsers, InlineEngine, LocalBundle, OpenBundle
 from service.engine.engine_messages import (
@@ -21,7 +25,6 @@ from service.engine.engine_messages import (
     Beat,
     Encode,
     Encoded,
-    Found,
     Frames,
     Open,
     Opened,
@@ -42,6 +45,8 @@ from service.errors import EngineLostError
 FRAMES_TOGETHER, FRAMES_TOGETHER_ON_GPU = 16, 64
 """Questions of front-ends, each for several users, that are computed as one batch at most. A CPU
 takes as much longer as there are more; a GPU takes little more for many than for few."""
+SEARCHES_UNDER_WAY = 2
+"""One that runs, and one that waits for its end: what comes meanwhile is searched for together."""
 MAX_QUEUE = 4096
 
 logger = logging.getLogger(__name__)
@@ -104,7 +109,10 @@ class EngineServer:
     def _begin(self, question: Open | Encode | Search | Prior | Beat) -> asyncio.Future[Any]:
         """Have a question answered; most are for an encoder, and cost no task of their own."""
         if isinstance(question, Encode):
-            return self._find(question.version).batcher.put(question, question.until_s)
+            return self._find(question.version).encodings.put(question, question.until_s)
+        if isinstance(question, Search):
+            searches = self._find(question.version).searches[question.kind]
+            return searches.put(question, math.inf)
         return asyncio.create_task(self._compute(question))
 
     def _reply(
@@ -125,6 +133,8 @@ class EngineServer:
             users: EncodedUsers = answering.result().answer
             found = pack_candidates(question.number, users.candidates)
             reply = Encoded(question.number, pack_encoding(users.encoding), found)
+        elif isinstance(question, Search):
+            reply = pack_candidates(question.number, answering.result().answer)
         else:
             reply = answering.result()
         with contextlib.suppress(EngineLostError):  # who asked has gone
@@ -133,9 +143,7 @@ class EngineServer:
             logger.error("this engine ends: %s", problem)
             self.has_broken.set()
 
-    async def _compute(
-        self, question: Open | Search | Prior | Beat
-    ) -> Opened | Found | PriorKnown | Alive:
+    async def _compute(self, question: Open | Prior | Beat) -> Opened | PriorKnown | Alive:
         if isinstance(question, Beat):
             await self._reach_all()
             return Alive(question.number)
@@ -144,11 +152,7 @@ class EngineServer:
             opened = (await self._open(version)).opened
             sizes = {kind: astuple(size) for kind, size in opened.sizes.items()}
             return Opened(number, sizes, opened.describe())
-        if isinstance(question, Prior):
-            return PriorKnown(number, await self._find(version).set_prior(question))
-        opened = self._find(version).opened
-        candidates = await opened.search(question.kind, question.query_BD, question.counts)
-        return pack_candidates(number, candidates)
+        return PriorKnown(number, await self._find(version).set_prior(question))
 
     def _find(self, version: str) -> "_ServedBundle":
         """A bundle that has been opened, as whoever asks it was told."""
@@ -180,14 +184,24 @@ class EngineServer:
         opened = await self._engine.open(version)
         on_gpu = opened.describe()["device"] == "cuda"
         together = FRAMES_TOGETHER_ON_GPU if on_gpu else FRAMES_TOGETHER
-        batcher: Batcher[Encode, EncodedUsers] = Batcher(
+        encodings: Batcher[Encode, EncodedUsers] = Batcher(
             partial(encode_together, opened),
             max_queue=MAX_QUEUE,
             max_batch=together,
             sent_together=together,  # what goes to one front-end leaves at once
             in_flight=opened.in_flight,
         )
-        return _ServedBundle(opened, batcher)
+        searches: dict[Kind, Batcher[Search, CandidateBatch]] = {
+            kind: Batcher(
+                partial(search_together, opened),
+                max_queue=MAX_QUEUE,
+                max_batch=together if on_gpu else 1,  # an index of a CPU takes as long for each
+                sent_together=together,
+                in_flight=SEARCHES_UNDER_WAY,
+            )
+            for kind in opened.sizes
+        }
+        return _ServedBundle(opened, encodings, searches)
 
 
 @dataclass(slots=True)
@@ -195,7 +209,8 @@ class _ServedBundle:
     """A bundle, and the prior that its candidates are chosen by: the last that anybody told."""
 
     opened: LocalBundle
-    batcher: Batcher[Encode, EncodedUsers]
+    encodings: Batcher[Encode, EncodedUsers]
+    searches: dict[Kind, Batcher[Search, CandidateBatch]]
     prior_digest: bytes = b""
 
     async def set_prior(self, question: Prior) -> bool:
@@ -231,3 +246,18 @@ async def encode_together(
         answers.append(EncodedUsers(encoding, encoded.candidates.of(start, end)))
         start = end
     return answers
+
+
+async def search_together(
+    opened: OpenBundle, questions: Sequence[Search]
+) -> list[CandidateBatch | Exception]:
+    """Search for several questions about items of one kind at once, likewise."""
+    width = max(question.query_BD.shape[1] for question in questions)
+    users = [len(question.query_BD) for question in questions]
+    query_BX = np.zeros((sum(users), width), np.float32)
+    ends = np.cumsum(users).tolist()
+    for question, end, own in zip(questions, ends, users, strict=True):
+        query_BX[end - own : end, : question.query_BD.shape[1]] = question.query_BD
+    counts = [count for question in questions for count in question.counts]
+    found = await opened.search(questions[0].kind, query_BX, counts)
+    return [found.of(end - own, end) for end, own in zip(ends, users, strict=True)]

@@ -57,13 +57,6 @@ class ProfileSimilarity:
         """F."""
         return int(self._table_CF.shape[1])
 
-    def units(self, rows: slice) -> NDArray[np.float32]:
-        """Comments' directions, (N, F): what a profile's is compared with."""
-        feature_NF = self._table_CF[rows].astype(np.float32)
-        norm_N = np.sqrt(np.einsum("nf,nf->n", feature_NF, feature_NF))
-        feature_NF /= np.maximum(norm_N, np.float32(SHORTEST))[:, None]
-        return feature_NF
-
     def logits(self, profile: Profile, row_N: Rows) -> NDArray[np.float32]:
         """Compute the profile's part of some rows' scores."""
         feature_NF = self._table_CF[row_N].astype(np.float32)

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from tiny_bundle_builder import unit
 
-from export.nearest_graph import write_nearest_graph
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP
+from export.nearest_graph import write_nearest_graphs
+from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
 from service.engine.candidate_index import CandidateBatch
 from service.engine.cuda_encoder import expect_cuda, has_cuda
 from service.engine.cuda_nearest import (
@@ -19,7 +19,7 @@ from service.engine.cuda_nearest import (
     HALF_ERROR,
     NEVER,
     CudaNearest,
-    in_half_precision,
+    member_places,
     without_padding,
 )
 from service.errors import NotReadyError
@@ -37,18 +37,27 @@ def vectors(rows: int) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    write_nearest_graph(folder)
-    return folder / NEAREST_GRAPH
+    write_nearest_graphs(folder)
+    return folder
 
 
-def on_cpu(graph: Path, table_VW: NDArray[np.float32]) -> Find:
+def open_on_cpu(graph: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
-    half_NW = in_half_precision(table_VW, table_VW.shape[1])
-    tables = {"candidate": half_NW, "rows": np.array([len(table_VW)])}
+    return ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+
+def on_cpu(folder: Path, table_VW: NDArray[np.float32]) -> Find:
+    session = open_on_cpu(folder / NEAREST_GRAPH)
+    filling_NW = np.zeros((-len(table_VW) % NEAREST_GROUP, table_VW.shape[1]))
+    half_NW = np.concatenate([table_VW, filling_NW]).astype(np.float16)
+    tables = {
+        "candidate": half_NW,
+        "rows": np.array([len(table_VW)]),
+        "member": member_places(len(half_NW)),
+    }
 
     def find(
         query_BW: NDArray[np.float32], count: int
@@ -65,12 +74,12 @@ def near(table_VD: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
     return unit(table_VD[rows] + noise_BD).astype(np.float32)
 
 
-def test_it_finds_what_is_nearest_and_says_how_near(graph: Path) -> None:
+def test_it_finds_what_is_nearest_and_says_how_near(folder: Path) -> None:
     """Give or take what half precision changes."""
     table_VD = vectors(ROWS)
     query_BD = near(table_VD, [7, 4_711, ROWS])
     exact_BV = query_BD @ table_VD.T
-    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 400)
+    row_BK, part_BK = on_cpu(folder, table_VD)(query_BD, 400)
     assert row_BK.shape == part_BK.shape == (3, 400)
     found = CandidateBatch(row_BK, part_BK, [400, 0, 20], ROWS, HALF_ERROR)
     for candidates, row_K, part_K, exact_V in zip(found, row_BK, part_BK, exact_BV, strict=True):
@@ -84,11 +93,11 @@ def test_it_finds_what_is_nearest_and_says_how_near(graph: Path) -> None:
     assert len(list(found)[2].row_N) == 20
 
 
-def test_padding_is_never_a_candidate(graph: Path) -> None:
+def test_padding_is_never_a_candidate(folder: Path) -> None:
     """All vectors but the padding's point away from the query."""
     table_VD = -np.abs(vectors(40 * NEAREST_GROUP - 4))  # and three rows more that fill a group
     query_BD = unit(np.ones((1, WIDTH))).astype(np.float32)
-    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 8)
+    row_BK, part_BK = on_cpu(folder, table_VD)(query_BD, 8)
     assert 0 in row_BK
     row_BK, part_BK = without_padding(row_BK, part_BK)
     assert row_BK.shape == (1, 8)
@@ -106,19 +115,17 @@ def test_padding_is_never_a_candidate(graph: Path) -> None:
     assert (one.row_N.tolist(), one.floor) == ([5, 3], pytest.approx(-0.1))
 
 
-def test_a_table_is_rounded_and_filled_with_rows_and_columns_of_zeros() -> None:
-    table_VD = vectors(100)
-    half_NW = in_half_precision(table_VD, WIDTH + ALIGNED)
-    assert half_NW.shape == (2 * NEAREST_GROUP, WIDTH + ALIGNED)
-    assert not half_NW[101:].any() and not half_NW[:, WIDTH:].any()
-    np.testing.assert_array_equal(half_NW[:101, :WIDTH], table_VD.astype(np.float16))
-    parts_VF = vectors(100)[:, :5]
-    half_NW = in_half_precision(table_VD, WIDTH + ALIGNED, lambda rows: parts_VF[rows])
-    assert not half_NW[101:].any() and not half_NW[:, WIDTH + 5 :].any()
-    np.testing.assert_array_equal(half_NW[:101, WIDTH : WIDTH + 5], parts_VF.astype(np.float16))
+def test_vectors_are_rounded_and_directions_stand_behind_them(folder: Path) -> None:
+    table_VD, parts_VF = vectors(100), 7 * vectors(100)[::-1, :5]
+    parts_VF[3] = 0
+    inputs = {"vector": table_VD, "parts": parts_VF.astype(np.float16)}
+    [row_VW] = open_on_cpu(folder / NEAREST_ROWS_GRAPH).run(["row"], inputs)
+    np.testing.assert_array_equal(row_VW[:, :WIDTH], table_VD.astype(np.float16))
+    length_V = np.linalg.norm(parts_VF, axis=1, keepdims=True)
+    np.testing.assert_allclose(row_VW[:, WIDTH:], parts_VF / np.maximum(length_V, 1e-6), atol=1e-3)
 
 
-def test_a_part_is_one_more_number_of_each_vector(graph: Path) -> None:
+def test_a_part_is_one_more_number_of_each_vector(folder: Path) -> None:
     """Found by the sum of both, each query with a weight of its own, 0 among them."""
     table_VD = vectors(ROWS)
     logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
@@ -128,7 +135,7 @@ def test_a_part_is_one_more_number_of_each_vector(graph: Path) -> None:
     query_BW = np.zeros((3, WIDTH + ALIGNED), np.float32)
     query_BW[:, :WIDTH] = near(table_VD, [7, 4_711, ROWS])
     query_BW[:, WIDTH] = weight_B = np.array([0.1, 0, 0.3], np.float32)
-    row_BK, part_BK = on_cpu(graph, table_VW)(query_BW, 100)
+    row_BK, part_BK = on_cpu(folder, table_VW)(query_BW, 100)
     exact_BV = query_BW[:, :WIDTH] @ table_VD.T + weight_B[:, None] * logit_V
     exact_BV[:, 0] = -np.inf
     error = HALF_ERROR * (1 + 0.3 * float(np.abs(logit_V).max()))
@@ -138,32 +145,33 @@ def test_a_part_is_one_more_number_of_each_vector(graph: Path) -> None:
     assert 0 not in row_BK[[0, 2]]
 
 
-def test_older_bundles_and_few_candidates_are_left_to_the_cpu(graph: Path) -> None:
-    assert CudaNearest.can_search(graph, vectors(FEWEST))
-    assert not CudaNearest.can_search(graph, vectors(FEWEST - 1))
-    assert not CudaNearest.can_search(graph.with_name("none.onnx"), vectors(FEWEST))
+def test_older_bundles_and_few_candidates_are_left_to_the_cpu(folder: Path) -> None:
+    assert CudaNearest.can_search(folder, vectors(FEWEST))
+    assert not CudaNearest.can_search(folder, vectors(FEWEST - 1))
+    assert not CudaNearest.can_search(folder / "none", vectors(FEWEST))
 
 
 @pytest.mark.skipif(has_cuda(), reason="shows what happens without CUDA")
-def test_without_a_gpu_it_says_so(graph: Path) -> None:
+def test_without_a_gpu_it_says_so(folder: Path) -> None:
     table_VD = vectors(100)
     with pytest.raises(NotReadyError, match="device cuda: the tables cannot be put there"):
-        CudaNearest(graph, table_VD)
+        CudaNearest(folder, table_VD)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
 def test_a_gpu_finds_the_same_in_batches_of_any_size(
-    graph: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expect_cuda()
     table_VD = vectors(ROWS)
     monkeypatch.setattr("service.engine.cuda_nearest.MOST_SCORES", 5 * len(table_VD))
-    nearest = CudaNearest(graph, table_VD)
+    monkeypatch.setattr("service.engine.cuda_nearest.ROWS_AT_ONCE", 10_000)
+    nearest = CudaNearest(folder, table_VD)
     query_BD = near(table_VD, [*range(1, 20)])
     counts = [*range(0, 380, 20)]
     found = [*nearest.search(query_BD, counts)]
-    row_BK, part_BK = on_cpu(graph, table_VD)(query_BD, 380)
+    row_BK, part_BK = on_cpu(folder, table_VD)(query_BD, 380)
     for candidates, count, row_K, part_K in zip(found, counts, row_BK, part_BK, strict=True):
         assert len(candidates.row_N) == count
         np.testing.assert_allclose(candidates.part_N, part_K[:count], atol=HALF_ERROR)
@@ -174,10 +182,10 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
-def test_a_gpu_chooses_by_the_part_that_it_was_told_last(graph: Path) -> None:
+def test_a_gpu_chooses_by_the_part_that_it_was_told_last(folder: Path) -> None:
     expect_cuda()
     table_VD = vectors(ROWS)
-    nearest = CudaNearest(graph, table_VD, parts_width=1)
+    nearest = CudaNearest(folder, table_VD, takes_part=True)
     assert nearest.extent.takes_parts
     query_BD = near(table_VD, [*range(1, 20)])
     weight_B = np.linspace(0, 0.3, 19).astype(np.float32)
@@ -185,7 +193,7 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last(graph: Path) -> None:
     counts = [100] * 19
     untold = nearest.search(query_BX, counts)
     assert not untold.with_parts
-    plain = CudaNearest(graph, table_VD).search(query_BD, counts)
+    plain = CudaNearest(folder, table_VD).search(query_BD, counts)
     np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=HALF_ERROR)
     for seed in (7, 8):
         logit_V = np.random.default_rng(seed).normal(-2, 1.5, ROWS + 1).astype(np.float32)
@@ -201,11 +209,12 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last(graph: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
-def test_a_gpu_chooses_by_vectors_behind_vectors(graph: Path) -> None:
+def test_a_gpu_chooses_by_vectors_behind_vectors(folder: Path) -> None:
     expect_cuda()
     table_VD, parts_VF = vectors(ROWS), vectors(ROWS)[::-1, :5]
-    parts_VF = unit(parts_VF + 1e-3).astype(np.float32)
-    nearest = CudaNearest(graph, table_VD, parts_width=5, parts=lambda rows: parts_VF[rows])
+    nearest = CudaNearest(folder, table_VD, parts_VF=7 * parts_VF)
+    length_V = np.linalg.norm(parts_VF, axis=1, keepdims=True)
+    parts_VF = parts_VF / np.maximum(length_V, 1e-6)
     query_BD = near(table_VD, [*range(1, 20)])
     weight_BF = np.random.default_rng(9).standard_normal((19, 5)).astype(np.float32)
     found = nearest.search(np.column_stack([query_BD, weight_BF]), [100] * 19)

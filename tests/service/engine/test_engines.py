@@ -23,11 +23,12 @@ from lsvcr.catalogue import item_hashes
 from lsvcr.errors import BundleError
 from service.engine import video_ranking
 from service.engine.bundle_opening import open_warm
+from service.engine.candidate_index import CandidateBatch
 from service.engine.engine import Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
-from service.engine.engine_messages import Encode, pack_history
-from service.engine.engine_server import EngineServer, encode_together
+from service.engine.engine_messages import Encode, Search, pack_history
+from service.engine.engine_server import EngineServer, encode_together, search_together
 from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import Answer, FeedQuery, Query, SimilarQuery
@@ -310,6 +311,34 @@ def test_an_engine_of_two_that_dies_leaves_the_other_answering(tiny_registry: Pa
 
     with engine_pair(tiny_registry) as (pair, new_pair):
         asyncio.run(main(pair, new_pair()))
+
+
+def test_searches_joined_by_the_engine_find_what_each_finds(tiny_registry: Path) -> None:
+    """Also where one query has parts behind its vector and another one has none."""
+    warm, _ = open_warm(load_bundle(tiny_registry / FIRST), "cpu", max_batch=4)
+    candidate_CD = warm.bundle.tables["comment_candidate_CD"]
+    random = np.random.default_rng(3)
+    parts_CF = random.standard_normal((len(candidate_CD), 3)).astype(np.float32)
+    warm = dataclasses.replace(warm, comment_index=ExactIndex(candidate_CD, parts_CF))
+    opened = LocalBundle(warm, None, wanted="cpu", cpu_reason=None)
+    query_BX = random.standard_normal((6, candidate_CD.shape[1] + 3)).astype(np.float32)
+    plain_BD = query_BX[:2, : candidate_CD.shape[1]]
+    questions = [
+        Search(1, FIRST, "comment", [3], query_BX[:1]),
+        Search(2, FIRST, "comment", [7, 2], plain_BD),
+        Search(3, FIRST, "comment", [1, 0, 9, 4, 5], query_BX[1:]),
+    ]
+
+    async def main() -> None:
+        together = await search_together(opened, questions)
+        for one, question in zip(together, questions, strict=True):
+            assert isinstance(one, CandidateBatch)
+            alone = await opened.search("comment", question.query_BD, question.counts)
+            for candidates, expected in zip(one, alone, strict=True):
+                assert candidates.row_N.tolist() == expected.row_N.tolist()
+                np.testing.assert_allclose(candidates.part_N, expected.part_N, atol=1e-5)
+
+    asyncio.run(main())
 
 
 class WholeEngine(InlineEngine):

@@ -42,7 +42,6 @@ from service.engine.candidate_index import CandidateIndex
 from service.engine.engine import LocalBundle
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import CountsByHash, LiveCounts, PopularityPrior
-from service.engine.profile_similarity import ProfileSimilarity
 from service.engine.queries import Answer, Diversity, EventHistory, FeedQuery, VideoFilter
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
@@ -242,9 +241,9 @@ def test_an_index_that_knows_profiles_finds_the_best_comments_at_once(
     whole_ranker: Ranker, k: int
 ) -> None:
     bundle = whole_ranker.bundle
-    candidate_CD, similarity = bundle.tables["comment_candidate_CD"], ProfileSimilarity.of(bundle)
-    assert similarity is not None
-    index = ExactIndex(candidate_CD, similarity.units(slice(None)))
+    candidate_CD = bundle.tables["comment_candidate_CD"]
+    assert bundle.comment_profile_CF is not None
+    index = ExactIndex(candidate_CD, unit(bundle.comment_profile_CF.astype(np.float32)))
     warm, _ = open_warm(bundle, "cpu", max_batch=4)
     opened = LocalBundle(replace(warm, comment_index=index), None, wanted="cpu", cpu_reason=None)
     users = [history(["v1"], ["c5", "c9"]), history(["v7"]), history([], ["c100", "c3", "c44"])]
