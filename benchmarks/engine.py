@@ -127,9 +127,8 @@ async def _asker(
         engine = EngineGroup([RemoteEngine(registry, socket) for socket in sockets])
     if what == "encode":
         opened = await engine.open(version)
-        if opened.sizes["video"].takes_parts:
-            ranker = await asyncio.to_thread(Ranker, opened)
-            await ranker.share_popularity()
+        ranker = await asyncio.to_thread(Ranker, opened)
+        await ranker.share_popularity()
         asking = Encoding(opened, args.batch, args.full)
     else:
         recommender = await Recommender.load(engine, version, max_queue=9999, max_batch=args.batch)

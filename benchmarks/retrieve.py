@@ -103,6 +103,7 @@ async def measure(registry: Path, args: argparse.Namespace) -> dict[str, object]
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     ranker = await asyncio.to_thread(Ranker, opened)
+    await ranker.share_popularity()
     events = invent_events(opened.bundle.catalogue, max(args.batches))
     histories = as_stored(opened.bundle.catalogue, events, max(args.batches))
     queries = [VideoQuery(history, WANTED, float("inf")) for history in histories]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle, map_bundle
+from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, Kind
 from service.engine.encoder_session import Encoding
@@ -272,6 +273,8 @@ class RemoteBundle:
         self._version = bundle.manifest.version
         self.bundle = bundle
         self.sizes = unpack_sizes(opened)
+        self._logit_V: NDArray[np.float32] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._description = opened.description
 
     async def encode(
@@ -294,6 +297,8 @@ class RemoteBundle:
             encoding.video_share_BI[:, : history.video_BI.shape[1]],
             encoding.comment_state_BJD[:, : history.comment_BJK.shape[1]],
         )
+        if self._logit_V is not None and any(weights) and not reply.found.with_parts:
+            self._tell_again(self._logit_V)
         return EncodedUsers(encoding, unpack_candidates(reply.found))
 
     async def search(
@@ -317,6 +322,16 @@ class RemoteBundle:
 
         if not await tell(None):
             await tell(logit_V)
+        self._logit_V = logit_V
+
+    def _tell_again(self, logit_V: NDArray[np.float32]) -> None:
+        """Tell an engine that is new what the one before it knew."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_quietly(logit_V))
+
+    async def _tell_quietly(self, logit_V: NDArray[np.float32]) -> None:
+        with contextlib.suppress(LsvcrError):  # it shows again with the next answer
+            await self.set_prior(logit_V)
 
     def describe(self) -> dict[str, object]:
         """Where and how it runs, as the engine said."""

@@ -97,6 +97,7 @@ class Ranker:
         if self._prior is not None and self.opened.sizes["video"].takes_parts:
             with contextlib.suppress(EngineLostError, EngineFailedError):
                 await self.opened.set_prior(self._prior.logit_V)
+                self._videos.choose_by_prior()
 
     async def answer(self, queries: Sequence[Query]) -> list[Answer | LsvcrError]:
         """Answer all queries; what is wrong with one of them is its own answer."""

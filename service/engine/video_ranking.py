@@ -37,7 +37,7 @@ class VideoRanking:
         self._catalogue = bundle.catalogue
         self._candidate_VD = bundle.tables["video_candidate_VD"]
         self._retriever = Retriever(opened, "video")
-        self._takes_prior = opened.sizes["video"].takes_parts
+        self._is_prior_shared = False
         self._batch = BatchRanking(self._candidate_VD, bundle.manifest.temperature)
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
         self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
@@ -60,7 +60,11 @@ class VideoRanking:
 
     def first_weight(self, query: VideoQuery) -> float:
         """Say how much the prior counts in choosing them; 0 where it is added only here."""
-        return query.popularity_weight if self._takes_prior and self._is_plain(query) else 0.0
+        return query.popularity_weight if self._is_prior_shared and self._is_plain(query) else 0.0
+
+    def choose_by_prior(self) -> None:
+        """Have candidates chosen by the prior, too, from now on: the engine knows it."""
+        self._is_prior_shared = True
 
     def prepare(self, prior: PopularityPrior | None) -> None:
         """Read what the first batch would wait for; may be called from other threads."""

@@ -397,6 +397,12 @@ def test_an_engine_chooses_by_the_prior_that_one_of_all_tells(
             np.testing.assert_array_equal(told_VF[1:], here.parts_VF[1:])
             await rankers[1].share_popularity()
             assert there.parts_VF is told_VF  # it was asked, not told again
+
+            there.parts_VF = None  # as in an engine that is new
+            server._served[FIRST].result().prior_digest = b""
+            for _ in range(2):  # the first answer shows it
+                assert without_timings(await rankers[1].answer(queries)) == expected_answers
+                await until(lambda: there.parts_VF is not None)
             rankers[2].update_popularity(LiveCounts(hour + 1, counts.by_hour))
             await rankers[2].share_popularity()
             assert not np.array_equal(there.parts_VF, told_VF)
