@@ -18,11 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
+from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH, SHORTEST_PROFILE
 
 OPSET = 18
-SHORTEST = 1e-6
-"""A shorter vector has no direction, as where profiles are compared (`profile_similarity.py`)."""
 
 
 def write_nearest_graphs(folder: Path) -> None:
@@ -37,7 +35,7 @@ def _rows_graph() -> onnx.GraphProto:
     In: `vector` (N, D) and `parts` (N, F), float16, which become unit vectors; zeros stay. Out:
     `row` (N, D + F), float16.
     """
-    constants = {"across": np.array([1]), "shortest": np.array(SHORTEST, np.float32)}
+    constants = {"across": np.array([1]), "shortest": np.array(SHORTEST_PROFILE, np.float32)}
     steps = [
         _step("Cast", "parts", "part_NF", to=TensorProto.FLOAT),
         _step("ReduceL2", "part_NF across", "length_N1", keepdims=1),

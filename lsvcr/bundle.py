@@ -59,6 +59,8 @@ TABLES = (
 )
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
 NEAREST_GRAPH, NEAREST_ROWS_GRAPH = "nearest_all.onnx", "nearest_rows.onnx"
+SHORTEST_PROFILE = 1e-6
+"""A shorter row of that table has no direction, as in training."""
 NEAREST_GROUP = 64
 """Candidates whose best that graph finds first: what it is given is filled to whole groups."""
 GOLDEN_TOLERANCE = 1e-3

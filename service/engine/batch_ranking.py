@@ -71,14 +71,16 @@ class _Pairs(msgspec.Struct, frozen=True, eq=False):
     score_N: NDArray[np.float32]
 
     @classmethod
-    def fetched(cls, queries: Sequence[PlainQuery]) -> "_Pairs":
-        """What the index found, by cosine: no less than it is."""
+    def fetched(cls, queries: Sequence[PlainQuery], temperature: np.float32) -> "_Pairs":
+        """What the index found, by its inner product over the temperature: no less than it is."""
         fetched = [query.fetched for query in queries]
         lengths = [len(one.row_N) for one in fetched]
+        score_N = np.concatenate([one.part_N + np.float32(one.error) for one in fetched])
+        score_N /= temperature
         return cls(
             np.repeat(np.arange(len(queries)), lengths),
             np.concatenate([one.row_N for one in fetched]),
-            np.concatenate([one.part_N + np.float32(one.error) for one in fetched]),
+            score_N,
         )
 
     def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
@@ -153,9 +155,7 @@ class BatchRanking:
         self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
     ) -> list[Ranked]:
         """Rank what was fetched by the whole score."""
-        fetched = _Pairs.fetched(queries)
-        fetched.score_N[:] /= self._temperature
-        fetched = self._best_allowed(queries, fetched)
+        fetched = self._best_allowed(queries, _Pairs.fetched(queries, self._temperature))
         return self._rank(queries, prior, fetched.owner_N, fetched.row_N)
 
     def _rank_beside_popular(
@@ -165,9 +165,8 @@ class BatchRanking:
 
         Of what was fetched ever less is looked at, as each step costs more than the one before.
         """
-        fetched = _Pairs.fetched(queries)
+        fetched = _Pairs.fetched(queries, self._temperature)
         score_N = fetched.score_N
-        score_N /= self._temperature
         score_N += _weights(queries)[fetched.owner_N] * prior.logit_V[fetched.row_N]
         popular = prior.propose(self._popular)
         compared = self._compare(prior, popular.row_N, prior.place_V)

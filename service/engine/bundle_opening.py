@@ -107,11 +107,9 @@ def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
     folder, candidate_VD = bundle.folder, bundle.tables[_CANDIDATES[kind]]
     if CudaNearest.can_search(folder, candidate_VD):
         try:
-            if kind == "video":
-                has_prior = bundle.manifest.prior is not None
-                return CudaNearest(folder, candidate_VD, takes_part=has_prior)
-            profile_CF = bundle.comment_profile_CF if bundle.manifest.profile else None
-            return CudaNearest(folder, candidate_VD, parts_VF=profile_CF)
+            profile_CF = bundle.comment_profile_CF if kind == "comment" else None
+            has_prior = kind == "video" and bundle.manifest.prior is not None
+            return CudaNearest(folder, candidate_VD, parts_VF=profile_CF, takes_part=has_prior)
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)

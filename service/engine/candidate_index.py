@@ -94,8 +94,8 @@ class CandidateBatch:
             return batches[0]
         widest = max(one.row_BN.shape[1] for one in batches)
         return cls(
-            np.concatenate([_widened(one.row_BN, widest, -1) for one in batches]),
-            np.concatenate([_widened(one.part_BN, widest, 0) for one in batches]),
+            np.concatenate([widened(one.row_BN, widest, -1) for one in batches]),
+            np.concatenate([widened(one.part_BN, widest, 0) for one in batches]),
             [count for one in batches for count in one.counts],
             batches[0].rows,
             batches[0].error,
@@ -201,6 +201,7 @@ class CandidateIndex:
         """It takes no parts: whoever asks compares popular rows besides."""
 
 
-def _widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:
+def widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:
+    """Fill up columns on the right."""
     missing = width - array_BN.shape[1]
     return np.pad(array_BN, ((0, 0), (0, missing)), constant_values=content)

@@ -79,9 +79,9 @@ class CudaNearest:
         self.extent = IndexSize(rows - 1, most, takes_parts=takes_part or has_parts)
         self._largest_part = 1.0 if has_parts else None
         self._together = max(1, MOST_SCORES // filled)
-        self._way = put_on_gpu(np.zeros(filled, np.float16))
+        self._way = new_on_gpu((filled,), np.float16) if takes_part else None
         largest_BW = np.zeros((self._together, width), np.float32)
-        self._query = put_on_gpu(largest_BW)
+        self._query = new_on_gpu(largest_BW.shape, np.float32)
         self._session = _open(folder / NEAREST_GRAPH)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input("candidate", self._candidate)
@@ -162,7 +162,7 @@ def _lay_out(graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floatin
     parts_width += -(width + parts_width) % ALIGNED
     table = new_on_gpu((filled, width + parts_width), np.float16)
     most = min(ROWS_AT_ONCE, filled)
-    vectors = put_on_gpu(np.zeros((most, width), np.float32))
+    vectors = new_on_gpu((most, width), np.float32)
     parts = put_on_gpu(np.zeros((most, parts_width), np.float16))
     session = _open(graph)
     binding = session.io_binding()

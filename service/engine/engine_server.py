@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
-from service.engine.candidate_index import CandidateBatch, Kind
+from service.engine.candidate_index import CandidateBatch, Kind, widened
 from service.engine.encoder_session import Encoding
 from service.engine.engine import EncodedUsers, InlineEngine, LocalBundle, OpenBundle
 from service.engine.engine_messages import (
@@ -253,11 +254,10 @@ async def search_together(
 ) -> list[CandidateBatch | Exception]:
     """Search for several questions about items of one kind at once, likewise."""
     width = max(question.query_BD.shape[1] for question in questions)
-    users = [len(question.query_BD) for question in questions]
-    query_BX = np.zeros((sum(users), width), np.float32)
-    ends = np.cumsum(users).tolist()
-    for question, end, own in zip(questions, ends, users, strict=True):
-        query_BX[end - own : end, : question.query_BD.shape[1]] = question.query_BD
-    counts = [count for question in questions for count in question.counts]
-    found = await opened.search(questions[0].kind, query_BX, counts)
-    return [found.of(end - own, end) for end, own in zip(ends, users, strict=True)]
+    found = await opened.search(
+        questions[0].kind,
+        np.concatenate([widened(question.query_BD, width, 0) for question in questions]),
+        [count for question in questions for count in question.counts],
+    )
+    ends = list(accumulate(len(question.counts) for question in questions))
+    return [found.of(start, end) for start, end in pairwise([0, *ends])]

@@ -126,23 +126,23 @@ class PopularityPrior:
         known = None if before is None else before.live
         live = LiveRows.of(bundle, counts, entry.seed_hour, known)
         videos = len(overall.place_V)
-
-        def count(
-            rows: slice | NDArray[np.int32], place_V: NDArray[np.int32], among: int
-        ) -> NDArray[np.float32]:
-            seed_HN = bundle.popular.decayed_count_HV[:, rows]
-            by_hour = live.by_place(place_V, among)
-            return decayed_counts(
-                seed_HN, entry.seed_hour, by_hour, counts.hour, entry.half_lives_days
-            )
-
+        rows: slice | NDArray[np.int32]
         if before is None or known is None or known.counts.hour != counts.hour:
-            count_HV = count(slice(None), np.arange(videos, dtype=np.int32), videos)
-            return cls.of(entry.network.logits(count_HV), overall, live)
-        row_N = live.changed_since(known)
+            rows, place_V, count = slice(None), np.arange(videos, dtype=np.int32), videos
+        else:
+            rows = live.changed_since(known)
+            place_V, count = places(rows, videos), len(rows)
+        count_HN = decayed_counts(
+            bundle.popular.decayed_count_HV[:, rows],
+            entry.seed_hour,
+            live.by_place(place_V, count),
+            counts.hour,
+            entry.half_lives_days,
+        )
+        if before is None or isinstance(rows, slice):
+            return cls.of(entry.network.logits(count_HN), overall, live)
         logit_V = before.logit_V.copy()
-        count_HN = count(row_N, places(row_N, videos), len(row_N))
-        logit_V[row_N] = entry.network.logits_of(row_N, count_HN)
+        logit_V[rows] = entry.network.logits_of(rows, count_HN)
         return cls.of(logit_V, overall, live)
 
     @classmethod

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle, ProfileEntry
+from lsvcr.bundle import SHORTEST_PROFILE, Bundle, ProfileEntry
 from lsvcr.history import IntArray, Timelines
 from service.engine.scoring import Rows
-
-SHORTEST = 1e-6
-"""A shorter vector has no direction, here and in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +59,12 @@ class ProfileSimilarity:
         feature_NF = self._table_CF[row_N].astype(np.float32)
         cosine_N = np.einsum("nf,f->n", feature_NF, profile.direction_F)
         norm_N = np.linalg.norm(feature_NF, axis=1)
-        logit_N: NDArray[np.float32] = cosine_N / np.maximum(norm_N, np.float32(SHORTEST))
+        logit_N: NDArray[np.float32] = cosine_N / np.maximum(norm_N, np.float32(SHORTEST_PROFILE))
         return logit_N * np.float32(profile.scale)
 
     def _profile(self, comment_MK: IntArray) -> Profile:
         row_N = comment_MK[comment_MK > 0]
         mean_F = self._table_CF[row_N].astype(np.float32).sum(axis=0) / max(len(row_N), 1)
-        direction_F = mean_F / np.float32(max(float(np.linalg.norm(mean_F)), SHORTEST))
+        direction_F = mean_F / np.float32(max(float(np.linalg.norm(mean_F)), SHORTEST_PROFILE))
         scale = self._entry.scale + self._entry.scale_by_count * np.log1p(len(row_N))
         return Profile(direction_F, float(scale))

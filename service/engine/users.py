@@ -101,11 +101,12 @@ class UserEncoding:
         known_B = [position for position, known in enumerate(events) if not known.is_empty]
         if not known_B:
             return users
-        wanted = [(counts[position], weights[position]) for position in known_B]
+        count_B = [counts[position] for position in known_B]
+        weight_B = [weights[position] for position in known_B]
         known = [events[position].newest() for position in known_B]
         encoded: list[EncodedHistory | None]
         try:
-            encoded = await self._encode(known, wanted, with_comments, until_s)
+            encoded = await self._encode(known, count_B, weight_B, with_comments, until_s)
         except EngineLostError:  # known and logged where it was lost
             encoded = [None] * len(known)
         except Exception as error:  # out of memory, say, or a history that nobody foresaw
@@ -133,7 +134,8 @@ class UserEncoding:
     async def _encode(
         self,
         users: Sequence[KnownEvents],
-        wanted: Sequence[tuple[int, float]],
+        counts: Sequence[int],
+        weights: Sequence[float],
         with_comments: bool,
         until_s: float,
     ) -> list[EncodedHistory | None]:
@@ -145,7 +147,6 @@ class UserEncoding:
         profiles: list[Profile | None] = [None] * len(users)
         if self.similarity is not None and with_comments:
             profiles = [*self.similarity.profiles(timelines)]
-        counts, weights = zip(*wanted, strict=True)
         encoded = await self.opened.encode(
             history, with_comments=with_comments, counts=counts, weights=weights, until_s=until_s
         )
