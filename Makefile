@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer, pip and make; `make PYTHON=python3.12 …` picks another Python.
+# Needs Python 3.11 or newer with its headers, pip, make and a C compiler; `make PYTHON=python3.12 …` picks another Python.
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
@@ -80,7 +80,7 @@ clean:
 	rm -rf $(VENV) .demo
 
 # Written last, so that an interrupted installation is done again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt lsvcr/_loops.c
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'

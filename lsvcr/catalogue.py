@@ -17,6 +17,7 @@ from typing import Any, Self, get_args, get_origin
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr import loops
 from lsvcr.errors import BundleError
 
 NO_TIME = np.iinfo(np.int64).min
@@ -111,38 +112,24 @@ class IdIndex:
 
     def rows(self, hash_N: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Look up rows; 0 where the catalogue doesn't know the item. Shape as `hash_N`."""
-        last = len(self.sorted_hash_N) - 1
-        if last < 0 or not len(hash_N):
-            return np.zeros(hash_N.shape, np.int32)
-        start_T, shift = self._starts
-        position_N = start_T[hash_N >> shift]
-        step = self._longest_search
-        while step:  # of as many hashes as are smaller than the one sought, half are passed over
-            passed_N = np.minimum(position_N + (step - 1), last)
-            position_N = position_N + step * (self.sorted_hash_N[passed_N] < hash_N)
-            step //= 2
-        position_N = np.minimum(position_N, last)
-        is_known_N = self.sorted_hash_N[position_N] == hash_N
-        return np.where(is_known_N, self.row_N[position_N], 0).astype(np.int32, copy=False)
+        found_N = np.zeros(hash_N.shape, np.int32)
+        if len(self.sorted_hash_N):
+            hash_N = np.ascontiguousarray(hash_N, np.uint64)
+            start_T, shift = self._starts
+            loops.find_rows(hash_N, self.sorted_hash_N, self.row_N, start_T, shift, found_N)
+        return found_N
 
     @cached_property
-    def _starts(self) -> tuple[NDArray[np.int64], np.uint64]:
+    def _starts(self) -> tuple[NDArray[np.int64], int]:
         """Where the hashes with each beginning start, and how far to shift a hash to its beginning.
 
         Binary search in millions of hashes waits for memory at each step; hashes are spread evenly,
         so that only a handful share a beginning, which is next to each other.
         """
         bits = max(1, len(self.sorted_hash_N).bit_length() - _SHARE_BEGINNING_BITS)
-        shift = np.uint64(64 - bits)
-        beginning_T = np.arange(1 << bits, dtype=np.uint64) << shift
+        shift = 64 - bits
+        beginning_T = np.arange(1 << bits, dtype=np.uint64) << np.uint64(shift)
         return np.searchsorted(self.sorted_hash_N, beginning_T), shift
-
-    @cached_property
-    def _longest_search(self) -> int:
-        """The power of two with which a search for one of the most hashes of a beginning begins."""
-        start_T, _ = self._starts
-        most = int(np.diff(start_T, append=len(self.sorted_hash_N)).max())
-        return 1 << (most.bit_length() - 1)
 
     def row(self, identifier: str) -> int:
         """Look up one id; 0 if unknown."""

@@ -10,15 +10,18 @@ E excluded rows, D width, W width and one more for the prior.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr import loops
 from service.engine.candidate_index import Candidates
 from service.engine.popularity_prior import FIRST, PopularityPrior
 from service.engine.retrieval import ROUNDING
-from service.engine.scoring import Parts, Ranked, Rows, sum_parts
+from service.engine.scoring import Parts, Ranked, Rows, cosines, sum_parts
 from service.engine.video_conditions import Allows
 
 MIN_GROUPS = 256
@@ -64,37 +67,34 @@ class _Compared:
 
 
 class _Pairs(msgspec.Struct, frozen=True, eq=False):
-    """Videos that may be among queries' best, query by query, and their rough scores."""
+    """Videos that may be among queries' best, query by query, and their rough scores.
 
-    owner_N: NDArray[np.intp]
-    row_N: Rows
+    Attributes:
+        start_B1: Query b's are from `start_B1[b]` to `[b + 1]`.
+    """
+
+    start_B1: NDArray[np.int64]
+    row_N: NDArray[np.int64]
     score_N: NDArray[np.float32]
 
     @classmethod
     def fetched(cls, queries: Sequence[PlainQuery], temperature: np.float32) -> "_Pairs":
         """What the index found, by its inner product over the temperature: no less than it is."""
         fetched = [query.fetched for query in queries]
-        lengths = [len(one.row_N) for one in fetched]
         score_N = np.concatenate([one.part_N + np.float32(one.error) for one in fetched])
         score_N /= temperature
-        return cls(
-            np.repeat(np.arange(len(queries)), lengths),
-            np.concatenate([one.row_N for one in fetched]),
-            score_N,
-        )
+        row_N = [one.row_N for one in fetched]
+        return cls(_starts(row_N), np.concatenate(row_N), score_N)
+
+    @property
+    def owner_N(self) -> NDArray[np.int64]:
+        """The query that each is one of."""
+        return np.repeat(np.arange(len(self.start_B1) - 1), np.diff(self.start_B1))
 
     def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
         """Only some of them."""
-        return _Pairs(self.owner_N[wanted_N], self.row_N[wanted_N], self.score_N[wanted_N])
-
-    def worst_of_best(self, counts: Sequence[int]) -> NDArray[np.float32]:
-        """A score that each query's `count` best reach; -inf where there are fewer."""
-        end_B = np.searchsorted(self.owner_N, np.arange(len(counts)), side="right")
-        length_B = np.diff(end_B, prepend=0)
-        score_BN = np.full((len(counts), length_B.max(initial=1)), -np.inf, np.float32)
-        place_N = np.arange(len(self.owner_N)) - (end_B - length_B)[self.owner_N]
-        score_BN[self.owner_N, place_N] = self.score_N
-        return _at_most_the_worst(score_BN, counts)
+        taken_N1 = np.append(0, np.cumsum(wanted_N))
+        return _Pairs(taken_N1[self.start_B1], self.row_N[wanted_N], self.score_N[wanted_N])
 
 
 class BatchRanking:
@@ -175,16 +175,30 @@ class BatchRanking:
         fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
         fetched = self._best_allowed(queries, fetched)
         owner_N = np.append(owner_N, fetched.owner_N)
-        row_N = np.append(row_N, fetched.row_N)
-        return self._rank(queries, prior, owner_N, row_N), popular.floor
+        by_owner_N = np.argsort(owner_N, kind="stable")
+        row_N = np.append(row_N, fetched.row_N)[by_owner_N]
+        return self._rank(queries, prior, owner_N[by_owner_N], row_N), popular.floor
 
     def _best_allowed(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> _Pairs:
         """Those that may be shown and may be among each query's best, ties included."""
-        allowed = pairs.take(self._allows(queries, pairs))
-        floor_B = self._a_little_less(allowed.worst_of_best([query.count for query in queries]))
-        error_B = np.array([query.fetched.error for query in queries], np.float32)
-        floor_B -= 2 * error_B / self._temperature
-        return allowed.take(allowed.score_N >= floor_B[allowed.owner_N])
+        if any(query.matching is not None for query in queries):
+            pairs = pairs.take(_match(queries, pairs))
+        excluded = [query.excluded_E for query in queries]
+        slack = [2 * (ROUNDING + query.fetched.error) / self._temperature for query in queries]
+        place_N, start_B1 = np.empty(len(pairs.row_N), np.int64), np.empty_like(pairs.start_B1)
+        loops.choose_best(
+            pairs.start_B1,
+            pairs.row_N,
+            pairs.score_N,
+            _starts(excluded),
+            np.concatenate(excluded).astype(np.int32, copy=False),
+            np.array([query.count for query in queries], np.int64),
+            np.array(slack, np.float32),
+            place_N,
+            start_B1,
+        )
+        place_N = place_N[: start_B1[-1]]
+        return _Pairs(start_B1, pairs.row_N[place_N], pairs.score_N[place_N])
 
     def _a_little_less(self, score_B: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores that rounding takes no equal one below; never those of what was left out."""
@@ -231,37 +245,21 @@ class BatchRanking:
         self,
         queries: Sequence[PlainQuery],
         prior: PopularityPrior | None,
-        owner_N: NDArray[np.intp],
+        owner_N: NDArray[np.integer[Any]],
         row_N: Rows,
     ) -> list[Ranked]:
-        """Score pairs exactly and keep each query's best, as `Scorer.rank` would."""
-        preference_ND = _preferences(queries)[owner_N]
-        cosine_N = np.einsum("nd,nd->n", self._candidate_VD[row_N], preference_ND)
+        """Score pairs, query by query, exactly; keep each query's best, as `Scorer.rank` would."""
+        start_B1 = np.searchsorted(owner_N, np.arange(len(queries) + 1))
+        cosine_N = cosines(self._candidate_VD, row_N, _preferences(queries), start_B1)
         parts: Parts = {"encoder": cosine_N / self._temperature}
         if prior is not None:
             parts["prior"] = prior.logit_V[row_N] * _weights(queries)[owner_N]
         order_N = np.lexsort((row_N, -sum_parts(parts, len(row_N)), owner_N))
         ordered = Ranked(row_N, parts).take(order_N)
-        starts = np.searchsorted(owner_N[order_N], np.arange(len(queries) + 1)).tolist()
         return [
             ordered.take(slice(start, min(start + query.count, end)))
-            for query, start, end in zip(queries, starts, starts[1:], strict=False)
+            for query, (start, end) in zip(queries, pairwise(start_B1.tolist()), strict=True)
         ]
-
-    def _allows(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> NDArray[np.bool_]:
-        """Which pairs are neither excluded nor filtered out."""
-        owner_N, row_N = pairs.owner_N, pairs.row_N
-        rows = len(self._candidate_VD)
-        excluded = [query.excluded_E.astype(np.int64) for query in queries]
-        keys = [number * rows + excluded_E for number, excluded_E in enumerate(excluded)]
-        key_E = np.append(np.sort(np.concatenate(keys)), np.iinfo(np.int64).max)
-        key_N = owner_N * rows + row_N
-        is_allowed_N: NDArray[np.bool_] = key_E[np.searchsorted(key_E, key_N)] != key_N
-        for number, query in enumerate(queries):
-            if query.matching is not None:
-                own = owner_N == number
-                is_allowed_N[own] &= query.matching(row_N[own])
-        return is_allowed_N
 
     def _suffices(self, best: Ranked, query: PlainQuery, popular_floor: float) -> bool:
         """Whether no video outside of both proposals can belong to the best."""
@@ -286,6 +284,20 @@ def _leave_out(
     for score_P, query in zip(score_BP, queries, strict=True):
         if query.matching is not None:
             score_P[~query.matching(row_P)] = -np.inf
+
+
+def _match(queries: Sequence[PlainQuery], pairs: _Pairs) -> NDArray[np.bool_]:
+    """Which pairs pass their queries' filters."""
+    matches_N = np.ones(len(pairs.row_N), bool)
+    for query, (start, end) in zip(queries, pairwise(pairs.start_B1.tolist()), strict=True):
+        if query.matching is not None:
+            matches_N[start:end] = query.matching(pairs.row_N[start:end])
+    return matches_N
+
+
+def _starts(of_each: Sequence[Rows]) -> NDArray[np.int64]:
+    """Where each begins if they stand one after another, and where the last ends."""
+    return np.array([0, *accumulate(map(len, of_each))], np.int64)
 
 
 def _preferences(queries: Sequence[PlainQuery]) -> NDArray[np.float32]:

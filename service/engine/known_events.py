@@ -4,12 +4,14 @@ Shape suffixes: N video events, M comment events of one user; B users of a batch
 """
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr import loops
 from lsvcr.catalogue import Catalogue, IdIndex
 from lsvcr.history import HistoryBatch, Timelines
 from service.engine.queries import EventHistory
@@ -120,16 +122,14 @@ def _known_of_each(
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
     """Rows and times of the events whose item is known, and how many aren't, of each user."""
     row_N, time_N = index.rows(_join(hashes, np.uint64)), _join(times, np.int64)
-    is_known_N = row_N > 0
-    known_N1 = np.append(0, np.cumsum(is_known_N))
-    row_N, time_N = row_N[is_known_N], time_N[is_known_N]
-    found, start, end = [], 0, 0
-    for hash_N in hashes:
-        first, end = int(known_N1[start]), start + len(hash_N)
-        last = int(known_N1[end])
-        found.append((row_N[first:last], time_N[first:last], len(hash_N) - (last - first)))
-        start = end
-    return found
+    lengths = [len(hash_N) for hash_N in hashes]
+    start_U1 = np.array([0, *accumulate(lengths)], np.int64)
+    known_start_U1 = np.empty_like(start_U1)
+    loops.keep_known(row_N, time_N, start_U1, known_start_U1)
+    return [
+        (row_N[start:end], time_N[start:end], length - (end - start))
+        for length, (start, end) in zip(lengths, pairwise(known_start_U1.tolist()), strict=True)
+    ]
 
 
 def _owners(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:

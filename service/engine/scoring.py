@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr import loops
+
 Rows = NDArray[np.integer[Any]]
 Parts = dict[str, NDArray[np.float32]]
 """One value for each row, by the part's name; a row's score is the sum of its parts."""
@@ -90,12 +92,12 @@ class Scorer:
     def parts(self, row_N: Rows) -> Parts:
         """Compute every part of the score.
 
-        Equal candidate vectors get equal scores whatever stands beside them: `einsum` sums each
-        row alike, where a matrix product may sum the last rows of a block in another order.
+        Equal candidate vectors get equal scores whatever stands beside them.
         """
-        candidate_ND = self.candidate_ND[row_N]
-        preference_ND = np.broadcast_to(self.preference_D, candidate_ND.shape)
-        cosine_N = np.einsum("nd,nd->n", candidate_ND, preference_ND)
+        is_one = self.preference_D.ndim == 1
+        start_B1 = np.array([0, len(row_N)]) if is_one else np.arange(len(row_N) + 1)
+        preference_BD = np.atleast_2d(self.preference_D)
+        cosine_N = cosines(self.candidate_ND, row_N, preference_BD, start_B1)
         return {"encoder": cosine_N / np.float32(self.temperature), **self.beside(row_N)}
 
     def rough_scores(self, first: int, end: int) -> NDArray[np.float64]:
@@ -103,6 +105,32 @@ class Scorer:
         encoder_N = self.candidate_ND[first:end] @ self.preference_D / np.float32(self.temperature)
         parts = {"encoder": encoder_N, **self.beside(np.arange(first, end))}
         return sum_parts(parts, end - first)
+
+
+def cosines(
+    candidate_VD: NDArray[np.float32],
+    row_N: Rows,
+    preference_BD: NDArray[np.float32],
+    start_B1: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Compare each query's preference with its rows, `start_B1[b]` to `[b + 1]`.
+
+    Equal vectors get equal numbers, where a matrix product may sum the last rows of a block in
+    another order.
+    """
+    rows, width = candidate_VD.shape
+    cosine_N = np.empty(len(row_N), np.float32)
+    loops.score_rows(
+        rows,
+        width,
+        candidate_VD,
+        np.ascontiguousarray(row_N, np.int64),
+        len(preference_BD),
+        np.ascontiguousarray(preference_BD),
+        start_B1,
+        cosine_N,
+    )
+    return cosine_N
 
 
 def sum_parts(parts: Parts, rows: int) -> NDArray[np.float64]:

@@ -1,10 +1,11 @@
 """Histories against a slow, clear reimplementation, and the rules that keep targets unseen."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines, places_in_order
+from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines
 
 MINUTE = 60_000
 
@@ -123,6 +124,48 @@ def test_timelines_equal_a_plain_loop_and_ignore_the_order_of_arrival(videos, co
         assert timelines.video_cut_N[videos_of].tolist() == [*orders[1:], NEVER][: len(orders)]
 
 
+@pytest.mark.parametrize("gap_minutes", [1, 60])
+def test_long_histories_equal_the_plain_loop_too(gap_minutes):
+    """So many that runs of events are merged several times over."""
+    rng = np.random.default_rng(3)
+    videos = [(0, *row) for row in rng.integers(1, (20, gap_minutes * 400), (400, 2)).tolist()]
+    rows = rng.integers(1, (60, gap_minutes * 400), (300, 2)).tolist()
+    comments = [(0, comment, 1 + comment % 5, time) for comment, time in rows]
+    timelines = build(videos, comments)
+    video_orders, comment_events = plain_timeline(
+        sorted((time, video) for _, video, time in videos),
+        sorted((time, comment, video) for _, comment, video, time in comments),
+    )
+    assert timelines.video_order_N.tolist() == [order for order, _ in video_orders]
+    assert timelines.video_N.tolist() == [video for _, video in video_orders]
+    assert [
+        (last, first, video, frozenset(row[row > 0].tolist()))
+        for last, first, video, row in zip(
+            timelines.comment_last_M,
+            timelines.comment_first_M,
+            timelines.comment_video_M,
+            timelines.comment_MK,
+            strict=True,
+        )
+    ] == comment_events
+
+
+def test_a_user_who_is_out_of_range_is_refused():
+    for user in (-1, 1):
+        with pytest.raises(IndexError, match="a user"):
+            build([(user, 5, 0)], [])
+        with pytest.raises(IndexError, match="a user"):
+            build([], [(user, 11, 5, 0)])
+
+
+def test_a_slice_beyond_the_users_events_is_refused():
+    timelines = build([(0, 5, 0), (1, 6, 0)], [], users=2)
+    none = np.zeros(1, np.int64)
+    for user, start, end in [(0, 0, 2), (0, 1, 2), (1, 0, 2), (2, 0, 0), (0, -1, 0), (0, 1, 0)]:
+        with pytest.raises(IndexError, match="a slice"):
+            timelines.windows(np.array([user]), none + start, none + end, none, none)
+
+
 @given(events, comments, st.integers(1, 4))
 def test_the_newest_events_are_those_before_a_cut_that_nothing_reaches(videos, comments, most):
     comments = [(user, comment, 1 + comment % 5, time) for user, comment, time in comments]
@@ -170,12 +213,3 @@ def plain_timeline(videos, comments):
 
 def test_the_gap_is_half_an_hour():
     assert GROUP_GAP_MS == 30 * MINUTE
-
-
-NUMBERS = st.integers(-(2**62), 2**62) | st.integers(-3, 3) | st.integers(0, 2**41)
-
-
-@given(st.lists(st.tuples(NUMBERS, st.integers(0, 9), NUMBERS, st.booleans()), max_size=30))
-def test_places_in_order_are_those_of_sorting_by_each_key_in_turn(rows):
-    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.empty(0, np.int64)]
-    assert places_in_order(*columns).tolist() == np.lexsort(columns[::-1]).tolist()

@@ -1,0 +1,757 @@
+/* The loops that a request runs through, where a hundred calls of numpy would each cost more than
+ * what they do. `_loops.pyi` says what goes in and comes out; nothing here keeps anything.
+ *
+ * Shape suffixes as in history.py and catalogue.py: U users, N video events, C single comment
+ * events, M comment events (groups), K comments of a group, B rows of a batch, I and J slots of the
+ * video and comment side, H hashes, V catalogue rows, D width, E excluded rows.
+ */
+
+#define Py_LIMITED_API 0x030b0000 /* one file for Python 3.11 and all later ones */
+#include <Python.h>
+#include <float.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define FETCH(address) __builtin_prefetch(address)
+#else
+#define FETCH(address)
+#endif
+
+enum { NEVER = 1 << 30, START = -1, GROUP_GAP_MS = 30 * 60 * 1000 }; /* as in history.py */
+
+enum { DONE, OUT_OF_MEMORY, OUT_OF_RANGE };
+
+static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
+
+/* The first place whose value isn't below the one sought. */
+#define LOWER_BOUND(values, sought, low, high)            \
+    while (low < high) {                                  \
+        int64_t middle = low + (high - low) / 2;          \
+        if ((values)[middle] < (sought))                  \
+            low = middle + 1;                             \
+        else                                              \
+            high = middle;                                \
+    }
+
+/* ---- catalogue.IdIndex ------------------------------------------------------------------- */
+
+enum { AT_ONCE = 32 };
+
+/* Where each search begins is read for some hashes beforehand: they wait for memory together. */
+static int find_rows(const uint64_t *hash_H, int64_t count, const uint64_t *sorted_hash_N,
+                     const int32_t *row_N, int64_t hashes, const int64_t *start_T, int64_t starts,
+                     int64_t shift, int32_t *found_H)
+{
+    if (shift < 1 || shift > 63 || starts != (int64_t)1 << (64 - shift))
+        return OUT_OF_RANGE;
+    int64_t position[AT_ONCE];
+    for (int64_t from = 0; from < count; from += AT_ONCE) {
+        int64_t some = smaller(AT_ONCE, count - from);
+        for (int64_t i = 0; i < some; i++)
+            FETCH(&start_T[hash_H[from + i] >> shift]);
+        for (int64_t i = 0; i < some; i++) {
+            position[i] = start_T[hash_H[from + i] >> shift];
+            FETCH(&sorted_hash_N[position[i]]);
+            FETCH(&sorted_hash_N[position[i] + 8]);
+        }
+        for (int64_t i = 0; i < some; i++) {
+            uint64_t sought = hash_H[from + i];
+            int64_t next = (int64_t)(sought >> shift) + 1;
+            int64_t low = position[i], high = next < starts ? start_T[next] : hashes;
+            if (low < 0 || high > hashes)
+                return OUT_OF_RANGE;
+            LOWER_BOUND(sorted_hash_N, sought, low, high)
+            position[i] = low < hashes && sorted_hash_N[low] == sought ? low : -1;
+            if (position[i] >= 0)
+                FETCH(&row_N[low]);
+        }
+        for (int64_t i = 0; i < some; i++)
+            found_H[from + i] = position[i] < 0 ? 0 : row_N[position[i]];
+    }
+    return DONE;
+}
+
+/* ---- known_events.find_events ------------------------------------------------------------ */
+
+/* Closes up the events whose row isn't 0. */
+static int keep_known(int32_t *row_N, int64_t *ms_N, int64_t count, const int64_t *start_U1,
+                      int64_t users, int64_t *known_start_U1)
+{
+    int64_t kept = 0, i = 0;
+    for (int64_t u = 0; u < users; u++) {
+        if (start_U1[u] != i || start_U1[u + 1] > count)
+            return OUT_OF_RANGE;
+        known_start_U1[u] = kept;
+        for (; i < start_U1[u + 1]; i++)
+            if (row_N[i]) {
+                row_N[kept] = row_N[i];
+                ms_N[kept++] = ms_N[i];
+            }
+    }
+    known_start_U1[users] = kept;
+    return DONE;
+}
+
+/* ---- history.Timelines ------------------------------------------------------------------- */
+
+/* What is put in order: by the three numbers in turn, equal ones as they stand. */
+typedef struct {
+    int64_t first, second, third, place;
+} Key;
+
+static int is_after(const Key *one, const Key *other)
+{
+    if (one->first != other->first)
+        return one->first > other->first;
+    if (one->second != other->second)
+        return one->second > other->second;
+    return one->third > other->third;
+}
+
+enum { RUN = 8 };
+
+/* A merge sort that passes over what is in order already, as stored histories mostly are. */
+static void sort_keys(Key *key, Key *spare, int64_t count)
+{
+    for (int64_t start = 0; start < count; start += RUN)
+        for (int64_t i = start + 1; i < smaller(start + RUN, count); i++) {
+            Key moved = key[i];
+            int64_t j = i - 1;
+            for (; j >= start && is_after(&key[j], &moved); j--)
+                key[j + 1] = key[j];
+            key[j + 1] = moved;
+        }
+    for (int64_t width = RUN; width < count; width *= 2)
+        for (int64_t start = 0; start + width < count; start += 2 * width) {
+            int64_t middle = start + width, end = smaller(middle + width, count);
+            if (!is_after(&key[middle - 1], &key[middle]))
+                continue;
+            memcpy(spare + start, key + start, (size_t)width * sizeof(Key));
+            int64_t left = start, right = middle, to = start;
+            while (left < middle && right < end)
+                key[to++] = is_after(&spare[left], &key[right]) ? key[right++] : spare[left++];
+            memcpy(key + to, spare + left, (size_t)(middle - left) * sizeof(Key));
+        }
+}
+
+/* Single comment events of one user under one video that are at most a gap apart. */
+typedef struct {
+    int64_t video, first_ms, last_ms, from, to; /* of the ordered single events */
+    int32_t first, last, cut;                   /* orders */
+} Group;
+
+typedef struct {
+    Key *comment, *instant, *spare;
+    Group *group;
+} Workplace;
+
+typedef struct {
+    int32_t *row, *order, *cut;
+    int64_t *ms;
+    int64_t count;
+} Videos;
+
+typedef struct {
+    int32_t *video, *row_K, *first, *last, *cut, *earliest;
+    int64_t *ms;
+    int64_t count, keep;
+} Comments;
+
+/* Events as they came in; `event` are those of the user whose turn it is. */
+typedef struct {
+    const int64_t *user;
+    const int32_t *row, *video;
+    const int64_t *ms, *event;
+    int64_t count;
+} Given;
+
+/* By time, then row; a video that follows itself is left out. */
+static void order_videos(Given given, Workplace at, Videos *videos)
+{
+    for (int64_t i = 0; i < given.count; i++) {
+        int64_t event = given.event[i];
+        at.instant[i] = (Key){given.ms[event], given.row[event], 0, event};
+    }
+    sort_keys(at.instant, at.spare, given.count);
+    int64_t start = videos->count;
+    for (int64_t i = 0; i < given.count; i++) {
+        int32_t row = (int32_t)at.instant[i].second;
+        if (videos->count > start && videos->row[videos->count - 1] == row)
+            continue;
+        videos->row[videos->count] = row;
+        videos->ms[videos->count++] = at.instant[i].first;
+    }
+}
+
+/* Sorts into `at.comment` by video, time and row; fills `at.group`; how many groups there are. */
+static int64_t group_comments(Given given, Workplace at)
+{
+    for (int64_t i = 0; i < given.count; i++) {
+        int64_t event = given.event[i];
+        at.comment[i] = (Key){given.video[event], given.ms[event], given.row[event], event};
+    }
+    sort_keys(at.comment, at.spare, given.count);
+    int64_t groups = 0;
+    for (int64_t i = 0; i < given.count; i++) {
+        const Key *here = &at.comment[i], *before = i ? here - 1 : here;
+        if (!i || here->first != before->first || here->second - before->second > GROUP_GAP_MS)
+            at.group[groups++] = (Group){.video = here->first, .first_ms = here->second, .from = i};
+        at.group[groups - 1].last_ms = here->second;
+        at.group[groups - 1].to = i + 1;
+    }
+    return groups;
+}
+
+/* Moves a group's end behind the first video event on its video that follows within the gap. */
+static void delay_behind_like(Group *group, const int32_t *row, const int64_t *ms, int64_t count)
+{
+    int64_t low = 0, high = count;
+    LOWER_BOUND(ms, group->last_ms, low, high)
+    for (; low < count && ms[low] - group->last_ms <= GROUP_GAP_MS; low++)
+        if (row[low] == group->video) {
+            group->last_ms = ms[low];
+            return;
+        }
+}
+
+/* The group's newest comments, each once at its latest event, newest first. */
+static void keep_newest(const Group *group, const Key *comment, int32_t *row_K, int64_t keep)
+{
+    int64_t kept = 0;
+    for (int64_t i = group->to - 1; i >= group->from && kept < keep; i--) {
+        int32_t row = (int32_t)comment[i].third;
+        int64_t same = 0;
+        while (same < kept && row_K[same] != row)
+            same++;
+        if (same == kept)
+            row_K[kept++] = row;
+    }
+}
+
+enum { GROUP_BEGINS, VIDEO, GROUP_ENDS };
+
+/* Numbers one user's instants by (time, kind, video) and writes groups by their ends. */
+static void order_instants(Workplace at, int64_t groups, Videos *videos, int64_t video_start,
+                           Comments *comments)
+{
+    int64_t count = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        const Group *group = &at.group[g];
+        at.instant[count++] = (Key){group->first_ms, GROUP_BEGINS, group->video, g};
+    }
+    for (int64_t v = video_start; v < videos->count; v++)
+        at.instant[count++] = (Key){videos->ms[v], VIDEO, videos->row[v], v};
+    for (int64_t g = 0; g < groups; g++) {
+        const Group *group = &at.group[g];
+        at.instant[count++] = (Key){group->last_ms, GROUP_ENDS, group->video, g};
+    }
+    sort_keys(at.instant, at.spare, count);
+
+    int32_t next_video = NEVER, next_group = NEVER;
+    for (int64_t i = count - 1; i >= 0; i--) {
+        int64_t place = at.instant[i].place;
+        int32_t order = (int32_t)i;
+        switch (at.instant[i].second) {
+        case GROUP_BEGINS:
+            at.group[place].first = next_group = order;
+            break;
+        case VIDEO:
+            videos->order[place] = order;
+            videos->cut[place] = next_video;
+            next_video = order;
+            break;
+        default:
+            at.group[place].last = order;
+            at.group[place].cut = next_group;
+        }
+    }
+    int64_t start = comments->count;
+    for (int64_t i = 0; i < count; i++) {
+        if (at.instant[i].second != GROUP_ENDS)
+            continue;
+        const Group *group = &at.group[at.instant[i].place];
+        int64_t to = comments->count++;
+        comments->video[to] = (int32_t)group->video;
+        comments->first[to] = group->first;
+        comments->last[to] = group->last;
+        comments->cut[to] = group->cut;
+        comments->ms[to] = group->first_ms;
+        keep_newest(group, at.comment, comments->row_K + to * comments->keep, comments->keep);
+    }
+    int32_t earliest = NEVER;
+    for (int64_t to = comments->count - 1; to >= start; to--) {
+        earliest = comments->first[to] < earliest ? comments->first[to] : earliest;
+        comments->earliest[to] = earliest;
+    }
+}
+
+/* Where each user's events begin, and the events by user, in the order given. */
+static int gather_by_user(Given given, int64_t users, int64_t *start_U1, int64_t *event)
+{
+    const int64_t *user = given.user, count = given.count;
+    memset(start_U1, 0, (size_t)(users + 1) * sizeof *start_U1);
+    for (int64_t i = 0; i < count; i++) {
+        if (user[i] < 0 || user[i] >= users)
+            return OUT_OF_RANGE;
+        start_U1[user[i] + 1]++;
+    }
+    for (int64_t u = 0; u < users; u++)
+        start_U1[u + 1] += start_U1[u];
+    for (int64_t i = 0; i < count; i++)
+        event[start_U1[user[i]]++] = i;
+    for (int64_t u = users; u > 0; u--)
+        start_U1[u] = start_U1[u - 1];
+    start_U1[0] = 0;
+    return DONE;
+}
+
+/* `Timelines.build`. Outputs have room for as many events as come in, and `comments.row_K` is all
+ * zeros. The last of both starts say how much of them is filled. */
+static int build_timelines(int64_t users, Given video, Given comment, Videos videos,
+                           int64_t *video_start_U1, Comments comments, int64_t *comment_start_U1)
+{
+    Workplace at = {0};
+    int64_t *event = malloc((size_t)(video.count + comment.count + 1) * sizeof *event);
+    if (!event)
+        return OUT_OF_MEMORY;
+    int64_t *comment_event = event + video.count;
+    int status = gather_by_user(video, users, video_start_U1, event);
+    if (!status)
+        status = gather_by_user(comment, users, comment_start_U1, comment_event);
+    if (status)
+        goto done;
+
+    int64_t most = 1, most_comments = 1;
+    for (int64_t u = 0; u < users; u++) {
+        int64_t singles = comment_start_U1[u + 1] - comment_start_U1[u];
+        int64_t instants = video_start_U1[u + 1] - video_start_U1[u] + 2 * singles;
+        most = instants > most ? instants : most;
+        most_comments = singles > most_comments ? singles : most_comments;
+    }
+    at.instant = malloc((size_t)most * sizeof(Key));
+    at.spare = malloc((size_t)most * sizeof(Key));
+    at.comment = malloc((size_t)most_comments * sizeof(Key));
+    at.group = malloc((size_t)most_comments * sizeof(Group));
+    if (!at.instant || !at.spare || !at.comment || !at.group) {
+        status = OUT_OF_MEMORY;
+        goto done;
+    }
+
+    int64_t video_from = 0, comment_from = 0;
+    for (int64_t u = 0; u < users; u++) {
+        int64_t video_to = video_start_U1[u + 1], comment_to = comment_start_U1[u + 1];
+        int64_t start = video_start_U1[u] = videos.count;
+        comment_start_U1[u] = comments.count;
+        video.event = event + video_from, video.count = video_to - video_from;
+        order_videos(video, at, &videos);
+        comment.event = comment_event + comment_from, comment.count = comment_to - comment_from;
+        int64_t groups = group_comments(comment, at);
+        for (int64_t g = 0; g < groups; g++)
+            delay_behind_like(&at.group[g], videos.row + start, videos.ms + start,
+                              videos.count - start);
+        order_instants(at, groups, &videos, start, &comments);
+        video_from = video_to;
+        comment_from = comment_to;
+    }
+    video_start_U1[users] = videos.count;
+    comment_start_U1[users] = comments.count;
+done:
+    free(event);
+    free(at.instant);
+    free(at.spare);
+    free(at.comment);
+    free(at.group);
+    return status;
+}
+
+/* ---- history.HistoryBatch ---------------------------------------------------------------- */
+
+/* One side of one row: `first` into slot 0, then some events, then padding. */
+static void fill_slots(int32_t *slot, int64_t slots, const int32_t *value, int64_t count,
+                       int32_t first, int32_t padding)
+{
+    slot[0] = first;
+    memcpy(slot + 1, value, (size_t)count * sizeof *slot);
+    for (int64_t i = count + 1; i < slots; i++)
+        slot[i] = padding;
+}
+
+/* Slices of one side: of row b from `from_B[b]` to `to_B[b]`, within the user's events. */
+typedef struct {
+    const int64_t *from_B, *to_B, *start_U1;
+    int64_t slots;
+} Slices;
+
+/* Whether a row's slice is the user's and fits; how long it is, and whether the user has more. */
+static int is_slice(Slices side, int64_t row, int64_t user, int64_t events, int64_t *count, int *more)
+{
+    int64_t from = side.from_B[row], end = side.start_U1[user + 1];
+    *count = side.to_B[row] - from;
+    *more = from < end;
+    return *count >= 0 && *count < side.slots && from >= side.start_U1[user] &&
+           from + *count <= end && side.start_U1[user] >= 0 && end <= events;
+}
+
+/* `Timelines.windows`: three blocks of (rows, slots) for either side, and the comments' rows. */
+static int fill_windows(int64_t rows, const int64_t *user_B, int64_t users, Slices video,
+                        Slices comment, Videos videos, Comments comments, int32_t *video_3BI,
+                        int32_t *comment_3BJ, int32_t *comment_BJK)
+{
+    int64_t video_block = rows * video.slots, comment_block = rows * comment.slots;
+    int64_t keep = comments.keep, count;
+    int more;
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t user = user_B[row], from = video.from_B[row];
+        if (user < 0 || user >= users || !is_slice(video, row, user, videos.count, &count, &more))
+            return OUT_OF_RANGE;
+        int32_t *to = video_3BI + row * video.slots;
+        int32_t cut = more ? videos.order[from] : NEVER;
+        fill_slots(to, video.slots, videos.row + from, count, 0, 0);
+        fill_slots(to + video_block, video.slots, videos.order + from, count, START, NEVER);
+        fill_slots(to + 2 * video_block, video.slots, videos.cut + from, count, cut, 0);
+
+        from = comment.from_B[row];
+        if (!is_slice(comment, row, user, comments.count, &count, &more))
+            return OUT_OF_RANGE;
+        to = comment_3BJ + row * comment.slots;
+        cut = more ? comments.earliest[from] : NEVER;
+        fill_slots(to, comment.slots, comments.video + from, count, 0, 0);
+        fill_slots(to + comment_block, comment.slots, comments.last + from, count, START, NEVER);
+        fill_slots(to + 2 * comment_block, comment.slots, comments.cut + from, count, cut, 0);
+        to = comment_BJK + row * comment.slots * keep;
+        memset(to, 0, (size_t)(comment.slots * keep) * sizeof *to);
+        memcpy(to + keep, comments.row_K + from * keep, (size_t)(count * keep) * sizeof *to);
+    }
+    return DONE;
+}
+
+/* ---- scoring and batch_ranking ----------------------------------------------------------- */
+
+enum { LANES = 16 };
+
+/* The inner product, summed in the same order whatever stands where: equal vectors score alike. */
+static float inner_product(const float *one, const float *other, int64_t width)
+{
+    float lane[LANES] = {0}, rest = 0;
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (int64_t j = 0; j < LANES; j++)
+            lane[j] += one[i + j] * other[i + j];
+    for (; i < width; i++)
+        rest += one[i] * other[i];
+    for (int64_t half = LANES / 2; half; half /= 2)
+        for (int64_t j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    return lane[0] + rest;
+}
+
+/* Whether each of B queries has its own part of N items, one after another. */
+static int are_parts(const int64_t *start_B1, int64_t queries, int64_t items)
+{
+    if (queries < 0 || start_B1[0] || start_B1[queries] != items)
+        return 0;
+    for (int64_t b = 0; b < queries; b++)
+        if (start_B1[b] > start_B1[b + 1])
+            return 0;
+    return 1;
+}
+
+static int score_rows(const float *candidate_VD, int64_t rows, int64_t width, const int64_t *row_N,
+                      int64_t count, const float *preference_BD, const int64_t *start_B1,
+                      int64_t queries, float *cosine_N)
+{
+    if (!are_parts(start_B1, queries, count))
+        return OUT_OF_RANGE;
+    for (int64_t i = 0; i < count; i++) {
+        if (row_N[i] < 0 || row_N[i] >= rows)
+            return OUT_OF_RANGE;
+        for (int64_t at = 0; at < width; at += 64 / (int64_t)sizeof(float))
+            FETCH(candidate_VD + row_N[i] * width + at);
+    }
+    for (int64_t b = 0; b < queries; b++)
+        for (int64_t i = start_B1[b]; i < start_B1[b + 1]; i++)
+            cosine_N[i] = inner_product(candidate_VD + row_N[i] * width, preference_BD + b * width, width);
+    return DONE;
+}
+
+/* Rows by hash, twice as many places as rows or more; -1 where there is none. */
+typedef struct {
+    int64_t *row;
+    uint64_t places;
+} RowSet;
+
+static uint64_t place_of(RowSet set, int64_t row)
+{
+    uint64_t place = ((uint64_t)row * 0x9e3779b97f4a7c15u >> 32) & (set.places - 1);
+    while (set.row[place] >= 0 && set.row[place] != row)
+        place = (place + 1) & (set.places - 1);
+    return place;
+}
+
+/* Keeps the largest values that come, the smallest of them first. */
+static void keep_largest(float *heap, int64_t *size, int64_t most, float value)
+{
+    int64_t at;
+    if (*size < most) {
+        for (at = (*size)++; at && heap[(at - 1) / 2] > value; at = (at - 1) / 2)
+            heap[at] = heap[(at - 1) / 2];
+    } else {
+        if (!most || !(value > heap[0]))
+            return;
+        int64_t child;
+        for (at = 0; (child = 2 * at + 1) < most; at = child) {
+            if (child + 1 < most && heap[child + 1] < heap[child])
+                child++;
+            if (heap[child] >= value)
+                break;
+            heap[at] = heap[child];
+        }
+    }
+    heap[at] = value;
+}
+
+static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *row_N,
+                       const float *score_N, int64_t items, const int64_t *excluded_start_B1,
+                       const int32_t *excluded_E, int64_t excluded, const int64_t *count_B,
+                       const float *slack_B, int64_t *place_N, int64_t *kept_start_B1)
+{
+    if (!are_parts(start_B1, queries, items) || !are_parts(excluded_start_B1, queries, excluded))
+        return OUT_OF_RANGE;
+    int64_t most = 1, most_excluded = 1;
+    for (int64_t b = 0; b < queries; b++) {
+        int64_t own = start_B1[b + 1] - start_B1[b];
+        int64_t left_out = excluded_start_B1[b + 1] - excluded_start_B1[b];
+        most = own > most ? own : most;
+        most_excluded = left_out > most_excluded ? left_out : most_excluded;
+    }
+    uint64_t places = 4;
+    while (places < 2 * (uint64_t)most_excluded)
+        places *= 2;
+    RowSet set = {malloc(places * sizeof(int64_t)), places};
+    float *heap = malloc((size_t)most * sizeof *heap);
+    int64_t kept = 0;
+    for (int64_t b = 0; b < queries && set.row && heap; b++) {
+        memset(set.row, -1, places * sizeof(int64_t));
+        for (int64_t i = excluded_start_B1[b]; i < excluded_start_B1[b + 1]; i++)
+            set.row[place_of(set, excluded_E[i])] = excluded_E[i];
+        kept_start_B1[b] = kept;
+        int64_t first = kept, size = 0;
+        for (int64_t i = start_B1[b]; i < start_B1[b + 1]; i++)
+            if (set.row[place_of(set, row_N[i])] != row_N[i]) {
+                place_N[kept++] = i;
+                keep_largest(heap, &size, smaller(count_B[b] > 0 ? count_B[b] : 0, most), score_N[i]);
+            }
+        float floor = size && size == count_B[b] ? heap[0] - slack_B[b] : -FLT_MAX;
+        int64_t allowed = kept;
+        kept = first;
+        for (int64_t i = first; i < allowed; i++)
+            if (score_N[place_N[i]] >= floor)
+                place_N[kept++] = place_N[i];
+    }
+    int status = set.row && heap ? DONE : OUT_OF_MEMORY;
+    kept_start_B1[queries] = kept;
+    free(set.row);
+    free(heap);
+    return status;
+}
+
+/* ---- for Python -------------------------------------------------------------------------- */
+
+enum { MOST_ARGUMENTS = 32, LETTERS = 128 };
+
+/* What a function was called with; arrays are held until it returns. */
+typedef struct {
+    Py_ssize_t arrays;
+    void *data[MOST_ARGUMENTS];
+    int64_t extent[LETTERS];
+    Py_buffer held[MOST_ARGUMENTS];
+} Call;
+
+static void let_go(Call *call)
+{
+    while (call->arrays)
+        PyBuffer_Release(&call->held[--call->arrays]);
+}
+
+/* How many items an array must have by its extents, such as `3BI`; an extent that is met for the
+ * first time is what the array has. */
+static int64_t expected_items(Call *call, const char *extents, size_t length, int64_t items)
+{
+    int64_t product = 1;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char letter = (unsigned char)extents[i];
+        if (letter >= '0' && letter <= '9')
+            product *= letter - '0';
+        else if (call->extent[letter] < 0 && length == 1)
+            call->extent[letter] = items;
+        if (letter > '9')
+            product *= call->extent[letter];
+    }
+    return product;
+}
+
+/* Takes one argument by its kind: `n` a number, which is an extent; `i` and `q` contiguous arrays of
+ * 32 and 64 bits an item, which are written to where the letter is a capital; then extents. */
+static int take_one(Call *call, Py_ssize_t place, const char *kind, size_t length, PyObject *argument)
+{
+    if (*kind == 'n') {
+        long long number = PyLong_AsLongLong(argument);
+        if (number < 0) {
+            if (!PyErr_Occurred())
+                PyErr_Format(PyExc_ValueError, "argument %zd is below 0", place);
+            return -1;
+        }
+        call->extent[(unsigned char)kind[1]] = number;
+        return 0;
+    }
+    int is_output = *kind == 'I' || *kind == 'Q';
+    Py_ssize_t bytes = *kind == 'i' || *kind == 'I' ? 4 : 8;
+    Py_buffer *held = &call->held[call->arrays];
+    if (PyObject_GetBuffer(argument, held, is_output ? PyBUF_WRITABLE : PyBUF_SIMPLE))
+        return -1;
+    call->arrays++;
+    if (held->itemsize != bytes) {
+        PyErr_Format(PyExc_TypeError, "argument %zd has items of %zd bytes, not %zd", place,
+                     held->itemsize, bytes);
+        return -1;
+    }
+    int64_t items = held->len / bytes, expected = expected_items(call, kind + 1, length - 1, items);
+    if (items != expected) {
+        PyErr_Format(PyExc_ValueError, "argument %zd has %lld items, not %lld", place,
+                     (long long)items, (long long)expected);
+        return -1;
+    }
+    call->data[place] = held->buf;
+    return 0;
+}
+
+/* Takes all arguments by their kinds, which spaces separate. */
+static int take(Call *call, const char *kinds, PyObject *const *arguments, Py_ssize_t count)
+{
+    call->arrays = 0;
+    for (int letter = 0; letter < LETTERS; letter++)
+        call->extent[letter] = -1;
+    Py_ssize_t place = 0;
+    for (; *kinds; place++) {
+        size_t length = strcspn(kinds, " ");
+        if (place < count && take_one(call, place, kinds, length, arguments[place])) {
+            let_go(call);
+            return -1;
+        }
+        kinds += length + strspn(kinds + length, " ");
+    }
+    if (place == count)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%zd arguments, not %zd", count, place);
+    let_go(call);
+    return -1;
+}
+
+/* Ends a call: None, or the exception that a status means. */
+static PyObject *finish(Call *call, int status)
+{
+    let_go(call);
+    if (status == OUT_OF_MEMORY)
+        return PyErr_NoMemory();
+    if (status == OUT_OF_RANGE) {
+        PyErr_SetString(PyExc_IndexError, "a user, a slice or a hash's beginning is out of range");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *call_find_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "qH qN iN qT ns IH", arguments, count))
+        return NULL;
+    return finish(&c, find_rows(c.data[0], c.extent['H'], c.data[1], c.data[2], c.extent['N'],
+                                c.data[3], c.extent['T'], c.extent['s'], c.data[5]));
+}
+
+static PyObject *call_keep_known(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "IN QN qU QU", arguments, count)) /* U: users and one more */
+        return NULL;
+    return finish(&c, keep_known(c.data[0], c.data[1], c.extent['N'], c.data[2], c.extent['U'] - 1,
+                                 c.data[3]));
+}
+
+static PyObject *call_build_timelines(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nK qN iN qN qC iC iC qC I3N QN QU I5C ICK QC QU", arguments, count))
+        return NULL;
+    int64_t n = c.extent['N'], m = c.extent['C'];
+    int32_t *video_3N = c.data[8], *comment_5C = c.data[11];
+    Given video = {c.data[1], c.data[2], NULL, c.data[3], NULL, n};
+    Given comment = {c.data[4], c.data[5], c.data[6], c.data[7], NULL, m};
+    Videos videos = {video_3N, video_3N + n, video_3N + 2 * n, c.data[9], 0};
+    Comments comments = {comment_5C,         c.data[12],         comment_5C + m, comment_5C + 2 * m,
+                         comment_5C + 3 * m, comment_5C + 4 * m, c.data[13],     0,
+                         c.extent['K']};
+    int64_t users = c.extent['U'] - 1;
+    if (users < 0)
+        return finish(&c, OUT_OF_RANGE);
+    return finish(&c, build_timelines(users, video, comment, videos, c.data[10], comments, c.data[14]));
+}
+
+static PyObject *call_fill_windows(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nI nJ nK qB qB qB qB qB qU qU iN iN iN iM iMK iM iM iM I3BI I3BJ IBJK", arguments,
+             count))
+        return NULL;
+    void **d = c.data;
+    Slices video = {d[4], d[5], d[8], c.extent['I']}, comment = {d[6], d[7], d[9], c.extent['J']};
+    Videos videos = {d[10], d[11], d[12], NULL, c.extent['N']};
+    Comments comments = {d[13], d[14], NULL, d[15], d[16], d[17], NULL, c.extent['M'], c.extent['K']};
+    if (!video.slots || !comment.slots)
+        return finish(&c, OUT_OF_RANGE);
+    return finish(&c, fill_windows(c.extent['B'], d[3], c.extent['U'] - 1, video, comment, videos,
+                                   comments, d[18], d[19], d[20]));
+}
+
+static PyObject *call_score_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nV nD iVD qN nB iBD qS IN", arguments, count)) /* S: queries and one more */
+        return NULL;
+    if (c.extent['S'] != c.extent['B'] + 1)
+        return finish(&c, OUT_OF_RANGE);
+    return finish(&c, score_rows(c.data[2], c.extent['V'], c.extent['D'], c.data[3], c.extent['N'],
+                                 c.data[5], c.data[6], c.extent['B'], c.data[7]));
+}
+
+static PyObject *call_choose_best(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "qS qN iN qS iE qB iB QN QS", arguments, count))
+        return NULL;
+    if (c.extent['S'] != c.extent['B'] + 1)
+        return finish(&c, OUT_OF_RANGE);
+    return finish(&c, choose_best(c.data[0], c.extent['B'], c.data[1], c.data[2], c.extent['N'],
+                                  c.data[3], c.data[4], c.extent['E'], c.data[5], c.data[6],
+                                  c.data[7], c.data[8]));
+}
+
+#define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))call_##name, METH_FASTCALL, NULL}
+
+static PyMethodDef functions[] = {FUNCTION(find_rows), FUNCTION(keep_known), FUNCTION(build_timelines),
+                                  FUNCTION(fill_windows), FUNCTION(score_rows), FUNCTION(choose_best), {NULL, NULL, 0, NULL}};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "lsvcr._loops", .m_methods = functions, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__loops(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,62 @@
+"""What the compiled loops refuse, so that no mistake in Python reads or writes beyond an array."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from lsvcr import loops
+
+HASH = np.array([1, 2], np.uint64)
+ROW = np.array([1, 2], np.int32)
+STARTS = np.array([0, 2], np.int64)
+FOUND = np.empty(2, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ((HASH, HASH, ROW, STARTS, 63), TypeError, "5 arguments, not 6"),
+        ((HASH, HASH, ROW, STARTS, 63, FOUND, 1), TypeError, "7 arguments, not 6"),
+        ((HASH, HASH, ROW, STARTS, 63, FOUND[:1]), ValueError, "argument 5 has 1 items, not 2"),
+        ((HASH, HASH, ROW[:1], STARTS, 63, FOUND), ValueError, "argument 2 has 1 items, not 2"),
+        ((HASH, HASH, ROW, STARTS, 62, FOUND), IndexError, "out of range"),
+        ((HASH, HASH, ROW, STARTS, 64, FOUND), IndexError, "out of range"),
+        ((HASH, HASH, ROW, STARTS, -1, FOUND), ValueError, "argument 4 is below 0"),
+        ((HASH, HASH, ROW, STARTS - 1, 63, FOUND), IndexError, "out of range"),
+        ((HASH, HASH, ROW, STARTS + 1, 63, FOUND), IndexError, "out of range"),
+        ((ROW, HASH, ROW, STARTS, 63, FOUND), TypeError, "argument 0 has items of 4 bytes, not 8"),
+        ((HASH, HASH, ROW, [0, 2], 63, FOUND), TypeError, "bytes-like"),
+        ((HASH, HASH, ROW, STARTS, "63", FOUND), TypeError, "integer"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(arguments, error, says):
+    with pytest.raises(error, match=says):
+        loops.find_rows(*arguments)
+
+
+def test_an_output_that_cannot_be_written_to_is_refused():
+    fixed = FOUND.copy()
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        loops.find_rows(HASH, HASH, ROW, STARTS, 63, fixed)
+
+
+def test_an_array_with_gaps_is_refused():
+    with pytest.raises(ValueError, match="contiguous"):
+        loops.find_rows(np.arange(4, dtype=np.uint64)[::2], HASH, ROW, STARTS, 63, FOUND)
+
+
+@pytest.mark.parametrize("starts", [[0, 3], [1, 2], [0, -1, 2]])
+def test_users_whose_events_do_not_follow_one_another_are_refused(starts):
+    start_U1 = np.array(starts, np.int64)
+    with pytest.raises(IndexError, match="out of range"):
+        loops.keep_known(ROW.copy(), np.zeros(2, np.int64), start_U1, np.empty_like(start_U1))
+
+
+def test_arrays_are_let_go_whatever_happens():
+    found = bytearray(8)
+    for shift in (63, 62):
+        with contextlib.suppress(IndexError):
+            loops.find_rows(HASH, HASH, ROW, STARTS, shift, np.frombuffer(found, np.int32))
+    found.extend(b"1")  # raises BufferError while anybody holds it
