@@ -204,4 +204,6 @@ class CandidateIndex:
 def widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:
     """Fill up columns on the right."""
     missing = width - array_BN.shape[1]
+    if not missing:  # mostly so, and `pad` copies all the same
+        return array_BN
     return np.pad(array_BN, ((0, 0), (0, missing)), constant_values=content)

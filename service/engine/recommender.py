@@ -24,6 +24,10 @@ from service.engine.queries import (
 from service.engine.ranker import Ranker
 from service.engine.recall_check import RecallCheck, check_recall
 
+LEAST_BESIDE = 8
+"""Queries of a batch that begins beside one under way. Fewer cost the engine more than they gain;
+with many more a front-end stands still until the engine has answered."""
+
 
 class Recommender:
     """Answers with one bundle; belongs to one event loop.
@@ -43,7 +47,7 @@ class Recommender:
             max_queue=max_queue,
             max_batch=max_batch,
             in_flight=ranker.opened.in_flight,
-            least_beside=max(1, max_batch // 2),
+            least_beside=min(LEAST_BESIDE, max(1, max_batch // 2)),
         )
 
     @classmethod
