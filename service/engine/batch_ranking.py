@@ -267,7 +267,9 @@ class BatchRanking:
             return True
         left_out = (query.fetched.floor + ROUNDING) / float(self._temperature)
         left_out += query.weight * popular_floor
-        return len(best) >= query.count and float(best.score_K[-1]) > left_out
+        if len(best) < query.count:
+            return False
+        return sum(float(values[-1]) for values in best.parts.values()) > left_out
 
 
 def _leave_out(
