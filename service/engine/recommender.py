@@ -24,7 +24,7 @@ from service.engine.queries import (
 from service.engine.ranker import Ranker
 from service.engine.recall_check import RecallCheck, check_recall
 
-LEAST_BESIDE = 8
+LEAST_BESIDE = 4
 """Queries of a batch that begins beside one under way. Fewer cost the engine more than they gain;
 with many more a front-end stands still until the engine has answered."""
 
