@@ -26,7 +26,7 @@ from service.errors import HistoryStoreError
 from service.event_log import Event, LogEntry, events_of, owners_of
 from service.history_value import StoredEvent, decode_events, decode_history
 from service.joined_reads import JoinedReads
-from service.popularity_counters import ALL, decode_counters
+from service.popularity_counters import ALL, add_up, decode_page
 from service.store_connection import (
     FAILURES,
     close_store,
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
 _LOG_PAGE = 1000
+_PAGE_FIELDS, _PAGES_AT_ONCE = 500, 8
 _MIGRATION_S = 600.0
 _ARMS_SCRIPT = "sticky_arms.lua"
 _decode_arms = msgspec.json.Decoder(dict[str, str]).decode
@@ -180,14 +181,27 @@ class HistoryStore:
     async def fetch_popularity(self, hours: Sequence[int]) -> list[CountsByHash]:
         """Read some hours' video events by item, so far; empty for an hour long gone.
 
+        Page by page: a hash of some hundred thousand videos, read at once, would hold up the store
+        and this process for as many microseconds, and everybody's histories with them.
+
         Raises:
             HistoryStoreError: If the store failed.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in self._popularity_keys(hours):
-            pipeline.hgetall(key)
-        read = await self._finish(pipeline.execute(), self._write_timeout_s)
-        return await asyncio.to_thread(lambda: [*map(decode_counters, self._by_hour(read))])
+        read: dict[str, list[CountsByHash]] = {key: [] for key in self._popularity_keys(hours)}
+        unread = [(key, 0) for key in read]
+        while unread:
+            pipeline = self._redis.pipeline(transaction=False)
+            for key, cursor in unread[:_PAGES_AT_ONCE]:
+                pipeline.hscan(key, cursor, count=_PAGE_FIELDS)
+            pages = await self._finish(pipeline.execute(), self._write_timeout_s)
+            keys = [key for key, _ in unread[:_PAGES_AT_ONCE]]
+            del unread[:_PAGES_AT_ONCE]
+            for key, (cursor, page) in zip(keys, pages, strict=True):
+                read[key].append(decode_page(page))
+                if cursor:
+                    unread.append((key, cursor))
+        by_hour = self._by_hour([*read.values()])
+        return await asyncio.to_thread(lambda: [*map(add_up, by_hour)])
 
     async def fetch_popularity_totals(self, hours: Sequence[int]) -> list[int]:
         """Read how many video events some hours have, so far.

@@ -6,12 +6,13 @@ in UTC, by the event's own time. `history_append.lua` counts an event in the mom
 one beside another of the same user on the same video is no further choice, there as in training.
 Erasing a user does not count back: the counters don't know whose they are.
 
-Shape suffixes: E different videos in one hour.
+Shape suffixes: E different videos in one hour, N counters of several hashes or pages.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lsvcr.popularity import HOURS_A_DAY
 from service.engine.popularity_prior import CountsByHash
@@ -31,11 +32,29 @@ def counted_hours(now_s: float) -> range:
     return range(now - HOURS, now + 1 + HOURS_A_DAY)
 
 
-def decode_counters(shards: Sequence[Mapping[bytes, bytes]]) -> CountsByHash:
-    """Add up one hour's hashes."""
-    fields = [name for shard in shards for name in shard if name != ALL]
-    counts = [int(count) for shard in shards for name, count in shard.items() if name != ALL]
-    hash_E, place_N = np.unique(np.frombuffer(b"".join(fields), "<u8"), return_inverse=True)
+def decode_page(page: Mapping[bytes, bytes]) -> CountsByHash:
+    """Some of one hash's counters, as arrays: small objects by the thousand take long to free."""
+    counts = {name: int(count) for name, count in page.items() if name != ALL}
+    return np.frombuffer(b"".join(counts), "<u8"), np.array([*counts.values()], np.int64)
+
+
+def add_up(shards: Sequence[Sequence[CountsByHash]]) -> CountsByHash:
+    """One hour's counts, from each shard's pages; of what is in two pages, the later count."""
+    of_each = [_latest(*_join(pages)) for pages in shards]
+    hash_N, count_N = _join(of_each)
+    hash_E, place_N = np.unique(hash_N, return_inverse=True)
     count_E = np.zeros(len(hash_E), np.int64)
-    np.add.at(count_E, place_N, counts)
-    return hash_E.astype(np.uint64), count_E
+    np.add.at(count_E, place_N, count_N)
+    return hash_E, count_E
+
+
+def _join(parts: Sequence[CountsByHash]) -> CountsByHash:
+    return (
+        np.concatenate([np.empty(0, np.uint64), *(hash_E for hash_E, _ in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(count_E for _, count_E in parts)]),
+    )
+
+
+def _latest(hash_N: NDArray[np.uint64], count_N: NDArray[np.int64]) -> CountsByHash:
+    hash_E, place_E = np.unique(hash_N[::-1], return_index=True)
+    return hash_E, count_N[::-1][place_E]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -44,13 +45,18 @@ class PopularityFollower:
         self._unread: set[int] = set()
 
     async def follow(self, every_s: float) -> None:
-        """Refresh again and again; what fails is tried again next time."""
+        """Refresh again and again; what fails is tried again next time.
+
+        Processes that began together do so one after another: where an hour has ended each has as
+        much to compute as for a thousand requests.
+        """
+        await asyncio.sleep(every_s * random.random())
         while True:
-            await asyncio.sleep(every_s)
             try:
                 await self.refresh()
             except Exception:
                 logger.exception("refreshing the popularity prior failed")
+            await asyncio.sleep(every_s)
 
     async def refresh(self) -> None:
         """Read what has changed and pass it on; without the store, what was known before."""

@@ -67,8 +67,10 @@ class LiveRows:
             new_E, old_E = self.row_by_hour.get(hour), before.row_by_hour.get(hour)
             if new_E is not old_E:
                 row_N += [row_E for row_E in (new_E, old_E) if row_E is not None]
-        changed_N = np.unique(np.concatenate(row_N))
-        return changed_N[changed_N > 0]
+        joined_N = np.concatenate(row_N)
+        is_changed_V = np.zeros(joined_N.max(initial=0) + 1, bool)
+        is_changed_V[joined_N] = True  # `unique` takes ten times as long, and stops other threads
+        return (np.flatnonzero(is_changed_V[1:]) + 1).astype(np.int32)
 
     def by_place(self, place_V: NDArray[np.int32], count: int) -> dict[int, HourCounts]:
         """Counts by the places of their rows, where those are below `count`."""

@@ -247,6 +247,32 @@ def test_events_are_counted_as_training_counts_them(
     asyncio.run(scenario())
 
 
+def test_hours_of_many_videos_are_read_page_by_page(
+    server: EmbeddedStore, make_store: MakeStore
+) -> None:
+    """As a whole they would hold up the store, and whoever reads a history meanwhile."""
+    counts = {number.to_bytes(8, "little"): number for number in range(1, 3001)}
+
+    async def scenario() -> None:
+        store = make_store(server.url, log_shards=2)
+        keys = StoreKeys(2)
+        with Redis.from_url(server.url) as redis:
+            for shard in (0, 1):
+                for age in range(1, 8):
+                    name = keys.popularity(shard, NOW - age)
+                    redis.hset(name, mapping=counts | {ALL: sum(counts.values())})
+            redis.config_resetstat()
+            read = await store.fetch_popularity([NOW - 1, NOW - 9, *range(NOW - 7, NOW - 1)])
+            pages = redis.info("commandstats")["cmdstat_hscan"]["calls"]
+        await store.close()
+        assert [len(hash_E) for hash_E, _ in read] == [3000, 0] + [3000] * 6
+        for hash_E, count_E in [read[0], *read[2:]]:
+            assert np.array_equal(count_E, 2 * hash_E.astype(np.int64))
+        assert pages >= 14 * 5
+
+    asyncio.run(scenario())
+
+
 def test_an_hour_is_read_again_only_where_its_total_has_changed(
     server: EmbeddedStore, make_store: MakeStore, prior_registry: Path
 ) -> None:
@@ -264,7 +290,7 @@ def test_an_hour_is_read_again_only_where_its_total_has_changed(
             with Redis.from_url(server.url) as redis:
                 redis.config_resetstat()
                 await follower.refresh()
-                reads = redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})
+                reads = redis.info("commandstats").get("cmdstat_hscan", {"calls": 0})
             answer = await pool.current().recommend_videos(
                 VideoQuery(None, 50, math.inf, explain=True)
             )
