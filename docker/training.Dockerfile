@@ -1,5 +1,4 @@
-# Training and export, on the CPU: constraints.txt names the torch release.
-# One file of the project is C
+# What of the project is C
 FROM python:3.11-slim-bookworm AS compiled
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev
 WORKDIR /app
@@ -7,6 +6,7 @@ COPY pyproject.toml ./
 COPY lsvcr/__init__.py lsvcr/_loops.c lsvcr/
 RUN touch README.md LICENSE && pip install --no-cache-dir --no-deps --target /compiled .
 
+# Training and export, on the CPU: constraints.txt names the torch release.
 FROM python:3.11-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 \

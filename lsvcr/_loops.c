@@ -230,6 +230,8 @@ static void keep_newest(const Group *group, const Key *comment, int32_t *row_K, 
     }
 }
 
+/* At one instant a comment event's start precedes video events and its end follows them: then
+ * neither the comment reveals the video event nor the video event the comment. */
 enum { GROUP_BEGINS, VIDEO, GROUP_ENDS };
 
 /* Numbers one user's instants by (time, kind, video) and writes groups by their ends. */
