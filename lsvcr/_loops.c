@@ -25,6 +25,17 @@ enum { DONE, OUT_OF_MEMORY, OUT_OF_RANGE };
 
 static int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
 
+/* Whether each of some owners has its own part of the items, one after another. */
+static int are_parts(const int64_t *start_O1, int64_t owners, int64_t items)
+{
+    if (owners < 0 || start_O1[0] || start_O1[owners] != items)
+        return 0;
+    for (int64_t o = 0; o < owners; o++)
+        if (start_O1[o] > start_O1[o + 1])
+            return 0;
+    return 1;
+}
+
 /* The first place whose value isn't below the one sought. */
 #define LOWER_BOUND(values, sought, low, high)            \
     while (low < high) {                                  \
@@ -79,12 +90,12 @@ static int find_rows(const uint64_t *hash_H, int64_t count, const uint64_t *sort
 static int keep_known(int32_t *row_N, int64_t *ms_N, int64_t count, const int64_t *start_U1,
                       int64_t users, int64_t *known_start_U1)
 {
-    int64_t kept = 0, i = 0;
+    if (!are_parts(start_U1, users, count))
+        return OUT_OF_RANGE;
+    int64_t kept = 0;
     for (int64_t u = 0; u < users; u++) {
-        if (start_U1[u] != i || start_U1[u + 1] > count)
-            return OUT_OF_RANGE;
         known_start_U1[u] = kept;
-        for (; i < start_U1[u + 1]; i++)
+        for (int64_t i = start_U1[u]; i < start_U1[u + 1]; i++)
             if (row_N[i]) {
                 row_N[kept] = row_N[i];
                 ms_N[kept++] = ms_N[i];
@@ -449,17 +460,6 @@ static float inner_product(const float *one, const float *other, int64_t width)
     return lane[0] + rest;
 }
 
-/* Whether each of B queries has its own part of N items, one after another. */
-static int are_parts(const int64_t *start_B1, int64_t queries, int64_t items)
-{
-    if (queries < 0 || start_B1[0] || start_B1[queries] != items)
-        return 0;
-    for (int64_t b = 0; b < queries; b++)
-        if (start_B1[b] > start_B1[b + 1])
-            return 0;
-    return 1;
-}
-
 static int score_rows(const float *candidate_VD, int64_t rows, int64_t width, const int64_t *row_N,
                       int64_t count, const float *preference_BD, const int64_t *start_B1,
                       int64_t queries, float *cosine_N)
@@ -658,7 +658,7 @@ static PyObject *finish(Call *call, int status)
     if (status == OUT_OF_MEMORY)
         return PyErr_NoMemory();
     if (status == OUT_OF_RANGE) {
-        PyErr_SetString(PyExc_IndexError, "a user, a slice or a hash's beginning is out of range");
+        PyErr_SetString(PyExc_IndexError, "a user, a slice, a part or a row is out of range");
         return NULL;
     }
     Py_RETURN_NONE;
@@ -748,8 +748,10 @@ static PyObject *call_choose_best(PyObject *module, PyObject *const *arguments, 
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))call_##name, METH_FASTCALL, NULL}
 
-static PyMethodDef functions[] = {FUNCTION(find_rows), FUNCTION(keep_known), FUNCTION(build_timelines),
-                                  FUNCTION(fill_windows), FUNCTION(score_rows), FUNCTION(choose_best), {NULL, NULL, 0, NULL}};
+static PyMethodDef functions[] = {FUNCTION(find_rows),       FUNCTION(keep_known),
+                                  FUNCTION(build_timelines), FUNCTION(fill_windows),
+                                  FUNCTION(score_rows),      FUNCTION(choose_best),
+                                  {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 

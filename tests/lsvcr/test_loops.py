@@ -47,7 +47,7 @@ def test_an_array_with_gaps_is_refused():
         loops.find_rows(np.arange(4, dtype=np.uint64)[::2], HASH, ROW, STARTS, 63, FOUND)
 
 
-@pytest.mark.parametrize("starts", [[0, 3], [1, 2], [0, -1, 2]])
+@pytest.mark.parametrize("starts", [[0, 3], [1, 2], [0, -1, 2], [0, 1], []])
 def test_users_whose_events_do_not_follow_one_another_are_refused(starts):
     start_U1 = np.array(starts, np.int64)
     with pytest.raises(IndexError, match="out of range"):
