@@ -1,5 +1,11 @@
 """The functions of `_loops.c`, which is compiled when the package is installed."""
 
+from collections.abc import Sequence, Sized
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
 try:
     from lsvcr._loops import (
         build_timelines,
@@ -22,4 +28,10 @@ __all__ = [
     "find_rows",
     "keep_known",
     "score_rows",
+    "starts_of",
 ]
+
+
+def starts_of(parts: Sequence[Sized]) -> NDArray[np.int64]:
+    """Where each begins if they stand one after another, and where the last ends."""
+    return np.array([0, *accumulate(map(len, parts))], np.int64)

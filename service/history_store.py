@@ -190,13 +190,12 @@ class HistoryStore:
         read: dict[str, list[CountsByHash]] = {key: [] for key in self._popularity_keys(hours)}
         unread = [(key, 0) for key in read]
         while unread:
+            asked, unread = unread[:_PAGES_AT_ONCE], unread[_PAGES_AT_ONCE:]
             pipeline = self._redis.pipeline(transaction=False)
-            for key, cursor in unread[:_PAGES_AT_ONCE]:
+            for key, cursor in asked:
                 pipeline.hscan(key, cursor, count=_PAGE_FIELDS)
             pages = await self._finish(pipeline.execute(), self._write_timeout_s)
-            keys = [key for key, _ in unread[:_PAGES_AT_ONCE]]
-            del unread[:_PAGES_AT_ONCE]
-            for key, (cursor, page) in zip(keys, pages, strict=True):
+            for (key, _), (cursor, page) in zip(asked, pages, strict=True):
                 read[key].append(decode_page(page))
                 if cursor:
                     unread.append((key, cursor))

@@ -25,6 +25,7 @@ from service.joined_writes import JoinedWritesProtocol
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER, keep_process_id
 from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
+from service.short_turns import take_short_turns
 from service.worker_sockets import WorkerSocket
 
 logger = structlog.get_logger(__name__)
@@ -32,9 +33,6 @@ logger = structlog.get_logger(__name__)
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 """Answers of one batch are some thousand objects, and none of them is in a cycle: with Python's 700
 a tenth of a worker's time went into looking for some."""
-_TURN_S = 0.0005
-"""How long a thread of Python goes on while another one waits. With Python's 5 ms the event loop
-would wait so long at each of its steps while a thread opens a bundle."""
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -63,7 +61,7 @@ def worker_app() -> FastAPI:
 
 def _app_that_answers_soon(settings: Settings) -> FastAPI:
     """Modules and routes live as long as the process: to look at them takes 60 ms, for nothing."""
-    sys.setswitchinterval(_TURN_S)
+    take_short_turns()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     app = create_app(settings)
     gc.collect()

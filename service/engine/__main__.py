@@ -16,10 +16,9 @@ from service.engine.engine import InlineEngine
 from service.engine.engine_server import FRAMES_TOGETHER, EngineServer
 from service.log_output import configure_logging
 from service.settings import Settings, read_settings
+from service.short_turns import take_short_turns
 
 DRAIN_S = 10
-_TURN_S = 0.0005
-"""As in `service.serving`: of three threads each takes turns at every step of a batch."""
 
 
 async def serve(settings: Settings) -> int:
@@ -47,7 +46,7 @@ async def serve(settings: Settings) -> int:
 if __name__ == "__main__":
     configured = read_settings([])
     configure_logging(configured.log_level)
-    sys.setswitchinterval(_TURN_S)
+    take_short_turns()
     gc.collect()
     gc.freeze()  # modules live as long as the process: to look at them at each reload takes 40 ms
     if sys.stdin.readline():

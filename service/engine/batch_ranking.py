@@ -10,8 +10,7 @@ E excluded rows, D width, W width and one more for the prior.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Any
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -84,12 +83,12 @@ class _Pairs(msgspec.Struct, frozen=True, eq=False):
         score_N = np.concatenate([one.part_N + np.float32(one.error) for one in fetched])
         score_N /= temperature
         row_N = [one.row_N for one in fetched]
-        return cls(_starts(row_N), np.concatenate(row_N), score_N)
+        return cls(loops.starts_of(row_N), np.concatenate(row_N), score_N)
 
     @property
     def owner_N(self) -> NDArray[np.int64]:
         """The query that each is one of."""
-        return np.repeat(np.arange(len(self.start_B1) - 1), np.diff(self.start_B1))
+        return _owners_by(self.start_B1)
 
     def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
         """Only some of them."""
@@ -126,7 +125,7 @@ class BatchRanking:
         """
         row_V = np.arange(len(self._candidate_VD))
         owner_N, row_N, _ = self._best_of(queries, self._compare(prior, row_V, row_V))
-        return self._rank(queries, prior, owner_N, row_N)
+        return self._rank(queries, prior, _starts_by(owner_N, queries), row_N)
 
     def rank_candidates(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
@@ -156,7 +155,7 @@ class BatchRanking:
     ) -> list[Ranked]:
         """Rank what was fetched by the whole score."""
         fetched = self._best_allowed(queries, _Pairs.fetched(queries, self._temperature))
-        return self._rank(queries, prior, fetched.owner_N, fetched.row_N)
+        return self._rank(queries, prior, fetched.start_B1, fetched.row_N)
 
     def _rank_beside_popular(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior
@@ -177,7 +176,8 @@ class BatchRanking:
         owner_N = np.append(owner_N, fetched.owner_N)
         by_owner_N = np.argsort(owner_N, kind="stable")
         row_N = np.append(row_N, fetched.row_N)[by_owner_N]
-        return self._rank(queries, prior, owner_N[by_owner_N], row_N), popular.floor
+        start_B1 = _starts_by(owner_N[by_owner_N], queries)
+        return self._rank(queries, prior, start_B1, row_N), popular.floor
 
     def _best_allowed(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> _Pairs:
         """Those that may be shown and may be among each query's best, ties included."""
@@ -190,7 +190,7 @@ class BatchRanking:
             pairs.start_B1,
             pairs.row_N,
             pairs.score_N,
-            _starts(excluded),
+            loops.starts_of(excluded),
             np.concatenate(excluded).astype(np.int32, copy=False),
             np.array([query.count for query in queries], np.int64),
             np.array(slack, np.float32),
@@ -245,11 +245,11 @@ class BatchRanking:
         self,
         queries: Sequence[PlainQuery],
         prior: PopularityPrior | None,
-        owner_N: NDArray[np.integer[Any]],
+        start_B1: NDArray[np.int64],
         row_N: Rows,
     ) -> list[Ranked]:
         """Score pairs, query by query, exactly; keep each query's best, as `Scorer.rank` would."""
-        start_B1 = np.searchsorted(owner_N, np.arange(len(queries) + 1))
+        owner_N = _owners_by(start_B1)
         cosine_N = cosines(self._candidate_VD, row_N, _preferences(queries), start_B1)
         parts: Parts = {"encoder": cosine_N / self._temperature}
         if prior is not None:
@@ -297,9 +297,14 @@ def _match(queries: Sequence[PlainQuery], pairs: _Pairs) -> NDArray[np.bool_]:
     return matches_N
 
 
-def _starts(of_each: Sequence[Rows]) -> NDArray[np.int64]:
-    """Where each begins if they stand one after another, and where the last ends."""
-    return np.array([0, *accumulate(map(len, of_each))], np.int64)
+def _owners_by(start_B1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The query of each of what stands query by query."""
+    return np.repeat(np.arange(len(start_B1) - 1), np.diff(start_B1))
+
+
+def _starts_by(owner_N: NDArray[np.int64], queries: Sequence[PlainQuery]) -> NDArray[np.int64]:
+    """Where each query's begin, by what they are one of."""
+    return np.searchsorted(owner_N, np.arange(len(queries) + 1))
 
 
 def _preferences(queries: Sequence[PlainQuery]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ Shape suffixes: N video events, M comment events of one user; B users of a batch
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -122,13 +122,12 @@ def _known_of_each(
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
     """Rows and times of the events whose item is known, and how many aren't, of each user."""
     row_N, time_N = index.rows(_join(hashes, np.uint64)), _join(times, np.int64)
-    lengths = [len(hash_N) for hash_N in hashes]
-    start_U1 = np.array([0, *accumulate(lengths)], np.int64)
+    start_U1 = loops.starts_of(hashes)
     known_start_U1 = np.empty_like(start_U1)
     loops.keep_known(row_N, time_N, start_U1, known_start_U1)
     return [
-        (row_N[start:end], time_N[start:end], length - (end - start))
-        for length, (start, end) in zip(lengths, pairwise(known_start_U1.tolist()), strict=True)
+        (row_N[start:end], time_N[start:end], len(hash_N) - (end - start))
+        for hash_N, (start, end) in zip(hashes, pairwise(known_start_U1.tolist()), strict=True)
     ]
 
 
