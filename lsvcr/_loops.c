@@ -3,12 +3,14 @@
  *
  * Shape suffixes as in history.py and catalogue.py: U users, N video events, C single comment
  * events, M comment events (groups), K comments of a group, B rows of a batch, I and J slots of the
- * video and comment side, H hashes, V catalogue rows, D width, E excluded rows.
+ * video and comment side, H hashes, V catalogue rows, D width, E excluded rows, F features, T bytes
+ * of text.
  */
 
 #define Py_LIMITED_API 0x030b0000 /* one file for Python 3.11 and all later ones */
 #include <Python.h>
 #include <float.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +84,33 @@ static int find_rows(const uint64_t *hash_H, int64_t count, const uint64_t *sort
             found_H[from + i] = position[i] < 0 ? 0 : row_N[position[i]];
     }
     return DONE;
+}
+
+/* ---- catalogue.TextColumn ---------------------------------------------------------------- */
+
+/* A list of the texts of some rows; NULL with an exception, or where something is out of range. */
+static PyObject *read_texts(const char *blob_T, int64_t bytes, const int64_t *offset_N1,
+                            int64_t texts, const int64_t *row_H, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (row_H[i] < 0 || row_H[i] >= texts)
+            return NULL;
+        FETCH(&offset_N1[row_H[i]]);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        int64_t start = offset_N1[row_H[i]], end = offset_N1[row_H[i] + 1];
+        if (start < 0 || end < start || end > bytes)
+            return NULL;
+        FETCH(&blob_T[start]);
+    }
+    PyObject *read = PyList_New(count);
+    for (int64_t i = 0; i < count && read; i++) {
+        int64_t start = offset_N1[row_H[i]], end = offset_N1[row_H[i] + 1];
+        PyObject *text = PyUnicode_DecodeUTF8(blob_T + start, end - start, NULL);
+        if (!text || PyList_SetItem(read, i, text))
+            Py_CLEAR(read);
+    }
+    return read;
 }
 
 /* ---- known_events.find_events ------------------------------------------------------------ */
@@ -559,6 +588,37 @@ static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *
     return status;
 }
 
+/* ---- profile_similarity ------------------------------------------------------------------ */
+
+/* Half precision as single: the exponent's bias differs by 112, and all of its bits stand for what
+ * isn't finite. */
+static void from_halves(const uint16_t *half, int64_t count, float *single)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = (uint32_t)(half[i] & 0x7fff) << 13;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        value *= 0x1p112f;
+        memcpy(&bits, &value, sizeof bits);
+        bits |= (uint32_t)(half[i] & 0x8000) << 16 | ((half[i] & 0x7c00) == 0x7c00 ? 0x7f800000 : 0);
+        memcpy(&single[i], &bits, sizeof bits);
+    }
+}
+
+static int read_halves(const uint16_t *table_VF, int64_t rows, int64_t width, const int64_t *row_N,
+                       int64_t count, float *feature_NF)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (row_N[i] < 0 || row_N[i] >= rows)
+            return OUT_OF_RANGE;
+        for (int64_t at = 0; at < width; at += 64 / (int64_t)sizeof *table_VF)
+            FETCH(table_VF + row_N[i] * width + at);
+    }
+    for (int64_t i = 0; i < count; i++)
+        from_halves(table_VF + row_N[i] * width, width, feature_NF + i * width);
+    return DONE;
+}
+
 /* ---- for Python -------------------------------------------------------------------------- */
 
 enum { MOST_ARGUMENTS = 32, LETTERS = 128 };
@@ -594,8 +654,9 @@ static int64_t expected_items(Call *call, const char *extents, size_t length, in
     return product;
 }
 
-/* Takes one argument by its kind: `n` a number, which is an extent; `i` and `q` contiguous arrays of
- * 32 and 64 bits an item, which are written to where the letter is a capital; then extents. */
+/* Takes one argument by its kind: `n` a number, which is an extent; `b`, `h`, `i` and `q` contiguous
+ * arrays of 8, 16, 32 and 64 bits an item, which are written to where the letter is a capital; then
+ * extents. */
 static int take_one(Call *call, Py_ssize_t place, const char *kind, size_t length, PyObject *argument)
 {
     if (*kind == 'n') {
@@ -608,8 +669,10 @@ static int take_one(Call *call, Py_ssize_t place, const char *kind, size_t lengt
         call->extent[(unsigned char)kind[1]] = number;
         return 0;
     }
-    int is_output = *kind == 'I' || *kind == 'Q';
-    Py_ssize_t bytes = *kind == 'i' || *kind == 'I' ? 4 : 8;
+    static const char letters[] = "bhiqBHIQ";
+    ptrdiff_t letter = strchr(letters, *kind) - letters;
+    int is_output = letter >= 4;
+    Py_ssize_t bytes = (Py_ssize_t)1 << letter % 4;
     Py_buffer *held = &call->held[call->arrays];
     if (PyObject_GetBuffer(argument, held, is_output ? PyBUF_WRITABLE : PyBUF_SIMPLE))
         return -1;
@@ -658,7 +721,7 @@ static PyObject *finish(Call *call, int status)
     if (status == OUT_OF_MEMORY)
         return PyErr_NoMemory();
     if (status == OUT_OF_RANGE) {
-        PyErr_SetString(PyExc_IndexError, "a user, a slice, a part or a row is out of range");
+        PyErr_SetString(PyExc_IndexError, "a user, a slice, a part, a row or a text is out of range");
         return NULL;
     }
     Py_RETURN_NONE;
@@ -672,6 +735,20 @@ static PyObject *call_find_rows(PyObject *module, PyObject *const *arguments, Py
         return NULL;
     return finish(&c, find_rows(c.data[0], c.extent['H'], c.data[1], c.data[2], c.extent['N'],
                                 c.data[3], c.extent['T'], c.extent['s'], c.data[5]));
+}
+
+static PyObject *call_read_texts(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "bT qN qH", arguments, count)) /* N: texts and one more */
+        return NULL;
+    PyObject *read = read_texts(c.data[0], c.extent['T'], c.data[1], c.extent['N'] - 1, c.data[2],
+                                c.extent['H']);
+    if (!read && !PyErr_Occurred())
+        return finish(&c, OUT_OF_RANGE);
+    let_go(&c);
+    return read;
 }
 
 static PyObject *call_keep_known(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
@@ -746,11 +823,22 @@ static PyObject *call_choose_best(PyObject *module, PyObject *const *arguments, 
                                   c.data[7], c.data[8]));
 }
 
+static PyObject *call_read_halves(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nV nF hVF qN INF", arguments, count))
+        return NULL;
+    return finish(&c, read_halves(c.data[2], c.extent['V'], c.extent['F'], c.data[3], c.extent['N'],
+                                  c.data[4]));
+}
+
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))call_##name, METH_FASTCALL, NULL}
 
-static PyMethodDef functions[] = {FUNCTION(find_rows),       FUNCTION(keep_known),
-                                  FUNCTION(build_timelines), FUNCTION(fill_windows),
-                                  FUNCTION(score_rows),      FUNCTION(choose_best),
+static PyMethodDef functions[] = {FUNCTION(find_rows),       FUNCTION(read_texts),
+                                  FUNCTION(keep_known),      FUNCTION(build_timelines),
+                                  FUNCTION(fill_windows),    FUNCTION(score_rows),
+                                  FUNCTION(choose_best),     FUNCTION(read_halves),
                                   {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};

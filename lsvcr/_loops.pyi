@@ -24,6 +24,14 @@ def find_rows(
             hash that is shifted by `shift`.
     """
 
+def read_texts(
+    blob_T: NDArray[np.uint8],
+    offset_N1: NDArray[np.int64],
+    row_H: NDArray[np.int64],
+    /,
+) -> list[str]:
+    """`TextColumn.texts`; raises UnicodeDecodeError where one isn't UTF-8."""
+
 def keep_known(
     row_N: NDArray[np.int32],
     time_N: NDArray[np.int64],
@@ -135,3 +143,13 @@ def choose_best(
         place_N: Is filled with places in `row_N`, query by query.
         kept_start_B1: Is filled: where in `place_N` each query's begin.
     """
+
+def read_halves(
+    rows: int,
+    width: int,
+    table_VF: NDArray[np.floating],
+    row_N: NDArray[np.int64],
+    feature_NF: NDArray[np.float32],
+    /,
+) -> None:
+    """Fill `feature_NF` with some rows of a table in half precision."""

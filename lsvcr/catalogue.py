@@ -74,9 +74,7 @@ class TextColumn(Sequence[str]):
 
     def texts(self, row_N: NDArray[np.integer]) -> list[str]:
         """Read many rows at once."""
-        blob = memoryview(self.blob_B)  # type: ignore[arg-type] # arrays are buffers
-        starts, ends = self.offset_N1[row_N].tolist(), self.offset_N1[row_N + 1].tolist()
-        return [str(blob[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+        return loops.read_texts(self.blob_B, self.offset_N1, np.ascontiguousarray(row_N, np.int64))
 
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))

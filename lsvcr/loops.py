@@ -13,6 +13,8 @@ try:
         fill_windows,
         find_rows,
         keep_known,
+        read_halves,
+        read_texts,
         score_rows,
     )
 except ImportError as error:
@@ -27,6 +29,8 @@ __all__ = [
     "fill_windows",
     "find_rows",
     "keep_known",
+    "read_halves",
+    "read_texts",
     "score_rows",
     "starts_of",
 ]

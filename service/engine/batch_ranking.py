@@ -1,27 +1,26 @@
 """Ranks videos for a whole batch of plain queries at once: no filters by diversity, one prior.
 
-What `retrieval.py` does query by query in some thirty small steps of numpy is done here in as many
-large ones: the answers are the same, the cost a fraction.
-
 Shape suffixes: B queries, V video rows, G groups of them, N (query, row) pairs, P popular rows,
-E excluded rows, D width, W width and one more for the prior.
+W width and one more for the prior.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lsvcr import loops
-from service.engine.candidate_index import Candidates
+from service.engine.fetched_ranking import (
+    Beside,
+    FetchedQuery,
+    FetchedRanking,
+    Pairs,
+    preferences,
+)
 from service.engine.popularity_prior import FIRST, PopularityPrior
 from service.engine.retrieval import ROUNDING
-from service.engine.scoring import Parts, Ranked, Rows, cosines, sum_parts
-from service.engine.video_conditions import Allows
+from service.engine.scoring import Parts, Ranked, Rows
 
 MIN_GROUPS = 256
 POPULAR, POPULAR_OF_ROOT = 4096, 10
@@ -33,22 +32,14 @@ PRODUCT_ROWS = 768
 product where there are few queries."""
 
 
-class PlainQuery(msgspec.Struct, frozen=True, eq=False):
+class PlainQuery(FetchedQuery, frozen=True, eq=False, kw_only=True):
     """What one query of a batch asks of the ranking.
 
     Attributes:
-        count: How many videos.
         weight: Of the prior's part, above 0.
-        matching: None without a filter.
-        fetched: What was found first.
     """
 
-    count: int
-    preference_D: NDArray[np.float32]
     weight: float
-    excluded_E: Rows
-    matching: Allows | None
-    fetched: Candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +56,6 @@ class _Compared:
     place_V: NDArray[np.integer]
 
 
-class _Pairs(msgspec.Struct, frozen=True, eq=False):
-    """Videos that may be among queries' best, query by query, and their rough scores.
-
-    Attributes:
-        start_B1: Query b's are from `start_B1[b]` to `[b + 1]`.
-    """
-
-    start_B1: NDArray[np.int64]
-    row_N: NDArray[np.int64]
-    score_N: NDArray[np.float32]
-
-    @classmethod
-    def fetched(cls, queries: Sequence[PlainQuery], temperature: np.float32) -> "_Pairs":
-        """What the index found, by its inner product over the temperature: no less than it is."""
-        fetched = [query.fetched for query in queries]
-        score_N = np.concatenate([one.part_N + np.float32(one.error) for one in fetched])
-        score_N /= temperature
-        row_N = [one.row_N for one in fetched]
-        return cls(loops.starts_of(row_N), np.concatenate(row_N), score_N)
-
-    @property
-    def owner_N(self) -> NDArray[np.int64]:
-        """The query that each is one of."""
-        return _owners_by(self.start_B1)
-
-    def take(self, wanted_N: NDArray[np.bool_]) -> "_Pairs":
-        """Only some of them."""
-        taken_N1 = np.append(0, np.cumsum(wanted_N))
-        return _Pairs(taken_N1[self.start_B1], self.row_N[wanted_N], self.score_N[wanted_N])
-
-
 class BatchRanking:
     """Scores a batch's videos.
 
@@ -106,7 +66,7 @@ class BatchRanking:
 
     def __init__(self, candidate_VD: NDArray[np.float32], temperature: float) -> None:
         self._candidate_VD = candidate_VD
-        self._temperature = np.float32(temperature)
+        self._fetched = FetchedRanking(candidate_VD, temperature)
         root = math.sqrt(len(candidate_VD))
         # No more than the prior has put in order: it knows no place of those behind.
         self._popular = min(FIRST, max(POPULAR, round(POPULAR_OF_ROOT * root)))
@@ -125,7 +85,8 @@ class BatchRanking:
         """
         row_V = np.arange(len(self._candidate_VD))
         owner_N, row_N, _ = self._best_of(queries, self._compare(prior, row_V, row_V))
-        return self._rank(queries, prior, _starts_by(owner_N, queries), row_N)
+        pairs = Pairs(_starts_by(owner_N, queries), row_N)
+        return self._fetched.rank(queries, pairs, _beside(queries, prior))
 
     def rank_candidates(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
@@ -144,18 +105,13 @@ class BatchRanking:
                 return [self.rank_candidates([query], prior)[0] for query in queries]
             ranked, popular_floor = self._rank_beside_popular(queries, prior)
         else:
-            ranked, popular_floor = self._rank_fetched(queries, prior), 0.0
+            fetched = self._fetched.best_allowed(queries, self._fetched.fetched(queries))
+            ranked = self._fetched.rank(queries, fetched, _beside(queries, prior))
+            popular_floor = 0.0
         return [
-            best if self._suffices(best, query, popular_floor) else None
+            best if self._fetched.suffices(best, query, query.weight * popular_floor) else None
             for query, best in zip(queries, ranked, strict=True)
         ]
-
-    def _rank_fetched(
-        self, queries: Sequence[PlainQuery], prior: PopularityPrior | None
-    ) -> list[Ranked]:
-        """Rank what was fetched by the whole score."""
-        fetched = self._best_allowed(queries, _Pairs.fetched(queries, self._temperature))
-        return self._rank(queries, prior, fetched.start_B1, fetched.row_N)
 
     def _rank_beside_popular(
         self, queries: Sequence[PlainQuery], prior: PopularityPrior
@@ -164,7 +120,7 @@ class BatchRanking:
 
         Of what was fetched ever less is looked at, as each step costs more than the one before.
         """
-        fetched = _Pairs.fetched(queries, self._temperature)
+        fetched = self._fetched.fetched(queries)
         score_N = fetched.score_N
         score_N += _weights(queries)[fetched.owner_N] * prior.logit_V[fetched.row_N]
         popular = prior.propose(self._popular)
@@ -172,37 +128,16 @@ class BatchRanking:
         owner_N, row_N, floor_B = self._best_of(queries, compared)
         fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
         fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
-        fetched = self._best_allowed(queries, fetched)
+        fetched = self._fetched.best_allowed(queries, fetched)
         owner_N = np.append(owner_N, fetched.owner_N)
         by_owner_N = np.argsort(owner_N, kind="stable")
         row_N = np.append(row_N, fetched.row_N)[by_owner_N]
-        start_B1 = _starts_by(owner_N[by_owner_N], queries)
-        return self._rank(queries, prior, start_B1, row_N), popular.floor
-
-    def _best_allowed(self, queries: Sequence[PlainQuery], pairs: _Pairs) -> _Pairs:
-        """Those that may be shown and may be among each query's best, ties included."""
-        if any(query.matching is not None for query in queries):
-            pairs = pairs.take(_match(queries, pairs))
-        excluded = [query.excluded_E for query in queries]
-        slack = [2 * (ROUNDING + query.fetched.error) / self._temperature for query in queries]
-        place_N, start_B1 = np.empty(len(pairs.row_N), np.int64), np.empty_like(pairs.start_B1)
-        loops.choose_best(
-            pairs.start_B1,
-            pairs.row_N,
-            pairs.score_N,
-            loops.starts_of(excluded),
-            np.concatenate(excluded).astype(np.int32, copy=False),
-            np.array([query.count for query in queries], np.int64),
-            np.array(slack, np.float32),
-            place_N,
-            start_B1,
-        )
-        place_N = place_N[: start_B1[-1]]
-        return _Pairs(start_B1, pairs.row_N[place_N], pairs.score_N[place_N])
+        pairs = Pairs(_starts_by(owner_N[by_owner_N], queries), row_N)
+        return self._fetched.rank(queries, pairs, _beside(queries, prior)), popular.floor
 
     def _a_little_less(self, score_B: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores that rounding takes no equal one below; never those of what was left out."""
-        lower_B: NDArray[np.float32] = score_B - 2 * ROUNDING / self._temperature
+        lower_B: NDArray[np.float32] = score_B - 2 * ROUNDING / self._fetched.temperature
         return np.maximum(lower_B, np.finfo(np.float32).min)
 
     def _compare(
@@ -228,7 +163,9 @@ class BatchRanking:
         to be among the best, or a little less.
         """
         row_P = compared.row_P
-        factor_BW = np.column_stack([_preferences(queries) / self._temperature, _weights(queries)])
+        factor_BW = np.column_stack(
+            [preferences(queries) / self._fetched.temperature, _weights(queries)]
+        )
         factor_BW = factor_BW[:, : len(compared.vector_WP)]
         score_BP = np.empty((len(queries), len(row_P)), np.float32)
         for start in range(0, len(row_P), PRODUCT_ROWS):
@@ -240,36 +177,6 @@ class BatchRanking:
         pair_N = np.flatnonzero(score_BP >= floor_B[:, None])  # far faster than `nonzero`
         owner_N, place_N = np.divmod(pair_N, len(row_P))
         return owner_N, row_P[place_N], floor_B
-
-    def _rank(
-        self,
-        queries: Sequence[PlainQuery],
-        prior: PopularityPrior | None,
-        start_B1: NDArray[np.int64],
-        row_N: Rows,
-    ) -> list[Ranked]:
-        """Score pairs, query by query, exactly; keep each query's best, as `Scorer.rank` would."""
-        owner_N = _owners_by(start_B1)
-        cosine_N = cosines(self._candidate_VD, row_N, _preferences(queries), start_B1)
-        parts: Parts = {"encoder": cosine_N / self._temperature}
-        if prior is not None:
-            parts["prior"] = prior.logit_V[row_N] * _weights(queries)[owner_N]
-        order_N = np.lexsort((row_N, -sum_parts(parts, len(row_N)), owner_N))
-        ordered = Ranked(row_N, parts).take(order_N)
-        return [
-            ordered.take(slice(start, min(start + query.count, end)))
-            for query, (start, end) in zip(queries, pairwise(start_B1.tolist()), strict=True)
-        ]
-
-    def _suffices(self, best: Ranked, query: PlainQuery, popular_floor: float) -> bool:
-        """Whether no video outside of both proposals can belong to the best."""
-        if query.fetched.floor == -np.inf:
-            return True
-        left_out = (query.fetched.floor + ROUNDING) / float(self._temperature)
-        left_out += query.weight * popular_floor
-        if len(best) < query.count:
-            return False
-        return sum(float(values[-1]) for values in best.parts.values()) > left_out
 
 
 def _leave_out(
@@ -288,31 +195,24 @@ def _leave_out(
             score_P[~query.matching(row_P)] = -np.inf
 
 
-def _match(queries: Sequence[PlainQuery], pairs: _Pairs) -> NDArray[np.bool_]:
-    """Which pairs pass their queries' filters."""
-    matches_N = np.ones(len(pairs.row_N), bool)
-    for query, (start, end) in zip(queries, pairwise(pairs.start_B1.tolist()), strict=True):
-        if query.matching is not None:
-            matches_N[start:end] = query.matching(pairs.row_N[start:end])
-    return matches_N
-
-
-def _owners_by(start_B1: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The query of each of what stands query by query."""
-    return np.repeat(np.arange(len(start_B1) - 1), np.diff(start_B1))
-
-
 def _starts_by(owner_N: NDArray[np.int64], queries: Sequence[PlainQuery]) -> NDArray[np.int64]:
     """Where each query's begin, by what they are one of."""
     return np.searchsorted(owner_N, np.arange(len(queries) + 1))
 
 
-def _preferences(queries: Sequence[PlainQuery]) -> NDArray[np.float32]:
-    return np.stack([query.preference_D for query in queries])
-
-
 def _weights(queries: Sequence[PlainQuery]) -> NDArray[np.float32]:
     return np.array([query.weight for query in queries], np.float32)
+
+
+def _beside(queries: Sequence[PlainQuery], prior: PopularityPrior | None) -> Beside | None:
+    """The prior's part of the score, as each query weighs it."""
+    if prior is None:
+        return None
+
+    def parts_of(pairs: Pairs) -> Parts:
+        return {"prior": prior.logit_V[pairs.row_N] * _weights(queries)[pairs.owner_N]}
+
+    return parts_of
 
 
 def _at_most_the_worst(score_BV: NDArray[np.float32], counts: Sequence[int]) -> NDArray[np.float32]:

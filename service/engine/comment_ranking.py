@@ -1,10 +1,11 @@
-"""Ranks comments for one user with one bundle: under one video, or over the whole catalogue.
+"""Ranks comments with one bundle: under one video, or over the whole catalogue.
 
-Shape suffixes: B queries, T videos, N comment rows at hand, D width.
+Shape suffixes: B queries, T videos, N comment rows at hand, F features of profiles, D width.
 """
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +13,13 @@ from lsvcr.catalogue import Catalogue
 from service.engine.candidate_index import CandidateBatch, Candidates
 from service.engine.encoder_session import FloatArray
 from service.engine.engine import OpenBundle
+from service.engine.fetched_ranking import (
+    Beside,
+    FetchedQuery,
+    FetchedRanking,
+    Pairs,
+    RankedQuery,
+)
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
@@ -28,6 +36,20 @@ MORE_WITH_PROFILE = 1000
 """Comments fetched beside, where another part than the encoder's has a say in their order."""
 
 
+class AskedComments(msgspec.Struct, frozen=True, eq=False):
+    """One query of a batch, for a user that is encoded.
+
+    Attributes:
+        preference_D: Unit vector in the space of candidate comments.
+        fetched: What `CommentRanking.fetch` found; None where it wasn't asked, or failed.
+    """
+
+    query: CommentQuery
+    user: User
+    preference_D: NDArray[np.float32]
+    fetched: Candidates | None
+
+
 class CommentRanking:
     """All that ranking a bundle's comments takes."""
 
@@ -36,6 +58,7 @@ class CommentRanking:
         self._catalogue = bundle.catalogue
         self._candidate_CD = bundle.tables["comment_candidate_CD"]
         self._temperature = bundle.manifest.temperature
+        self._pairs = FetchedRanking(self._candidate_CD, self._temperature)
         self.similarity = ProfileSimilarity.of(bundle)
         self._opened = opened
         self._retriever = Retriever(opened, "comment")
@@ -63,6 +86,18 @@ class CommentRanking:
                 weight_F[:] = profile.direction_F * np.float32(profile.scale * self._temperature)
         return weight_BF
 
+    def rank_together(self, asked: Sequence[AskedComments]) -> list[tuple[Ranked, int] | None]:
+        """As `rank` for each query; None for one that further looks have to answer."""
+        ranked: list[tuple[Ranked, int] | None] = [None] * len(asked)
+        listed = [place for place, one in enumerate(asked) if not is_about_all(one.query)]
+        searched = [place for place, one in enumerate(asked) if one.fetched is not None]
+        for places, rank in ((listed, self._rank_listed), (searched, self._rank_fetched)):
+            if places:
+                found = rank([asked[place] for place in places])
+                for place, one in zip(places, found, strict=True):
+                    ranked[place] = one
+        return ranked
+
     async def rank(
         self,
         query: CommentQuery,
@@ -78,11 +113,12 @@ class CommentRanking:
         Raises:
             UnknownVideoError: If the catalogue doesn't know the query's video.
         """
-        allows = self._allows(query, user)
         if is_about_all(query):
-            return await self._best_of_all(query, allows, user, preference_D, fetched), 0
+            return await self._best_of_all(query, user, preference_D, fetched), 0
+        if preference_D is not None:
+            return self._rank_listed([AskedComments(query, user, preference_D, None)])[0]
         row_N, ignored = self._rows_to_rank(query)
-        return self._rank_rows(row_N[allows(row_N)], user, preference_D, query.k), ignored
+        return self._by_popularity(row_N[self._allows(query, user)(row_N)], query.k), ignored
 
     def rank_under_each(
         self, video_T: Rows, user: User, preference_TD: NDArray[np.float32] | None, k: int
@@ -96,39 +132,77 @@ class CommentRanking:
         """
         slices = [self._catalogue.comments_under(video) for video in video_T.tolist()]
         if preference_TD is None:
-            return [self._rank_rows(row_N, user, None, k) for row_N in slices]
-        row_N = np.concatenate([np.empty(0, np.int64), *slices])
-        owner_N = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
-        scored = Ranked(row_N, self._scorer(user, preference_TD[owner_N]).parts(row_N))
-        ordered = scored.take(np.lexsort((row_N, -scored.score_K, owner_N)))
-        starts = np.searchsorted(owner_N, np.arange(len(slices))).tolist()
+            return [self._by_popularity(row_N, k) for row_N in slices]
+        wanted = [RankedQuery(count=k, preference_D=one_D) for one_D in preference_TD]
+        return self._pairs.rank(wanted, Pairs.of(slices), self._beside([user] * len(wanted)))
+
+    def _rank_listed(self, asked: Sequence[AskedComments]) -> list[tuple[Ranked, int]]:
+        """Rank the comments under each query's video, or those that it names, exactly."""
+        rows, ignored = [], []
+        for one in asked:
+            row_N, unusable = self._rows_to_rank(one.query)
+            rows.append(row_N[self._allows(one.query, one.user)(row_N)])
+            ignored.append(unusable)
+        wanted = [RankedQuery(count=one.query.k, preference_D=one.preference_D) for one in asked]
+        beside = self._beside([one.user for one in asked])
+        return [*zip(self._pairs.rank(wanted, Pairs.of(rows), beside), ignored, strict=True)]
+
+    def _rank_fetched(self, asked: Sequence[AskedComments]) -> list[tuple[Ranked, int] | None]:
+        """Rank what was fetched for each query; None where that isn't enough."""
+        queries = [
+            FetchedQuery(
+                count=one.query.k,
+                preference_D=one.preference_D,
+                excluded_E=self._excluded(one.query, one.user),
+                matching=self._matching(one.query),
+                fetched=one.fetched,
+            )
+            for one in asked
+            if one.fetched is not None
+        ]
+        beside = self._beside([one.user for one in asked])
+        is_whole = beside is None or all(query.fetched.with_parts for query in queries)
+        fetched = self._pairs.best_allowed(queries, self._pairs.fetched(queries), is_whole=is_whole)
+        ranked = self._pairs.rank(queries, fetched, beside)
+        # What profiles alone lift, and no index proposes, is missed: see `_best_of_all`.
+        floor = 0.0 if beside is None else -np.inf
         return [
-            ordered.take(slice(start, start + min(k, len(part))))
-            for start, part in zip(starts, slices, strict=True)
+            (best, 0) if self._pairs.suffices(best, query, floor) else None
+            for query, best in zip(queries, ranked, strict=True)
         ]
 
-    def _rank_rows(self, row_N: Rows, user: User, preference_D: Preference, k: int) -> Ranked:
-        """Rank some comments exactly: by score, or in the order of their popularity."""
-        if preference_D is not None:
-            return self._scorer(user, preference_D).rank(row_N).take(slice(k))
+    def _by_popularity(self, row_N: Rows, k: int) -> Ranked:
+        """Rank some comments in the order of their popularity."""
         first_N = self._catalogue.comment_start_V1[self._catalogue.comment_video_C[row_N]]
         return popular_ranking(row_N, row_N - first_N).take(slice(k))
 
+    def _beside(self, users: Sequence[User]) -> Beside | None:
+        """The profiles' part of the score; `users` as they own the pairs."""
+        similarity = self.similarity
+        profiles = [_profile(user) for user in users]
+        known = [profile for profile in profiles if profile is not None]
+        if similarity is None or len(known) < len(profiles):
+            return None
+
+        def parts_of(pairs: Pairs) -> Parts:
+            return {"profile": similarity.logits(known, pairs.row_N, pairs.start_B1)}
+
+        return parts_of
+
     def _scorer(self, user: User, preference_D: NDArray[np.float32]) -> Scorer:
-        """The whole score for one user; `preference_D` may be one for each row to score."""
-        profile, similarity = _profile(user), self.similarity
-        if profile is None or similarity is None:
+        """The whole score for one user."""
+        beside = self._beside([user])
+        if beside is None:
             return Scorer(self._candidate_CD, self._temperature, preference_D)
 
-        def beside(row_N: Rows) -> Parts:
-            return {"profile": similarity.logits(profile, row_N)}
+        def of_rows(row_N: Rows) -> Parts:
+            return beside(Pairs.of([row_N]))
 
-        return Scorer(self._candidate_CD, self._temperature, preference_D, beside)
+        return Scorer(self._candidate_CD, self._temperature, preference_D, of_rows)
 
     async def _best_of_all(
         self,
         query: CommentQuery,
-        allows: Allows,
         user: User,
         preference_D: Preference,
         fetched: Candidates | None,
@@ -138,6 +212,7 @@ class CommentRanking:
         Else it is approximate: the index proposes by the encoder's part and only then the whole
         score orders, so that a comment can be missed that its profile part alone lifts.
         """
+        allows = self._allows(query, user)
         if preference_D is None:
             return self._popular.best(query.k, allows)
         if fetched is None:
@@ -171,14 +246,22 @@ class CommentRanking:
         return row_N[is_usable_N], int(np.sum(~is_usable_N))
 
     def _allows(self, query: CommentQuery, user: User) -> Allows:
-        excluded = [self._catalogue.comment_index.rows(query.exclude_M)]
+        return allow_except(self._excluded(query, user), self._matching(query))
+
+    def _excluded(self, query: CommentQuery, user: User) -> Rows:
+        excluded = [user.events.comment_M[:0]]
+        if len(query.exclude_M):
+            excluded.append(self._catalogue.comment_index.rows(query.exclude_M))
         if query.exclude_seen:
             excluded.append(user.events.comment_M)
+        return np.concatenate(excluded)
+
+    def _matching(self, query: CommentQuery) -> Allows | None:
         if query.filter is None or query.video_id is not None:  # under a video all have one
-            return allow_except(np.concatenate(excluded))
+            return None
         matching = allow_matching(query.filter, self._catalogue)
         video_C = self._catalogue.comment_video_C
-        return allow_except(np.concatenate(excluded), lambda row_N: matching(video_C[row_N]))
+        return lambda row_N: matching(video_C[row_N])
 
 
 def _profile(user: User) -> Profile | None:

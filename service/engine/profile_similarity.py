@@ -4,14 +4,17 @@ Shape suffixes: B users, M comment events, K comments of one, C comment rows, N 
 F features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lsvcr import loops
 from lsvcr.bundle import SHORTEST_PROFILE, Bundle, ProfileEntry
 from lsvcr.history import IntArray, Timelines
-from service.engine.scoring import Rows
+from service.engine.scoring import Rows, cosines
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +46,46 @@ class ProfileSimilarity:
 
     def profiles(self, timelines: Timelines) -> list[Profile]:
         """Each user's profile from all comment events, as training knows them at the last one."""
-        bounds = zip(timelines.comment_start_U1, timelines.comment_start_U1[1:], strict=False)
-        return [
-            self._profile(timelines.comment_MK[max(start, end - self._entry.events) : end])
-            for start, end in bounds
+        rows = [
+            _comments(timelines.comment_MK[max(start, end - self._entry.events) : end])
+            for start, end in pairwise(timelines.comment_start_U1.tolist())
         ]
+        feature_NF = self._features(np.concatenate(rows))
+        bounds = pairwise(loops.starts_of(rows).tolist())
+        return [self._profile(feature_NF[start:end]) for start, end in bounds]
 
     @property
     def width(self) -> int:
         """F."""
         return int(self._table_CF.shape[1])
 
-    def logits(self, profile: Profile, row_N: Rows) -> NDArray[np.float32]:
-        """Compute the profile's part of some rows' scores."""
-        feature_NF = self._table_CF[row_N].astype(np.float32)
-        cosine_N = np.einsum("nf,f->n", feature_NF, profile.direction_F)
-        norm_N = np.linalg.norm(feature_NF, axis=1)
-        logit_N: NDArray[np.float32] = cosine_N / np.maximum(norm_N, np.float32(SHORTEST_PROFILE))
-        return logit_N * np.float32(profile.scale)
+    def logits(
+        self, profiles: Sequence[Profile], row_N: Rows, start_B1: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Compute the profile's part of some rows' scores: user b's, `start_B1[b]` to `[b + 1]`."""
+        feature_NF = self._features(row_N)
+        direction_BF = np.stack([profile.direction_F for profile in profiles])
+        cosine_N = cosines(feature_NF, np.arange(len(row_N)), direction_BF, start_B1)
+        norm_N = np.sqrt(np.einsum("nf,nf->n", feature_NF, feature_NF))
+        cosine_N /= np.maximum(norm_N, np.float32(SHORTEST_PROFILE))
+        scale_B = np.array([profile.scale for profile in profiles], np.float32)
+        return cosine_N * np.repeat(scale_B, np.diff(start_B1))
 
-    def _profile(self, comment_MK: IntArray) -> Profile:
-        row_N = comment_MK[comment_MK > 0]
-        mean_F = self._table_CF[row_N].astype(np.float32).sum(axis=0) / max(len(row_N), 1)
+    def _features(self, row_N: Rows) -> NDArray[np.float32]:
+        table_CF = self._table_CF
+        if table_CF.dtype != np.float16:  # as in bundles of older versions
+            return table_CF[row_N].astype(np.float32, copy=False)
+        feature_NF = np.empty((len(row_N), self.width), np.float32)
+        place_N = np.ascontiguousarray(row_N, np.int64)
+        loops.read_halves(len(table_CF), self.width, table_CF, place_N, feature_NF)
+        return feature_NF
+
+    def _profile(self, feature_NF: NDArray[np.float32]) -> Profile:
+        mean_F = feature_NF.sum(axis=0) / max(len(feature_NF), 1)
         direction_F = mean_F / np.float32(max(float(np.linalg.norm(mean_F)), SHORTEST_PROFILE))
-        scale = self._entry.scale + self._entry.scale_by_count * np.log1p(len(row_N))
+        scale = self._entry.scale + self._entry.scale_by_count * np.log1p(len(feature_NF))
         return Profile(direction_F, float(scale))
+
+
+def _comments(comment_MK: IntArray) -> IntArray:
+    return comment_MK[comment_MK > 0]

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from lsvcr.errors import LsvcrError
 from service.engine.answer_items import Because, VideoNames, comment_items, video_items
 from service.engine.candidate_index import Candidates
-from service.engine.comment_ranking import CommentRanking, find_video, is_about_all
+from service.engine.comment_ranking import (
+    AskedComments,
+    CommentRanking,
+    find_video,
+    is_about_all,
+)
 from service.engine.encoder_session import CommentHead
 from service.engine.engine import OpenBundle
 from service.engine.explanation import explain_comments, explain_videos
@@ -53,6 +58,7 @@ class _First(msgspec.Struct, frozen=True, eq=False):
     ranked: Ranked | None = None
     taste: _CommentTaste | None = None
     fetched: Candidates | None = None
+    comments: tuple[Ranked, int] | None = None
 
 
 _NOTHING_FIRST = _First()
@@ -117,13 +123,19 @@ class Ranker:
         encode_ms = (perf_counter() - started_s) * 1000
         ranked = self._videos.rank_together(list(map(_about_videos, queries)), users, prior)
         fetched = await self._fetch_comments(queries, users, tastes)
+        comments = self._rank_comments(queries, users, tastes, fetched)
         await asyncio.sleep(0)  # requests that have just come are read, or refused
         ranked_ms = (perf_counter() - started_s) * 1000 - encode_ms
         answers: list[Answer | LsvcrError] = []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                first = _First(ranked.get(position), tastes.get(position), fetched.get(position))
+                first = _First(
+                    ranked.get(position),
+                    tastes.get(position),
+                    fetched.get(position),
+                    comments.get(position),
+                )
                 answer = await self._answer_in_any_case(query, user, first, prior)
             except LsvcrError as error:
                 answers.append(error)
@@ -183,6 +195,24 @@ class Ranker:
             return {}  # each is tried again by itself, and answered in any case
         return dict(zip(asking, found, strict=True))
 
+    def _rank_comments(
+        self,
+        queries: Sequence[Query],
+        users: Sequence[User],
+        tastes: Mapping[int, _CommentTaste],
+        fetched: Mapping[int, Candidates],
+    ) -> dict[int, tuple[Ranked, int]]:
+        """Rank comments together where one look is enough; also count unusable candidates."""
+        asked = {
+            position: AskedComments(
+                query, users[position], taste.preference_D, fetched.get(position)
+            )
+            for position, taste in tastes.items()
+            if isinstance(query := queries[position], CommentQuery)
+        }
+        ranked = zip(asked, self._comments.rank_together([*asked.values()]), strict=True)
+        return {position: found for position, found in ranked if found is not None}
+
     def _target(self, video_id: str | None, encoded: EncodedHistory) -> NDArray[np.float32] | None:
         """The comment head's query: the video on screen, or the user's taste in its place."""
         if video_id is None:
@@ -236,10 +266,10 @@ class Ranker:
                 return self._answer_with(items, user, deciles)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
-                ranked, ignored = await self._comments.rank(
+                best, ignored = first.comments or await self._comments.rank(
                     query, user, preference_D, first.fetched
                 )
-                comments = self._comment_items(ranked, user, taste, query.explain)
+                comments = self._comment_items(best, user, taste, query.explain)
                 return self._answer_with(comments, user, ignored_candidates=ignored)
             case SimilarQuery():
                 row = find_video(self._catalogue, query.video_id)

@@ -76,7 +76,7 @@ class Scorer:
     Attributes:
         candidate_ND: Unit vectors by catalogue row.
         temperature: The encoder's part is cosine / temperature.
-        preference_D: Unit vector; or, as (N, D), one for each row that will be scored.
+        preference_D: Unit vector.
         beside: Computes the other parts of some rows.
     """
 
@@ -94,10 +94,8 @@ class Scorer:
 
         Equal candidate vectors get equal scores whatever stands beside them.
         """
-        is_one = self.preference_D.ndim == 1
-        start_B1 = np.array([0, len(row_N)]) if is_one else np.arange(len(row_N) + 1)
-        preference_BD = np.atleast_2d(self.preference_D)
-        cosine_N = cosines(self.candidate_ND, row_N, preference_BD, start_B1)
+        start_B1 = np.array([0, len(row_N)])
+        cosine_N = cosines(self.candidate_ND, row_N, self.preference_D[None], start_B1)
         return {"encoder": cosine_N / np.float32(self.temperature), **self.beside(row_N)}
 
     def rough_scores(self, first: int, end: int) -> NDArray[np.float64]:

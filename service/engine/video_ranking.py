@@ -133,12 +133,12 @@ class VideoRanking:
 
     def _plain(self, query: VideoQuery, user: User, encoded: EncodedHistory) -> PlainQuery:
         return PlainQuery(
-            query.k,
-            encoded.video_preference_D,
-            query.popularity_weight,
-            self._excluded(query, user),
-            self._matching(query),
-            encoded.candidates,
+            count=query.k,
+            preference_D=encoded.video_preference_D,
+            weight=query.popularity_weight,
+            excluded_E=self._excluded(query, user),
+            matching=self._matching(query),
+            fetched=encoded.candidates,
         )
 
     def _allows(self, query: VideoQuery, user: User) -> Allows:

@@ -60,3 +60,42 @@ def test_arrays_are_let_go_whatever_happens():
         with contextlib.suppress(IndexError):
             loops.find_rows(HASH, HASH, ROW, STARTS, shift, np.frombuffer(found, np.int32))
     found.extend(b"1")  # raises BufferError while anybody holds it
+
+
+TEXT = np.frombuffer("aäb".encode(), np.uint8)
+OFFSET = np.array([0, 1, 1, 4], np.int64)
+
+
+def test_texts_are_read_by_row_in_any_order_and_again():
+    row_H = np.array([2, 0, 1, 2], np.int64)
+    assert loops.read_texts(TEXT, OFFSET, row_H) == ["äb", "a", "", "äb"]
+    assert loops.read_texts(TEXT, OFFSET, row_H[:0]) == []
+
+
+@pytest.mark.parametrize(
+    ("offsets", "row"),
+    [([0, 1, 1, 4], 3), ([0, 1, 1, 4], -1), ([0, 1, 5], 1), ([2, 1], 0), ([-1, 1], 0), ([], 0)],
+)
+def test_texts_outside_of_what_there_is_are_refused(offsets, row):
+    with pytest.raises(IndexError, match="out of range"):
+        loops.read_texts(TEXT, np.array(offsets, np.int64), np.array([row]))
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(UnicodeDecodeError):
+        loops.read_texts(TEXT, np.array([0, 2]), np.array([0]))
+
+
+def test_every_number_in_half_precision_is_read_as_numpy_reads_it():
+    table_VF = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 8)
+    row_N = np.random.default_rng(1).permutation(len(table_VF))
+    feature_NF = np.empty(table_VF.shape, np.float32)
+    loops.read_halves(len(table_VF), 8, table_VF, row_N, feature_NF)
+    assert np.array_equal(feature_NF, table_VF[row_N].astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("row", [-1, 2])
+def test_rows_outside_of_a_table_are_refused(row):
+    table_VF = np.zeros((2, 3), np.float16)
+    with pytest.raises(IndexError, match="out of range"):
+        loops.read_halves(2, 3, table_VF, np.array([row]), np.empty((1, 3), np.float32))

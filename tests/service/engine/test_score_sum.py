@@ -39,10 +39,18 @@ from lsvcr.catalogue import item_hashes
 from service.engine import retrieval
 from service.engine.bundle_opening import open_warm
 from service.engine.candidate_index import CandidateIndex
+from service.engine.comment_ranking import CommentRanking
 from service.engine.engine import LocalBundle
 from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import CountsByHash, LiveCounts, PopularityPrior
-from service.engine.queries import Answer, Diversity, EventHistory, FeedQuery, VideoFilter
+from service.engine.queries import (
+    Answer,
+    CommentQuery,
+    Diversity,
+    EventHistory,
+    FeedQuery,
+    VideoFilter,
+)
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
@@ -242,13 +250,12 @@ def test_an_index_that_knows_profiles_finds_the_best_comments_at_once(
 ) -> None:
     bundle = whole_ranker.bundle
     candidate_CD = bundle.tables["comment_candidate_CD"]
-    assert bundle.comment_profile_CF is not None
-    index = ExactIndex(candidate_CD, unit(bundle.comment_profile_CF.astype(np.float32)))
-    warm, _ = open_warm(bundle, "cpu", max_batch=4)
-    opened = LocalBundle(replace(warm, comment_index=index), None, wanted="cpu", cpu_reason=None)
+    index = exact_comments(bundle)
     users = [history(["v1"], ["c5", "c9"]), history(["v7"]), history([], ["c100", "c3", "c44"])]
     queries = [ask_comments(events, k, exclude_M=item_hashes(["c12"])) for events in users]
-    for query, one in zip(queries, answer_all(Ranker(opened), queries), strict=True):
+    for query, one in zip(
+        queries, answer_all(Ranker(open_with(index, bundle)), queries), strict=True
+    ):
         assert isinstance(one, Answer) and query.history is not None
         target_D = video_preference(bundle, query.history) * np.float32(bundle.manifest.query_norm)
         preference_D = comment_preference(bundle, query.history, target_D)
@@ -259,6 +266,54 @@ def test_an_index_that_knows_profiles_finds_the_best_comments_at_once(
         found = [bundle.catalogue.comment_index.row(item.comment_id) for item in one.items]
         assert found == by_score(rows, scores)[:k]
     assert index.asked == [2 * k + 33]  # of 200, for all three together
+
+
+comment_queries = st.builds(
+    lambda videos, comments, k, options: ask_comments(history(videos, comments), k, **options),
+    st.lists(video_names, min_size=1, max_size=4),
+    st.lists(comment_names, max_size=8),
+    st.integers(1, 30),
+    st.fixed_dictionaries(
+        {
+            "video_id": st.none() | video_names,
+            "candidates": st.none() | st.lists(comment_names, max_size=20).map(tuple),
+            "exclude_M": st.lists(comment_names, max_size=5).map(item_hashes),
+            "exclude_seen": st.booleans(),
+            "filter": filters,
+        }
+    ),
+)
+
+
+@pytest.mark.parametrize("knows_profiles", [False, True])
+@slow
+@given(st.lists(comment_queries, min_size=2, max_size=6))
+def test_comments_ranked_together_are_those_ranked_alone(
+    whole_ranker: Ranker, knows_profiles: bool, queries: list[CommentQuery]
+) -> None:
+    """That is by `CommentRanking.rank`, with further looks."""
+    ranker = whole_ranker
+    if knows_profiles:
+        ranker = Ranker(open_with(exact_comments(ranker.bundle), ranker.bundle))
+    together = answer_all(ranker, queries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommentRanking, "rank_together", lambda _, asked: [None] * len(asked))
+        one_by_one = answer_all(ranker, queries)
+    for found, again in zip(together, one_by_one, strict=True):
+        assert isinstance(found, Answer) and isinstance(again, Answer)
+        assert found.items == again.items
+
+
+def exact_comments(bundle: Bundle) -> ExactIndex:
+    """An index of comments that knows profiles, as a GPU's."""
+    assert bundle.comment_profile_CF is not None
+    profile_CF = unit(bundle.comment_profile_CF.astype(np.float32))
+    return ExactIndex(bundle.tables["comment_candidate_CD"], profile_CF)
+
+
+def open_with(index: ExactIndex, bundle: Bundle) -> LocalBundle:
+    warm, _ = open_warm(bundle, "cpu", max_batch=4)
+    return LocalBundle(replace(warm, comment_index=index), None, wanted="cpu", cpu_reason=None)
 
 
 def test_counts_of_the_hour_itself_wait_for_the_next(whole_ranker: Ranker) -> None:
