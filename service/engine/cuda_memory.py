@@ -1,7 +1,8 @@
-"""Copies to and from a GPU that leave Python's lock to others, and turns to record graphs in.
+"""Copies to and from a GPU, and turns to record graphs in.
 
-ONNX Runtime's own copies keep the lock: a table of two gigabytes would silence the whole process
-for half a second, and each batch's outputs for as long as the GPU is at work for others.
+Large copies leave Python's lock to others: ONNX Runtime's own keep it, and a table of two gigabytes
+would silence the whole process for half a second. Small ones take less time than a thread then
+waits to have the lock again, while others of the process are at work.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ from service.errors import NotReadyError
 _TO_GPU, _FROM_GPU, _ON_GPU = 1, 2, 3
 _PIECE_BYTES = 2 << 20
 """Copied at once: what a batch copies waits for that of others."""
+_SMALL_BYTES = 1 << 18
+"""Copied with the lock held: 128 users' inputs; some 50 µs at most."""
 _LATELY_S, _LONGEST_PAUSE_S = 0.1, 0.005
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
 """The runtime that ONNX Runtime itself uses is loaded already."""
@@ -132,7 +135,7 @@ def copy_column_to_gpu(array_N: NDArray[Any], value: Any, column: int, way: Any)
     size, width = array_N.itemsize, value.shape()[1]
     target = value.data_ptr() + column * size
     copying = target, width * size, way.data_ptr(), size, size, len(array_N), _ON_GPU
-    _done(_runtime().cudaMemcpy2D(*copying), array_N.nbytes)
+    _done(_runtime(), _runtime().cudaMemcpy2D(*copying), array_N.nbytes)
 
 
 def copy_from_gpu(value: Any, array: NDArray[Any]) -> None:
@@ -141,21 +144,32 @@ def copy_from_gpu(value: Any, array: NDArray[Any]) -> None:
 
 
 def _copy(target: int, source: int, size: int, kind: int) -> None:
-    _done(_runtime().cudaMemcpy(target, source, size, kind), size)
+    library = _locking_runtime() if size <= _SMALL_BYTES else _runtime()
+    _done(library, library.cudaMemcpy(target, source, size, kind), size)
 
 
-def _done(status: int, size: int) -> None:
-    status = status or _runtime().cudaStreamSynchronize(None)  # it may still be on its way
+def _done(library: ctypes.CDLL, status: int, size: int) -> None:
+    status = status or library.cudaStreamSynchronize(None)  # it may still be on its way
     if status:
         raise RuntimeError(f"copying {size} bytes to or from the GPU failed with {status}")
 
 
 @functools.cache
 def _runtime() -> ctypes.CDLL:
-    """CUDA's runtime library; calls through ctypes let go of Python's lock."""
+    """CUDA's runtime library; calls let go of Python's lock."""
+    return _open(ctypes.CDLL)
+
+
+@functools.cache
+def _locking_runtime() -> ctypes.CDLL:
+    """The same; calls keep the lock."""
+    return _open(ctypes.PyDLL)
+
+
+def _open(calling: type[ctypes.CDLL]) -> ctypes.CDLL:
     for name in _LIBRARIES:
         try:
-            library = ctypes.CDLL(name)
+            library = calling(name)
         except OSError:
             continue
         place, size, kind = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int

@@ -7,6 +7,7 @@ Shape suffixes: B queries, V candidates, N of them in whole groups, K found, D w
 parts, X of a query, with them or without.
 """
 
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,7 +49,7 @@ _HALF_BYTES = 2
 
 
 class CudaNearest:
-    """Searches like a `CandidateIndex`, and misses none. One thread owns it.
+    """Searches like a `CandidateIndex`, and misses none. Threads take turns.
 
     Args:
         folder: Of the bundle.
@@ -82,6 +83,7 @@ class CudaNearest:
         self._way = new_on_gpu((filled,), np.float16) if takes_part else None
         largest_BW = np.zeros((self._together, width), np.float32)
         self._query = new_on_gpu(largest_BW.shape, np.float32)
+        self._lock = threading.Lock()
         self._session = _open(folder / NEAREST_GRAPH)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input("candidate", self._candidate)
@@ -101,7 +103,7 @@ class CudaNearest:
         """As `Index.set_part`; searches wait for some milliseconds."""
         part_N = np.full(self._candidate.shape()[0], NEVER, np.float16)
         part_N[1 : len(part_V)] = part_V[1:]
-        with turns.prepare():
+        with self._lock, turns.prepare():
             copy_column_to_gpu(part_N, self._candidate, self._width, self._way)
         self._largest_part = float(np.abs(part_V[1:]).max())
 
@@ -127,16 +129,17 @@ class CudaNearest:
     def _find(
         self, query_BW: FloatArray, count: int, turn: AbstractContextManager[None]
     ) -> tuple[NDArray[np.int32], FloatArray]:
-        """Run the graph; copies to and fro leave Python's lock to others."""
+        """Run the graph."""
         binding, place = self._binding, self._query.data_ptr()
-        binding.bind_cpu_input("count", np.array([count]))
-        binding.bind_input("query", "cuda", 0, np.float32, query_BW.shape, place)
-        for name in ("row", "part"):
-            binding.bind_output(name)
-        with turn:
-            copy_to_gpu(query_BW, self._query)
-            self._session.run_with_iobinding(binding)
-        row_BK, part_BK = binding.copy_outputs_to_cpu()
+        with self._lock:
+            binding.bind_cpu_input("count", np.array([count]))
+            binding.bind_input("query", "cuda", 0, np.float32, query_BW.shape, place)
+            for name in ("row", "part"):
+                binding.bind_output(name)
+            with turn:
+                copy_to_gpu(query_BW, self._query)
+                self._session.run_with_iobinding(binding)
+            row_BK, part_BK = binding.copy_outputs_to_cpu()
         return row_BK, part_BK
 
 

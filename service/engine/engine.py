@@ -132,7 +132,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GpuThreads:
-    """Where one bundle runs on a GPU: users are encoded while others' candidates are searched.
+    """Where one bundle runs on a GPU: many users are encoded while others' candidates are searched.
 
     Attributes:
         encoding: The one that recorded the graphs, which belong to it.
@@ -142,6 +142,9 @@ class GpuThreads:
     searching: Executor
 
 
+TOGETHER_ON_GPU = 64
+"""Users that are encoded, and whose candidates are searched, in one thread: of few a GPU does both
+sooner than they are handed over."""
 BATCHES_ON_GPU = 3
 """Under way at a time: one in each thread, and one that is being put together or sent."""
 
@@ -196,6 +199,14 @@ class LocalBundle:
             candidates = await self._find_in_turns(encoding.video_preference_BD, counts, weights)
             return EncodedUsers(encoding, candidates)
         encode = partial(self._warm.encoder.encode, history, with_comments=with_comments)
+
+        def encode_and_find() -> EncodedUsers:
+            encoding = encode()
+            preference_BD = encoding.video_preference_BD
+            return EncodedUsers(encoding, self._warm.find_videos(preference_BD, counts, weights))
+
+        if len(counts) <= TOGETHER_ON_GPU:
+            return await self._run(self._threads.encoding, encode_and_find)
         encoding = await self._run(self._threads.encoding, encode)
         find = partial(self._warm.find_videos, encoding.video_preference_BD, counts, weights)
         return EncodedUsers(encoding, await self._run(self._threads.searching, find))

@@ -46,6 +46,9 @@ from service.errors import EngineLostError
 FRAMES_TOGETHER, FRAMES_TOGETHER_ON_GPU = 16, 64
 """Questions of front-ends, each for several users, that are computed as one batch at most. A CPU
 takes as much longer as there are more; a GPU takes little more for many than for few."""
+LEAST_BESIDE_ON_GPU = 8
+"""Questions of a batch that begins beside one that is being encoded: fewer wait for its end, and
+for more of them to come."""
 SEARCHES_UNDER_WAY = 2
 """One that runs, and one that waits for its end: what comes meanwhile is searched for together."""
 MAX_QUEUE = 4096
@@ -191,6 +194,7 @@ class EngineServer:
             max_batch=together,
             sent_together=together,  # what goes to one front-end leaves at once
             in_flight=opened.in_flight,
+            least_beside=LEAST_BESIDE_ON_GPU,
         )
         searches: dict[Kind, Batcher[Search, CandidateBatch]] = {
             kind: Batcher(
