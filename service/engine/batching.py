@@ -41,6 +41,7 @@ class _Job(msgspec.Struct, Generic[QueryT, AnswerT], frozen=True, eq=False):
     query: QueryT
     deadline_s: float
     submitted_s: float
+    size: int
     future: asyncio.Future[Outcome[AnswerT]]
 
 
@@ -54,8 +55,9 @@ class Batcher(Generic[QueryT, AnswerT]):
         max_batch: Queries computed together, at most.
         in_flight: Batches computed at a time: more than one only where `compute` itself waits.
         sent_together: Answers that are handed out in one turn of the event loop.
-        least_beside: Queries that a batch has at least which begins beside one that is under way:
-            fewer do better to wait for its end, as a batch costs much whatever is in it.
+        least_beside: How large a batch is at least, by its queries' sizes, which begins beside one
+            that is under way: smaller ones do better to wait for its end, as a batch costs much
+            whatever is in it.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Batcher(Generic[QueryT, AnswerT]):
             DeadlineExceededError: If the answer isn't there in time.
             NotReadyError: If the batcher has been closed.
         """
-        job = self._queue(query, deadline_s)
+        job = self._queue(query, deadline_s, size=1)
         try:
             return await before(deadline_s, job.future)
         except BaseException:  # a caller that left, or whose time is up, frees its place
@@ -102,20 +104,22 @@ class Batcher(Generic[QueryT, AnswerT]):
                 self._waiting.remove(job)
             raise
 
-    def put(self, query: QueryT, deadline_s: float) -> asyncio.Future[Outcome[AnswerT]]:
+    def put(
+        self, query: QueryT, deadline_s: float, *, size: int = 1
+    ) -> asyncio.Future[Outcome[AnswerT]]:
         """As `submit`, but without a timer: what is late fails when its turn has come."""
-        return self._queue(query, deadline_s).future
+        return self._queue(query, deadline_s, size).future
 
     async def close(self) -> None:
         """Refuse what comes from now on, and finish what is waiting."""
         self._is_closed = True
         await asyncio.gather(*self._drains)
 
-    def _queue(self, query: QueryT, deadline_s: float) -> _Job[QueryT, AnswerT]:
+    def _queue(self, query: QueryT, deadline_s: float, size: int) -> _Job[QueryT, AnswerT]:
         now_s = time.monotonic()
         self._refuse_hopeless(deadline_s - now_s)
         loop = asyncio.get_running_loop()
-        job: _Job[QueryT, AnswerT] = _Job(query, deadline_s, now_s, loop.create_future())
+        job: _Job[QueryT, AnswerT] = _Job(query, deadline_s, now_s, size, loop.create_future())
         self._waiting.append(job)
         if self._draining < self._in_flight and self._are_enough(beside=self._draining):
             self._draining += 1
@@ -136,7 +140,9 @@ class Batcher(Generic[QueryT, AnswerT]):
 
     def _are_enough(self, beside: int) -> bool:
         """Whether what waits is worth a batch beside so many that are under way."""
-        return len(self._waiting) >= (self._least_beside if beside else 1)
+        if not beside:
+            return bool(self._waiting)
+        return sum(job.size for job in self._waiting) >= self._least_beside
 
     async def _drain(self) -> None:
         """Compute batches until too little waits."""

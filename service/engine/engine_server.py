@@ -46,9 +46,9 @@ from service.errors import EngineLostError
 FRAMES_TOGETHER, FRAMES_TOGETHER_ON_GPU = 16, 64
 """Questions of front-ends, each for several users, that are computed as one batch at most. A CPU
 takes as much longer as there are more; a GPU takes little more for many than for few."""
-LEAST_BESIDE_ON_GPU = 8
-"""Questions of a batch that begins beside one that is being encoded: fewer wait for its end, and
-for more of them to come."""
+LEAST_BESIDE = 128
+"""Users of a batch that begins beside one that is being encoded: fewer wait for its end, and for
+others to join them, as a GPU takes nearly as long for one as for many."""
 SEARCHES_UNDER_WAY = 2
 """One that runs, and one that waits for its end: what comes meanwhile is searched for together."""
 MAX_QUEUE = 4096
@@ -113,7 +113,8 @@ class EngineServer:
     def _begin(self, question: Open | Encode | Search | Prior | Beat) -> asyncio.Future[Any]:
         """Have a question answered; most are for an encoder, and cost no task of their own."""
         if isinstance(question, Encode):
-            return self._find(question.version).encodings.put(question, question.until_s)
+            encodings, users = self._find(question.version).encodings, len(question.counts)
+            return encodings.put(question, question.until_s, size=users)
         if isinstance(question, Search):
             searches = self._find(question.version).searches[question.kind]
             return searches.put(question, math.inf)
@@ -194,7 +195,7 @@ class EngineServer:
             max_batch=together,
             sent_together=together,  # what goes to one front-end leaves at once
             in_flight=opened.in_flight,
-            least_beside=LEAST_BESIDE_ON_GPU,
+            least_beside=LEAST_BESIDE,
         )
         searches: dict[Kind, Batcher[Search, CandidateBatch]] = {
             kind: Batcher(

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -248,3 +249,23 @@ def test_a_batch_begins_beside_another_only_for_enough() -> None:
 
     run(main)
     assert double.batches == [[1], [2, 3, 4], [5]]
+
+
+def test_large_queries_are_enough_sooner() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=9, max_batch=4, in_flight=2, least_beside=5)
+        first = await start(batcher)
+        small, large = batcher.put(2, math.inf, size=2), batcher.put(3, math.inf, size=2)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        last = batcher.put(4, math.inf)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 0
+        double.gate.set()
+        await asyncio.gather(*first, small, large, last)
+
+    run(main)
+    assert double.batches == [[1], [2, 3, 4]]
