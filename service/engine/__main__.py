@@ -35,6 +35,8 @@ async def serve(settings: Settings) -> int:
     listening = await server.listen(socket)
     waiting = [asyncio.create_task(event.wait()) for event in (stopping, server.has_broken)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:  # a task that nobody waits for any more must not be lost while it goes on
+        task.cancel()
     if server.has_broken.is_set():
         return 1
     listening.close()
