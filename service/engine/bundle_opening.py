@@ -54,6 +54,11 @@ class WarmBundle:
             query_BX = np.column_stack([query_BX, weight_B])
         return self.video_index.search(query_BX, counts)
 
+    def let_go(self) -> None:
+        """Free what is on a GPU, in many turns: others may be answered there."""
+        for part in (self.encoder, self.video_index, self.comment_index):
+            part.let_go()
+
 
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
     """Open graphs and indexes, check them against the golden outputs, and warm them up.

@@ -133,6 +133,9 @@ class Index(Protocol):
     def set_part(self, part_V: NDArray[np.float32]) -> None:
         """From now on know this of each row, where it takes parts."""
 
+    def let_go(self) -> None:
+        """Free what is held elsewhere than here, piece by piece; it answers no more."""
+
 
 class CandidateIndex:
     """Nearest candidates of one kind by inner product. One thread owns it.
@@ -199,6 +202,9 @@ class CandidateIndex:
 
     def set_part(self, part_V: NDArray[np.float32]) -> None:
         """It takes no parts: whoever asks compares popular rows besides."""
+
+    def let_go(self) -> None:
+        """All is here."""
 
 
 def widened(array_BN: NDArray[Any], width: int, content: int) -> NDArray[Any]:

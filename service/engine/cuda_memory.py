@@ -1,20 +1,21 @@
-"""Copies to and from a GPU, and turns to record graphs in.
+"""Memory of a GPU, copies to and from it, and turns to record graphs in.
 
-Large copies leave Python's lock to others: ONNX Runtime's own keep it, and a table of two gigabytes
-would silence the whole process for half a second. Small ones take less time than a thread then
-waits to have the lock again, while others of the process are at work.
+Large copies leave Python's lock to others, and so does taking memory: ONNX Runtime's own ways keep
+it, and some gigabytes would silence the whole process for a tenth of a second or more. Small copies
+take less time than a thread then waits to have the lock again, while others are at work.
 """
 
 import contextlib
 import ctypes
 import functools
+import math
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from service.errors import NotReadyError
@@ -38,7 +39,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._users = 0
+        self._answering = 0
+        self._preparing = 0
+        self._is_wanted = False
         self._is_recording = False
         self._answered_s = 0.0
 
@@ -46,43 +49,50 @@ class Turns:
     def answer(self) -> Iterator[None]:
         """Use the GPU for somebody who waits, after a graph that is being recorded."""
         self._answered_s = time.monotonic()
-        with self._use():
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_recording)
+            self._answering += 1
+        try:
             yield
+        finally:
+            with self._changed:
+                self._answering -= 1
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def prepare(self) -> Iterator[None]:
         """Use it for what nobody waits for yet: then pause as long, where others are answered."""
-        with self._use():
-            started_s = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_wanted)
+            self._preparing += 1
+        started_s = time.monotonic()
+        try:
             yield
+        finally:
+            with self._changed:
+                self._preparing -= 1
+                self._changed.notify_all()
         ended_s = time.monotonic()
         if ended_s - self._answered_s < _LATELY_S:
             time.sleep(min(ended_s - started_s, _LONGEST_PAUSE_S))
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
-        """Let nobody begin, and wait for those that have."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_recording)
-            self._is_recording = True
-            self._changed.wait_for(lambda: not self._users)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._is_recording = False
-                self._changed.notify_all()
+        """Let nobody begin, and wait for those that have.
 
-    @contextlib.contextmanager
-    def _use(self) -> Iterator[None]:
+        First for what is prepared, which may take long, as others are answered meanwhile.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_recording)
-            self._users += 1
+            self._changed.wait_for(lambda: not self._is_wanted)
+            self._is_wanted = True
+            self._changed.wait_for(lambda: not self._preparing)
+            self._is_recording = True
+            self._changed.wait_for(lambda: not self._answering)
         try:
             yield
         finally:
             with self._changed:
-                self._users -= 1
+                self._is_wanted = self._is_recording = False
                 self._changed.notify_all()
 
 
@@ -90,41 +100,56 @@ turns = Turns()
 """Of this process: bundles are opened while others answer."""
 
 
-def put_on_gpu(array: NDArray[Any]) -> Any:
-    """A copy there, as an `OrtValue`; raises as `new_on_gpu`."""
-    array = np.ascontiguousarray(array)
-    value = new_on_gpu(array.shape, array.dtype)
-    copy_in_pieces(array, value)
-    return value
+class GpuArray:
+    """An array there, of any content, in memory that is its own and goes with it.
 
+    That had better happen in a turn, where graphs may be recorded.
 
-def new_on_gpu(shape: Sequence[int], dtype: DTypeLike) -> Any:
-    """An `OrtValue` there, of any content.
+    Attributes:
+        address: Of its first byte.
 
     Raises:
         NotReadyError: If there is no GPU, or no memory on it.
     """
-    try:
+
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        place = ctypes.c_void_p()
+        size = max(1, math.prod(self.shape) * self.dtype.itemsize)
         with turns.prepare():
-            return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
-    except Exception as error:  # no driver, no free memory, …
-        raise NotReadyError("device cuda: the tables cannot be put there") from error
+            status = _runtime().cudaMalloc(ctypes.byref(place), size)
+        if status or place.value is None:
+            raise NotReadyError(f"device cuda: no place for {size} bytes there (status {status})")
+        self.address: int = place.value
+        weakref.finalize(self, _runtime().cudaFree, place).atexit = False
+
+    def bind_to(self, binding: Any, name: str) -> None:
+        """Let a graph read it as one of its inputs; whoever binds it keeps it."""
+        binding.bind_input(name, "cuda", 0, self.dtype.type, self.shape, self.address)
 
 
-def copy_in_pieces(array: NDArray[Any], value: Any) -> None:
+def put_on_gpu(array: NDArray[Any]) -> GpuArray:
+    """A copy there; raises as `GpuArray`."""
+    array = np.ascontiguousarray(array)
+    copy = GpuArray(array.shape, array.dtype)
+    copy_in_pieces(array, copy)
+    return copy
+
+
+def copy_in_pieces(array: NDArray[Any], to: GpuArray) -> None:
     """Overwrite what lies there, in many turns; `array` is contiguous and no larger."""
     for start in range(0, array.nbytes, _PIECE_BYTES):
         size = min(_PIECE_BYTES, array.nbytes - start)
         with turns.prepare():
-            _copy(value.data_ptr() + start, array.ctypes.data + start, size, _TO_GPU)
+            _copy(to.address + start, array.ctypes.data + start, size, _TO_GPU)
 
 
-def copy_to_gpu(array: NDArray[Any], value: Any) -> None:
+def copy_to_gpu(array: NDArray[Any], to: GpuArray) -> None:
     """Overwrite what lies there, in a turn of the caller's; `array` is contiguous and no larger."""
-    _copy(value.data_ptr(), array.ctypes.data, array.nbytes, _TO_GPU)
+    _copy(to.address, array.ctypes.data, array.nbytes, _TO_GPU)
 
 
-def copy_column_to_gpu(array_N: NDArray[Any], value: Any, column: int, way: Any) -> None:
+def copy_column_to_gpu(array_N: NDArray[Any], to: GpuArray, column: int, way: GpuArray) -> None:
     """Overwrite one column of a table that lies there, from its first row on, likewise.
 
     Args:
@@ -132,15 +157,15 @@ def copy_column_to_gpu(array_N: NDArray[Any], value: Any, column: int, way: Any)
             copied fast.
     """
     copy_to_gpu(array_N, way)
-    size, width = array_N.itemsize, value.shape()[1]
-    target = value.data_ptr() + column * size
-    copying = target, width * size, way.data_ptr(), size, size, len(array_N), _ON_GPU
+    size, width = array_N.itemsize, to.shape[1]
+    target = to.address + column * size
+    copying = target, width * size, way.address, size, size, len(array_N), _ON_GPU
     _done(_runtime(), _runtime().cudaMemcpy2D(*copying), array_N.nbytes)
 
 
-def copy_from_gpu(value: Any, array: NDArray[Any]) -> None:
+def copy_from_gpu(there: GpuArray, array: NDArray[Any]) -> None:
     """Overwrite `array`, likewise."""
-    _copy(array.ctypes.data, value.data_ptr(), array.nbytes, _FROM_GPU)
+    _copy(array.ctypes.data, there.address, array.nbytes, _FROM_GPU)
 
 
 def _copy(target: int, source: int, size: int, kind: int) -> None:
@@ -176,5 +201,7 @@ def _open(calling: type[ctypes.CDLL]) -> ctypes.CDLL:
         library.cudaMemcpy.argtypes = [place, place, size, kind]
         library.cudaMemcpy2D.argtypes = [place, size, place, size, size, size, kind]
         library.cudaStreamSynchronize.argtypes = [place]
+        library.cudaMalloc.argtypes = [ctypes.POINTER(place), size]
+        library.cudaFree.argtypes = [place]
         return library
     raise NotReadyError("device cuda: the CUDA runtime library cannot be found")

@@ -19,10 +19,10 @@ from numpy.typing import DTypeLike, NDArray
 from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
 from service.engine.candidate_index import CandidateBatch, IndexSize
 from service.engine.cuda_memory import (
+    GpuArray,
     copy_column_to_gpu,
     copy_in_pieces,
     copy_to_gpu,
-    new_on_gpu,
     put_on_gpu,
     turns,
 )
@@ -74,21 +74,23 @@ class CudaNearest:
     ) -> None:
         rows, self._width = candidate_VD.shape
         self._candidate = _lay_out(folder / NEAREST_ROWS_GRAPH, candidate_VD, parts_VF)
-        filled, width = self._candidate.shape()
+        filled, width = self._candidate.shape
         most = min(MOST_FOUND, filled // NEAREST_GROUP)
         has_parts = parts_VF is not None
         self.extent = IndexSize(rows - 1, most, takes_parts=takes_part or has_parts)
         self._largest_part = 1.0 if has_parts else None
         self._together = max(1, MOST_SCORES // filled)
-        self._way = new_on_gpu((filled,), np.float16) if takes_part else None
+        self._way = GpuArray((filled if takes_part else 0,), np.float16)
         largest_BW = np.zeros((self._together, width), np.float32)
-        self._query = new_on_gpu(largest_BW.shape, np.float32)
+        self._query = GpuArray(largest_BW.shape, np.float32)
+        self._rows = put_on_gpu(np.array([rows]))
+        self._member = put_on_gpu(member_places(filled))
         self._lock = threading.Lock()
         self._session = _open(folder / NEAREST_GRAPH)
         self._binding = self._session.io_binding()
-        self._binding.bind_ortvalue_input("candidate", self._candidate)
-        self._binding.bind_ortvalue_input("rows", put_on_gpu(np.array([rows])))
-        self._binding.bind_ortvalue_input("member", put_on_gpu(member_places(filled)))
+        self._candidate.bind_to(self._binding, "candidate")
+        self._rows.bind_to(self._binding, "rows")
+        self._member.bind_to(self._binding, "member")
         try:  # takes its memory now, not when there is a full batch for the first time
             self._find(largest_BW, 1, turns.prepare())
         except Exception as error:
@@ -101,7 +103,7 @@ class CudaNearest:
 
     def set_part(self, part_V: FloatArray) -> None:
         """As `Index.set_part`; searches wait for some milliseconds."""
-        part_N = np.full(self._candidate.shape()[0], NEVER, np.float16)
+        part_N = np.full(self._candidate.shape[0], NEVER, np.float16)
         part_N[1 : len(part_V)] = part_V[1:]
         with self._lock, turns.prepare():
             copy_column_to_gpu(part_N, self._candidate, self._width, self._way)
@@ -113,7 +115,7 @@ class CudaNearest:
         count = min(max(counts, default=0), rows, self.extent.max_count)
         if count < 1:
             return CandidateBatch.nothing(counts, rows)
-        query_BW = np.zeros((len(query_BX), self._query.shape()[1]), np.float32)
+        query_BW = np.zeros((len(query_BX), self._query.shape[1]), np.float32)
         query_BW[:, : query_BX.shape[1]] = query_BX
         found = [
             self._find(query_BW[start : start + self._together], count, turns.answer())
@@ -126,11 +128,20 @@ class CudaNearest:
         found_BK = without_padding(row_BK, part_BK)
         return CandidateBatch(*found_BK, counts, rows, HALF_ERROR * largest, with_parts)
 
+    def let_go(self) -> None:
+        """As `Index.let_go`."""
+        with turns.prepare():
+            del self._binding, self._session
+        with turns.prepare():
+            del self._candidate
+        with turns.prepare():
+            del self._query, self._way, self._rows, self._member
+
     def _find(
         self, query_BW: FloatArray, count: int, turn: AbstractContextManager[None]
     ) -> tuple[NDArray[np.int32], FloatArray]:
         """Run the graph."""
-        binding, place = self._binding, self._query.data_ptr()
+        binding, place = self._binding, self._query.address
         with self._lock:
             binding.bind_cpu_input("count", np.array([count]))
             binding.bind_input("query", "cuda", 0, np.float32, query_BW.shape, place)
@@ -157,15 +168,17 @@ def _open(graph: Path) -> Any:
     return session
 
 
-def _lay_out(graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floating] | None) -> Any:
+def _lay_out(
+    graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floating] | None
+) -> GpuArray:
     """Candidates as they are compared, (N, W); zeros fill up rows, and the last group."""
     rows, width = candidate_VD.shape
     filled = rows + -rows % NEAREST_GROUP
     parts_width = 1 if parts_VF is None else parts_VF.shape[1]
     parts_width += -(width + parts_width) % ALIGNED
-    table = new_on_gpu((filled, width + parts_width), np.float16)
+    table = GpuArray((filled, width + parts_width), np.float16)
     most = min(ROWS_AT_ONCE, filled)
-    vectors = new_on_gpu((most, width), np.float32)
+    vectors = GpuArray((most, width), np.float32)
     parts = put_on_gpu(np.zeros((most, parts_width), np.float16))
     session = _open(graph)
     binding = session.io_binding()
@@ -174,12 +187,14 @@ def _lay_out(graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floatin
         copy_in_pieces(_filled_up(candidate_VD, start, (size, width), np.float32), vectors)
         if parts_VF is not None:
             copy_in_pieces(_filled_up(parts_VF, start, (size, parts_width), np.float16), parts)
-        place = table.data_ptr() + start * (width + parts_width) * _HALF_BYTES
-        binding.bind_input("vector", "cuda", 0, np.float32, (size, width), vectors.data_ptr())
-        binding.bind_input("parts", "cuda", 0, np.float16, (size, parts_width), parts.data_ptr())
+        place = table.address + start * (width + parts_width) * _HALF_BYTES
+        binding.bind_input("vector", "cuda", 0, np.float32, (size, width), vectors.address)
+        binding.bind_input("parts", "cuda", 0, np.float16, (size, parts_width), parts.address)
         binding.bind_output("row", "cuda", 0, np.float16, (size, width + parts_width), place)
         with turns.prepare():
             session.run_with_iobinding(binding)
+    with turns.prepare():  # frees memory
+        del binding, session, vectors, parts
     return table
 
 

@@ -125,6 +125,9 @@ class CpuEncoder:
         for state_BJD in states:
             encoding.comment_state_BJD[row_B, : state_BJD.shape[1]] = state_BJD
 
+    def let_go(self) -> None:
+        """Free what is held elsewhere than here, piece by piece; it answers no more."""
+
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
         return {"device": self.device, "providers": self._encoder.get_providers()}

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import time
 import weakref
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,12 +22,21 @@ _KEPT_BYTES = 1024
 _KEPT_OF_A_SIZE = 7
 
 
+@runtime_checkable
+class HeldElsewhere(Protocol):
+    """What isn't all in this process's memory."""
+
+    def let_go(self) -> None:
+        """Free it piece by piece, as others go on meanwhile."""
+
+
 def give_back_after(opened: object, held: object) -> None:
     """Give memory back, in a thread, once a bundle is gone; to be called in an event loop.
 
     Args:
         opened: Lives as long as somebody uses the bundle.
-        held: What it holds, let go of there too: to unmap large files takes milliseconds.
+        held: What it holds, let go of there too: to unmap large files takes milliseconds. Only this
+            and `opened` refer to it.
     """
     loop = asyncio.get_running_loop()
     weakref.finalize(opened, _begin_soon, loop, [held]).atexit = False
@@ -65,5 +75,8 @@ def _begin(loop: asyncio.AbstractEventLoop, held: list[object]) -> None:
 
 
 def _let_go(held: list[object]) -> None:
+    for one in held:
+        if isinstance(one, HeldElsewhere):
+            one.let_go()
     held.clear()
     give_back()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.ma  # `unique` imports it when it is called first, which takes 50 ms
 from numpy.typing import NDArray
 
 from service.engine.candidate_index import Candidates, Kind

@@ -1,11 +1,16 @@
-"""Many use a GPU at a time, or one records a graph there."""
+"""Memory of a GPU, and turns: many use it at a time, or one records a graph there."""
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
-from service.engine.cuda_memory import Turns
+from service.engine import cuda_memory
+from service.engine.cuda_encoder import expect_cuda, has_cuda
+from service.engine.cuda_memory import GpuArray, Turns, copy_from_gpu, put_on_gpu
+from service.errors import NotReadyError
 
 SOON_S = 60.0
 
@@ -49,6 +54,36 @@ def test_a_recording_waits_for_those_that_have_begun_and_others_wait_for_it() ->
     assert seen == ["before", "recorded", "after"]
 
 
+def test_answers_go_on_while_a_recording_waits_for_what_is_prepared() -> None:
+    turns, seen = Turns(), list[str]()
+    is_preparing, may_end = threading.Event(), threading.Event()
+
+    def prepare(name: str) -> None:
+        with turns.prepare():
+            is_preparing.set()
+            may_end.wait(SOON_S)
+            seen.append(name)
+
+    def record() -> None:
+        with turns.record():
+            seen.append("recorded")
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(prepare, "before")
+        assert is_preparing.wait(SOON_S)
+        recording = pool.submit(record)
+        while not turns._is_wanted:
+            assert not recording.done()
+        later = pool.submit(prepare, "after")
+        for _ in range(2):
+            with turns.answer():
+                seen.append("answered")
+        may_end.set()
+        for one in (first, recording, later):
+            one.result(SOON_S)
+    assert seen == ["answered", "answered", "before", "recorded", "after"]
+
+
 def test_turns_never_overlap_a_recording() -> None:
     turns, recording, overlaps = Turns(), threading.Event(), list[int]()
 
@@ -58,7 +93,7 @@ def test_turns_never_overlap_a_recording() -> None:
                 recording.set()
                 recording.clear()
         else:
-            with turns.answer():
+            with turns.answer() if number % 2 else turns.prepare():
                 overlaps.extend([number] * recording.is_set())
 
     with ThreadPoolExecutor(8) as pool:
@@ -80,3 +115,26 @@ def test_who_prepares_pauses_only_where_others_are_answered(
         pass
     [pause_s] = pauses_s
     assert 0 <= pause_s <= 0.005
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+def test_memory_of_a_gpu_is_as_large_as_its_array_and_goes_with_it() -> None:
+    expect_cuda()
+    numbers_N = np.arange(1 << 24, dtype=np.int32)
+    before = free_bytes()
+    there = put_on_gpu(numbers_N)
+    assert numbers_N.nbytes <= before - free_bytes() <= numbers_N.nbytes + (4 << 20)
+    back_N = np.zeros_like(numbers_N)
+    copy_from_gpu(there, back_N)
+    assert np.array_equal(back_N, numbers_N)
+    del there
+    assert free_bytes() == before
+    with pytest.raises(NotReadyError, match="no place for"):
+        GpuArray((1 << 40,), np.float32)
+
+
+def free_bytes() -> int:
+    free, of_all = ctypes.c_size_t(), ctypes.c_size_t()
+    assert cuda_memory._runtime().cudaMemGetInfo(ctypes.byref(free), ctypes.byref(of_all)) == 0
+    return free.value

@@ -87,6 +87,9 @@ def test_what_a_bundle_held_is_let_go_of_in_a_thread() -> None:
     class Held:
         """Tells who let go of it."""
 
+        def let_go(self) -> None:
+            freed_in.append(threading.get_ident())
+
         def __del__(self) -> None:
             freed_in.append(threading.get_ident())
             is_freed.set()
@@ -102,7 +105,8 @@ def test_what_a_bundle_held_is_let_go_of_in_a_thread() -> None:
         assert await asyncio.to_thread(is_freed.wait, SOON_S)
 
     asyncio.run(main())
-    assert freed_in != [threading.get_ident()]
+    [let_go_in, deleted_in] = freed_in
+    assert let_go_in == deleted_in != threading.get_ident()
 
 
 @pytest.mark.skipif(freed_memory._trim is None, reason="this C library has no malloc_trim")
