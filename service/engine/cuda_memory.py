@@ -118,6 +118,8 @@ class GpuArray:
         size = max(1, math.prod(self.shape) * self.dtype.itemsize)
         with turns.prepare():
             status = _runtime().cudaMalloc(ctypes.byref(place), size)
+            if status:  # else the next kernel, whoever's, would fail with it
+                _runtime().cudaGetLastError()
         if status or place.value is None:
             raise NotReadyError(f"device cuda: no place for {size} bytes there (status {status})")
         self.address: int = place.value
