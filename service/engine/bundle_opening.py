@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class WarmBundle:
     """A bundle with its encoder and indexes, checked and warmed up.
 
-    One thread owns the encoder, and one the indexes.
+    One thread owns the encoder; indexes may be searched from any.
     """
 
     bundle: Bundle

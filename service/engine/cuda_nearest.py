@@ -105,7 +105,7 @@ class CudaNearest:
         """As `Index.set_part`; searches wait for some milliseconds."""
         part_N = np.full(self._candidate.shape[0], NEVER, np.float16)
         part_N[1 : len(part_V)] = part_V[1:]
-        with self._lock, turns.prepare():
+        with turns.prepare(), self._lock:  # a turn may be long in coming
             copy_column_to_gpu(part_N, self._candidate, self._width, self._way)
         self._largest_part = float(np.abs(part_V[1:]).max())
 

@@ -198,18 +198,19 @@ class LocalBundle:
             encoding = await self._encode_in_turns(history, with_comments)
             candidates = await self._find_in_turns(encoding.video_preference_BD, counts, weights)
             return EncodedUsers(encoding, candidates)
-        encode = partial(self._warm.encoder.encode, history, with_comments=with_comments)
+        warm, threads = self._warm, self._threads
 
-        def encode_and_find() -> EncodedUsers:
-            encoding = encode()
-            preference_BD = encoding.video_preference_BD
-            return EncodedUsers(encoding, self._warm.find_videos(preference_BD, counts, weights))
+        def encode() -> Encoding:
+            return warm.encoder.encode(history, with_comments=with_comments)
 
-        if len(counts) <= TOGETHER_ON_GPU:
-            return await self._run(self._threads.encoding, encode_and_find)
-        encoding = await self._run(self._threads.encoding, encode)
-        find = partial(self._warm.find_videos, encoding.video_preference_BD, counts, weights)
-        return EncodedUsers(encoding, await self._run(self._threads.searching, find))
+        def find(encoding: Encoding) -> EncodedUsers:
+            found = warm.find_videos(encoding.video_preference_BD, counts, weights)
+            return EncodedUsers(encoding, found)
+
+        if len(counts) <= TOGETHER_ON_GPU and warm.video_index.device == "cuda":
+            return await self._run(threads.encoding, lambda: find(encode()))
+        encoding = await self._run(threads.encoding, encode)
+        return await self._run(threads.searching, lambda: find(encoding))
 
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
         """Encode run by run, so that the loop reads, and refuses, requests between two of them."""

@@ -2,7 +2,9 @@
 
 import ctypes
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from service.engine.cuda_memory import GpuArray, Turns, copy_from_gpu, put_on_gp
 from service.errors import NotReadyError
 
 SOON_S = 60.0
+
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 def test_uses_go_side_by_side() -> None:
@@ -27,12 +31,15 @@ def test_uses_go_side_by_side() -> None:
             one.result(SOON_S)
 
 
-def test_a_recording_waits_for_those_that_have_begun_and_others_wait_for_it() -> None:
-    turns, seen = Turns(), list[str]()
+def record_between(
+    turns: Turns, turn: Turn, is_awaited: Callable[[], bool], meanwhile: Callable[[], None]
+) -> list[str]:
+    """The order of a use, a recording that is asked for during it, and another use after that."""
+    seen = list[str]()
     is_used, may_end = threading.Event(), threading.Event()
 
     def use(name: str) -> None:
-        with turns.answer():
+        with turn():
             is_used.set()
             may_end.wait(SOON_S)
             seen.append(name)
@@ -45,43 +52,32 @@ def test_a_recording_waits_for_those_that_have_begun_and_others_wait_for_it() ->
         first = pool.submit(use, "before")
         assert is_used.wait(SOON_S)
         recording = pool.submit(record)
-        while not turns._is_recording:
+        while not is_awaited():
             assert not recording.done()
         later = pool.submit(use, "after")
+        meanwhile()
         may_end.set()
         for one in (first, recording, later):
             one.result(SOON_S)
+    return seen
+
+
+def test_a_recording_waits_for_those_that_have_begun_and_others_wait_for_it() -> None:
+    turns = Turns()
+    seen = record_between(turns, turns.answer, lambda: turns._is_recording, lambda: None)
     assert seen == ["before", "recorded", "after"]
 
 
 def test_answers_go_on_while_a_recording_waits_for_what_is_prepared() -> None:
-    turns, seen = Turns(), list[str]()
-    is_preparing, may_end = threading.Event(), threading.Event()
+    turns, answered = Turns(), list[int]()
 
-    def prepare(name: str) -> None:
-        with turns.prepare():
-            is_preparing.set()
-            may_end.wait(SOON_S)
-            seen.append(name)
-
-    def record() -> None:
-        with turns.record():
-            seen.append("recorded")
-
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(prepare, "before")
-        assert is_preparing.wait(SOON_S)
-        recording = pool.submit(record)
-        while not turns._is_wanted:
-            assert not recording.done()
-        later = pool.submit(prepare, "after")
-        for _ in range(2):
+    def answer_twice() -> None:
+        for number in range(2):
             with turns.answer():
-                seen.append("answered")
-        may_end.set()
-        for one in (first, recording, later):
-            one.result(SOON_S)
-    assert seen == ["answered", "answered", "before", "recorded", "after"]
+                answered.append(number)
+
+    seen = record_between(turns, turns.prepare, lambda: turns._is_wanted, answer_twice)
+    assert (seen, answered) == (["before", "recorded", "after"], [0, 1])
 
 
 def test_turns_never_overlap_a_recording() -> None:
