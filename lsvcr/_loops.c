@@ -38,6 +38,19 @@ static int are_parts(const int64_t *start_O1, int64_t owners, int64_t items)
     return 1;
 }
 
+/* Whether some rows are those of a table; they are read from memory beforehand. */
+static int are_rows(const void *table, int64_t rows, int64_t row_bytes, const int64_t *row_N,
+                    int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (row_N[i] < 0 || row_N[i] >= rows)
+            return 0;
+        for (int64_t at = 0; at < row_bytes; at += 64)
+            FETCH((const char *)table + row_N[i] * row_bytes + at);
+    }
+    return 1;
+}
+
 /* The first place whose value isn't below the one sought. */
 #define LOWER_BOUND(values, sought, low, high)            \
     while (low < high) {                                  \
@@ -493,14 +506,9 @@ static int score_rows(const float *candidate_VD, int64_t rows, int64_t width, co
                       int64_t count, const float *preference_BD, const int64_t *start_B1,
                       int64_t queries, float *cosine_N)
 {
-    if (!are_parts(start_B1, queries, count))
+    if (!are_parts(start_B1, queries, count)
+        || !are_rows(candidate_VD, rows, width * (int64_t)sizeof *candidate_VD, row_N, count))
         return OUT_OF_RANGE;
-    for (int64_t i = 0; i < count; i++) {
-        if (row_N[i] < 0 || row_N[i] >= rows)
-            return OUT_OF_RANGE;
-        for (int64_t at = 0; at < width; at += 64 / (int64_t)sizeof(float))
-            FETCH(candidate_VD + row_N[i] * width + at);
-    }
     for (int64_t b = 0; b < queries; b++)
         for (int64_t i = start_B1[b]; i < start_B1[b + 1]; i++)
             cosine_N[i] = inner_product(candidate_VD + row_N[i] * width, preference_BD + b * width, width);
@@ -608,12 +616,8 @@ static void from_halves(const uint16_t *half, int64_t count, float *single)
 static int read_halves(const uint16_t *table_VF, int64_t rows, int64_t width, const int64_t *row_N,
                        int64_t count, float *feature_NF)
 {
-    for (int64_t i = 0; i < count; i++) {
-        if (row_N[i] < 0 || row_N[i] >= rows)
-            return OUT_OF_RANGE;
-        for (int64_t at = 0; at < width; at += 64 / (int64_t)sizeof *table_VF)
-            FETCH(table_VF + row_N[i] * width + at);
-    }
+    if (!are_rows(table_VF, rows, width * (int64_t)sizeof *table_VF, row_N, count))
+        return OUT_OF_RANGE;
     for (int64_t i = 0; i < count; i++)
         from_halves(table_VF + row_N[i] * width, width, feature_NF + i * width);
     return DONE;

@@ -179,13 +179,12 @@ class CommentRanking:
     def _beside(self, users: Sequence[User]) -> Beside | None:
         """The profiles' part of the score; `users` as they own the pairs."""
         similarity = self.similarity
-        profiles = [_profile(user) for user in users]
-        known = [profile for profile in profiles if profile is not None]
-        if similarity is None or len(known) < len(profiles):
+        profiles = [profile for user in users if (profile := _profile(user)) is not None]
+        if similarity is None or len(profiles) < len(users):
             return None
 
         def parts_of(pairs: Pairs) -> Parts:
-            return {"profile": similarity.logits(known, pairs.row_N, pairs.start_B1)}
+            return {"profile": similarity.logits(profiles, pairs.row_N, pairs.start_B1)}
 
         return parts_of
 

@@ -126,7 +126,7 @@ class CpuEncoder:
             encoding.comment_state_BJD[row_B, : state_BJD.shape[1]] = state_BJD
 
     def let_go(self) -> None:
-        """Free what is held elsewhere than here, piece by piece; it answers no more."""
+        """Free what is held elsewhere than here, piece by piece: nothing; it answers no more."""
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
