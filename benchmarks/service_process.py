@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from lsvcr.bundle import load_bundle
 from lsvcr_client import Client, Retries
 from lsvcr_client.requests import Event, SendEvents
 
+_PORTS = range(20_000, 32_768)
+"""Below those of outgoing connections, by default, on Linux as elsewhere."""
 USERS = 2_000
 START_S = 180
 PEERS = ("plain", "litserve", "bentoml")
@@ -173,11 +176,15 @@ def _family_of(port: int) -> list[int]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that the system gives to no outgoing connection.
+
+    Of those which it chooses itself one may be some client's before a server has it.
+    """
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):  # whatever seeds others use
+        with socket.socket() as listening, contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.service_process import free_port
 
 ROOT = Path(__file__).parents[1]
 STRICT = "set -euo pipefail\n"
@@ -17,7 +18,7 @@ def test_the_tutorial_ends_in_recommendations(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     assert len(blocks) == 6
-    free = str(_free_port())
+    free = str(free_port())
     script = STRICT + "\n".join(blocks).replace(PORT, free)
     environment = {
         **os.environ,
@@ -45,10 +46,3 @@ def test_the_tutorial_ends_in_recommendations(tmp_path: Path) -> None:
     assert '"source":"model"' in feed
     assert "cake" in feed and '"comments":[{"comment_id"' in feed
     assert "cake" in similar and "bike" not in similar
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

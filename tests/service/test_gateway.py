@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ import pytest
 from experiment_apps import FIRST, SECOND
 from running_service import running, wait_for
 
+from benchmarks.service_process import free_port
 from faults.envoy_balancer import envoy_before
 from service.embedded_store import EmbeddedStore
 from service.experiments.assignment import assign
@@ -53,12 +53,6 @@ def ask(port: int, path: str, body: Any, method: str = "POST", **headers: str) -
         return Answer(
             response.status, response.getheader("X-Arm"), response.getheader("X-Model-Version")
         )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

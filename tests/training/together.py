@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
-import socket
 import warnings
 
 import torch.multiprocessing
 
+from benchmarks.service_process import free_port
 from training import processes
 
 PRELOADED = ["torch", "training.align", "training.fit"]
@@ -18,7 +18,7 @@ def run_together(count, function, *arguments):
     multiprocessing.set_forkserver_preload(PRELOADED)
     torch.multiprocessing.start_processes(
         _call,
-        (count, _free_port(), function, arguments),
+        (count, free_port(), function, arguments),
         nprocs=count,
         start_method="forkserver",
     )
@@ -38,9 +38,3 @@ def _call(number, count, port, function, arguments):
     }
     with processes.joined():
         function(*arguments)
-
-
-def _free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
