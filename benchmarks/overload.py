@@ -1,9 +1,10 @@
 """What becomes of requests when more come than can be answered.
 
 First the peak, by a closed loop; then an open loop at multiples of it, with the service's own
-deadline: how many are still answered, and how fast the rest is refused. All is on the same cores,
-so each rate is also offered to an app that only refuses: what that and the load's generator take is
-lost for answers whatever the service does, and `possible_of_peak` is what would be left.
+deadline: how many are still answered, and how fast the rest is refused. Each rate is also offered
+to an app that only refuses: what that takes, and the load's generator where it has no cores of its
+own (`--service-cores`), is lost for answers behind any framework, and `possible_of_peak` is what
+would be left.
 """
 
 import argparse
@@ -34,6 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_bundle_arguments(parser)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--service-cores",
+        type=int,
+        default=0,
+        help="of the service and its store; generators have the others; 0 shares all of them",
+    )
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
@@ -42,38 +49,44 @@ def main() -> None:
     args = parser.parse_args()
     args.path = "videos"
     registry = large_registry_of(args.work, args.videos, args.comments)
+    cores = sorted(os.sched_getaffinity(0))
+    theirs = cores[: args.service_cores] if args.service_cores else cores
+    ours = cores[args.service_cores :]
+    os.sched_setaffinity(0, theirs)  # whatever is started has them, too
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(
             registry, Path(folder), workers=args.workers, arguments=["--device", args.device]
         ) as port,
     ):
+        os.sched_setaffinity(0, ours)
         fill_store(port, registry)
         closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)]
         peak = statistics.median(seen.goodput_per_s for seen in closed[1:])
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
+    os.sched_setaffinity(0, theirs)
     with running_app("refusing", workers=args.workers) as port:
+        os.sched_setaffinity(0, ours)
         refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
-    generating = statistics.median(seen.cpu_s for seen in closed[1:]) / args.seconds
-    cores = len(os.sched_getaffinity(0))
+    shared = 0 if args.service_cores else 1  # of what the generators take
+    generating = shared * statistics.median(seen.cpu_s for seen in closed[1:]) / args.seconds
     rows = []
     for factor, seen, refused in zip(args.factors, runs, refusing, strict=True):
         in_time = seen.in_time_per_s(DEADLINE_MS) / peak
         rejected = float(np.mean(seen.status_N == 503))
-        lost = refused.generator_cores + refused.server_cores * rejected
+        lost = shared * refused.generator_cores + refused.server_cores * rejected
+        possible = min(1.0, (len(theirs) - lost) / (len(theirs) - generating))
         row = {
             "offered_of_peak": factor,
             "in_time_of_peak": round(in_time, 3),
-            "possible_of_peak": round(min(1.0, (cores - lost) / (cores - generating)), 3),
+            "possible_of_peak": round(possible, 3),
             "refused_by_bare_app": asdict(refused),
         }
         rows.append({**row, **seen.describe()})
         print(rows[-1])
-    write_results(
-        args.out,
-        {"videos": args.videos, "workers": args.workers, "peak_per_s": round(peak), "runs": rows},
-    )
+    settings = {name: getattr(args, name) for name in ("videos", "workers", "service_cores")}
+    write_results(args.out, {**settings, "peak_per_s": round(peak), "runs": rows})
 
 
 @dataclass(frozen=True, slots=True)

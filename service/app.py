@@ -32,7 +32,7 @@ from service.experiments.report_process import ReportProcess
 from service.experiments.shadow_work import ShadowWork
 from service.exposure_log import ExposureLog
 from service.history_store import HistoryStore
-from service.load_shedding import LoadShedding
+from service.load_shedding import CountUnderWay, LoadShedding
 from service.metrics import Metrics
 from service.openapi_document import complete_openapi
 from service.popularity_follower import PopularityFollower
@@ -76,9 +76,14 @@ def create_app(settings: Settings) -> FastAPI:
     quality = QualityMetrics(metrics.registry)
     tracing = Tracing(settings.otlp_endpoint)
     key_ring = KeyRing(settings.keys)
+    shedding = LoadShedding(
+        paths=routes_by_path(recommend.router.routes),
+        metrics=metrics,
+        max_wait_s=settings.deadline_ms / 1000 * _WAITING_SHARE,
+    )
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             store_url = await _open_store_server(settings, stack)
@@ -94,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
                 app.state.rate_limiter = _open_rate_limiter(store_url, settings, stack)
             if key_ring:
                 stack.callback(asyncio.create_task(_follow_keys(settings, key_ring)).cancel)
-            yield
+            yield {"load_shedding": shedding}
 
     app = FastAPI(
         title="LSVCR",
@@ -104,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the framework's pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(settings, metrics, key_ring),
+        middleware=_middleware(settings, metrics, key_ring, shedding),
         telemetry=tracing.telemetry(),
         responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
@@ -130,16 +135,13 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
-def _middleware(settings: Settings, metrics: Metrics, key_ring: KeyRing) -> list[Middleware]:
+def _middleware(
+    settings: Settings, metrics: Metrics, key_ring: KeyRing, shedding: LoadShedding
+) -> list[Middleware]:
     """From the outside in; keys are checked only where there are some."""
-    shedding = Middleware(
-        LoadShedding,
-        paths=routes_by_path(recommend.router.routes),
-        metrics=metrics,
-        max_wait_s=settings.deadline_ms / 1000 * _WAITING_SHARE,
-    )
+    counting = Middleware(CountUnderWay, shedding=shedding)
     context = Middleware(RequestContext, metrics=metrics, deadline_ms=settings.deadline_ms)
-    outer = [shedding, context]
+    outer = [counting, context]
     if settings.admin_port is not None:
         outer.append(Middleware(AdminPort, port=settings.admin_port))
     if key_ring:

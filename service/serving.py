@@ -21,7 +21,7 @@ from service.app import create_app
 from service.embedded_store import EmbeddedStore
 from service.engine.cuda_encoder import has_cuda
 from service.engine_process import EngineProcess
-from service.joined_writes import JoinedWritesProtocol
+from service.load_shedding import SheddingProtocol
 from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER, keep_process_id
 from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
@@ -73,7 +73,7 @@ def _serve(settings: Settings) -> int:
     options: dict[str, Any] = {
         "host": settings.listen_host,
         "port": settings.port,
-        "http": JoinedWritesProtocol,
+        "http": SheddingProtocol,
         "log_config": None,
         "access_log": False,
         "server_header": False,

@@ -1,13 +1,23 @@
 """What is refused before anything is spent on it, and what never is."""
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from service.load_shedding import ALWAYS, BUSY, FIRST_SAMPLE, SAMPLE, LoadShedding
+from service.load_shedding import (
+    ALWAYS,
+    BUSY,
+    FIRST_SAMPLE,
+    SAMPLE,
+    CountUnderWay,
+    LoadShedding,
+    SheddingProtocol,
+)
 from service.metrics import Metrics
 
 PATH = "/recommend/videos"
@@ -22,140 +32,259 @@ class Clock:
         return self.now_s
 
 
-class App:
-    """Stands where all the rest would, and answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.may_end = asyncio.Event()
-        self.begun = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.begun += 1
-        await self.may_end.wait()
-
-
-def request(path: str = PATH, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Scope:
-    return {"type": "http", "method": "POST", "path": path, "headers": [*headers]}
-
-
-async def nothing(*_: Any) -> Any:
-    return None
-
-
-async def warmed(
-    max_wait_s: float, answers: int = SAMPLE
-) -> tuple[LoadShedding, App, Clock, Metrics]:
+def warmed(max_wait_s: float, answers: int = SAMPLE) -> tuple[LoadShedding, Metrics, Clock]:
     """After some requests, of `REQUEST_SECONDS` each, beside some that were under way."""
-    app, clock, metrics = App(), Clock(), Metrics(max_queue=1)
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if "seconds" in scope:
-            clock.now_s += scope["seconds"]
-        else:
-            await app(scope, receive, send)
-
-    shedding = LoadShedding(
-        serve, paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock
-    )
-    beside = await begin(shedding, BUSY - 1)
+    clock, metrics = Clock(), Metrics(max_queue=1)
+    shedding = LoadShedding(paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock)
+    for _ in range(BUSY - 1):
+        shedding.begin()
     for _ in range(answers):
-        await shedding({**request(), "seconds": REQUEST_SECONDS}, nothing, nothing)
-    app.may_end.set()
-    await asyncio.gather(*beside)
-    app.may_end.clear()
-    app.begun = 0
-    return shedding, app, clock, metrics
+        answer(shedding, clock, REQUEST_SECONDS)
+    for _ in range(BUSY - 1):
+        shedding.end()
+    return shedding, metrics, clock
 
 
-async def begin(shedding: LoadShedding, count: int) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(shedding(request(), nothing, nothing)) for _ in range(count)]
-    await asyncio.sleep(0)
-    return tasks
+def answer(shedding: LoadShedding, clock: Clock, seconds: float) -> None:
+    shedding.begin()
+    clock.now_s += seconds
+    shedding.end()
+
+
+def let_in(shedding: LoadShedding, asked: int) -> int:
+    begun = 0
+    while begun < asked and not shedding.is_full:
+        shedding.begin()
+        begun += 1
+    return begun
 
 
 @pytest.mark.parametrize("answers", [FIRST_SAMPLE, SAMPLE])
 def test_as_many_are_let_in_as_can_be_answered_in_time(answers: int) -> None:
-    async def main() -> None:
-        shedding, app, _, metrics = await warmed(100 * REQUEST_SECONDS, answers)
-        tasks = await begin(shedding, 150)
-        assert app.begun == 100
-        assert sum(task.done() for task in tasks) == 50
-        metrics.settle()
-        assert b'lsvcr_requests_total{route="/recommend/videos",status="503"} 50.0' in (
-            metrics.render()
-        )
-        app.may_end.set()
-        await asyncio.gather(*tasks)
-        await begin(shedding, 1)  # there is room again
-        assert app.begun == 101
-
-    asyncio.run(main())
+    shedding, _, _ = warmed(100 * REQUEST_SECONDS, answers)
+    assert let_in(shedding, 150) == 100
+    shedding.end()
+    assert let_in(shedding, 150) == 1
 
 
-def test_a_refusal_is_a_problem_with_the_callers_id() -> None:
-    async def main() -> None:
-        shedding, app, _, _ = await warmed(max_wait_s=0)
-        tasks = await begin(shedding, ALWAYS)
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        await shedding(request(headers=((b"x-request-id", b'my "id"'),)), nothing, send)
-        start, body = sent
-        headers = dict(start["headers"])
-        assert start["status"] == 503
-        assert headers[b"retry-after"] == b"1"
-        assert headers[b"x-request-id"] == b'my "id"'
-        assert headers[b"content-type"] == b"application/problem+json"
-        assert int(headers[b"content-length"]) == len(body["body"])
-        problem = msgspec.json.decode(body["body"])
-        assert problem["type"] == "urn:lsvcr:problem:overloaded"
-        assert problem["request_id"] == 'my "id"'
-        app.may_end.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
-
-
-def test_few_requests_and_other_paths_are_never_refused() -> None:
-    async def main() -> None:
-        shedding, app, _, _ = await warmed(max_wait_s=0)
-        tasks = await begin(shedding, ALWAYS)
-        tasks += [
-            asyncio.create_task(shedding(request(path), nothing, nothing))
-            for path in ("/health/ready", "/events", "/admin/models")
-        ]
-        await asyncio.sleep(0)
-        assert app.begun == ALWAYS + 3
-        app.may_end.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
+def test_a_few_requests_are_never_refused() -> None:
+    shedding, _, _ = warmed(max_wait_s=0)
+    assert let_in(shedding, 150) == ALWAYS
 
 
 def test_what_a_few_requests_take_is_no_measure() -> None:
-    async def main() -> None:
-        shedding, app, _, _ = await warmed(max_wait_s=100 * REQUEST_SECONDS)
-        for _ in range(SAMPLE):
-            await shedding({**request(), "seconds": 1000.0}, nothing, nothing)
-        tasks = await begin(shedding, 150)
-        assert app.begun == 100
-        app.may_end.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
+    shedding, _, clock = warmed(max_wait_s=100 * REQUEST_SECONDS)
+    for _ in range(SAMPLE):
+        answer(shedding, clock, 1000.0)
+    assert let_in(shedding, 150) == 100
 
 
 def test_all_are_let_in_until_it_is_known_how_fast_they_are() -> None:
-    async def main() -> None:
-        app = App()
-        shedding = LoadShedding(
-            app, paths=[PATH], metrics=Metrics(max_queue=1), max_wait_s=0, clock=Clock()
-        )
-        tasks = await begin(shedding, 10 * ALWAYS)
-        assert app.begun == 10 * ALWAYS
-        app.may_end.set()
-        await asyncio.gather(*tasks)
+    metrics = Metrics(max_queue=1)
+    shedding = LoadShedding(paths=[PATH], metrics=metrics, max_wait_s=0, clock=Clock())
+    assert let_in(shedding, 10 * ALWAYS) == 10 * ALWAYS
 
-    asyncio.run(main())
+
+class App:
+    """Stands where all the rest would: gives bodies back, some only when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.begun: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun.append(scope["path"])
+        if (b"waits", b"yes") in scope["headers"]:
+            await self.may_end.wait()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def served(shedding: LoadShedding, app: App) -> AsyncIterator[int]:
+    """A real server's port."""
+    counted = CountUnderWay(app, shedding=shedding)
+
+    async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await counted(scope, receive, send)
+            return
+        scope["state"]["load_shedding"] = shedding
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+
+    config = uvicorn.Config(with_lifespan, port=0, http=SheddingProtocol, log_config=None)
+    server = uvicorn.Server(config)
+    with contextlib.closing(config.bind_socket()) as listening:
+        listening.listen()
+        serving = asyncio.create_task(server.serve([listening]))
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        await serving
+
+
+class Connection:
+    """A client that decides itself what goes out when."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def to(cls, port: int) -> "Connection":
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+            await asyncio.sleep(0.02)  # so that they arrive one by one
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next answer."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        headers = dict(line.lower().split(": ", 1) for line in head[1:-1])
+        body = await self._reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        return await self._reader.read(1) == b""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def head(path: str = PATH, *, body: int = 0, method: str = "POST", **headers: str) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+    text = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {body}\r\n{''.join(lines)}\r\n"
+    return text.encode()
+
+
+def against_a_full_server(
+    scenario: Callable[[int, LoadShedding, App], Awaitable[None]],
+) -> Metrics:
+    async def main() -> Metrics:
+        shedding, metrics, _ = warmed(max_wait_s=0)
+        let_in(shedding, ALWAYS)
+        app = App()
+        async with served(shedding, app) as port:
+            await asyncio.wait_for(scenario(port, shedding, app), 20)
+        metrics.settle()
+        return metrics
+
+    return asyncio.run(main())
+
+
+def test_a_refusal_is_a_problem_with_the_callers_id() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        connection = await Connection.to(port)
+        await connection.send(head(body=2, X_Request_Id='my "id"') + b"{}")
+        status, headers, body = await connection.answer()
+        assert status == 503
+        assert headers["retry-after"] == "1"
+        assert headers["x-request-id"] == 'my "id"'
+        assert headers["content-type"] == "application/problem+json"
+        assert "date" in headers
+        problem = msgspec.json.decode(body)
+        assert problem["type"] == "urn:lsvcr:problem:overloaded"
+        assert problem["request_id"] == 'my "id"'
+        assert app.begun == []
+        connection.close()
+
+    rendered = against_a_full_server(scenario).render()
+    assert b'lsvcr_requests_total{route="/recommend/videos",status="503"} 1.0' in rendered
+
+
+def test_a_connection_goes_on_behind_a_refusal_however_its_request_came() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        connection = await Connection.to(port)
+        large = b"x" * 1_000_000
+        chunked = (
+            b"POST /recommend/videos HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        for pieces in (
+            [head(body=2) + b"{}"],
+            [head(body=2), b"{}"],
+            [head(body=2)[:30], head(body=2)[30:], b"{", b"}"],
+            [head(body=len(large)), large[:400_000], large[400_000:]],
+            [chunked, b"2\r\n{}\r\n", b"0\r\n\r\n"],
+        ):
+            await connection.send(*pieces)
+            assert (await connection.answer())[0] == 503
+        await connection.send(head(body=2) + b"{}" + head(body=2) + b"{}")
+        assert [(await connection.answer())[0] for _ in range(2)] == [503, 503]
+        shedding.end()
+        await connection.send(head(body=4) + b"true")
+        assert (await connection.answer())[::2] == (200, b"true")
+        assert app.begun == [PATH]
+        connection.close()
+
+    against_a_full_server(scenario)
+
+
+def test_whoever_closes_is_closed() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        for request in (
+            head(body=2, Connection="close") + b"{}",
+            b"POST /recommend/videos HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}",
+        ):
+            connection = await Connection.to(port)
+            await connection.send(request)
+            status, headers, _ = await connection.answer()
+            assert (status, headers["connection"]) == (503, "close")
+            assert await connection.is_closed()
+            connection.close()
+
+    against_a_full_server(scenario)
+
+
+def test_other_paths_and_methods_are_let_in() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        connection = await Connection.to(port)
+        for path, method in (("/health/ready", "GET"), ("/events", "POST"), (PATH, "GET")):
+            await connection.send(head(path, method=method))
+            assert (await connection.answer())[0] == 200
+        assert app.begun == ["/health/ready", "/events", PATH]
+        connection.close()
+
+    against_a_full_server(scenario)
+
+
+def test_behind_an_answer_under_way_the_next_request_waits_for_its_turn() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        shedding.end()
+        connection = await Connection.to(port)
+        await connection.send(head(body=3, Waits="yes") + b"one" + head(body=3) + b"two")
+        assert shedding.is_full
+        app.may_end.set()
+        assert [(await connection.answer())[::2] for _ in range(2)] == [
+            (200, b"one"),
+            (200, b"two"),
+        ]
+        connection.close()
+
+    against_a_full_server(scenario)
+
+
+def test_a_caller_that_leaves_gives_its_place_back() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        for _ in range(3):  # a refused caller has none
+            connection = await Connection.to(port)
+            await connection.send(head(body=2) + b"{}")
+            connection.close()
+        shedding.end()
+        connection = await Connection.to(port)
+        await connection.send(head(body=2, Waits="yes") + b"{}")
+        assert shedding.is_full
+        connection.close()
+        app.may_end.set()
+        while shedding.is_full:
+            await asyncio.sleep(0.01)
+
+    against_a_full_server(scenario)
