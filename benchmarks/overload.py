@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--rounds", type=int, default=3, help="of the closed loop")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of the closed loop, before and after"
+    )
     parser.add_argument("--factors", type=float, nargs="*", default=[0.8, 1.5, 5.0])
     args = parser.parse_args()
     args.path = "videos"
@@ -61,16 +63,18 @@ def main() -> None:
     ):
         os.sched_setaffinity(0, ours)
         fill_store(port, registry)
-        closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)]
-        peak = statistics.median(seen.goodput_per_s for seen in closed[1:])
+        closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)][1:]
+        peak = statistics.median(seen.goodput_per_s for seen in closed)
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
+        closed += [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds)]
+        peak = statistics.median(seen.goodput_per_s for seen in closed)
     os.sched_setaffinity(0, theirs)
     with running_app("refusing", workers=args.workers) as port:
         os.sched_setaffinity(0, ours)
         refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
     shared = 0 if args.service_cores else 1  # of what the generators take
-    generating = shared * statistics.median(seen.cpu_s for seen in closed[1:]) / args.seconds
+    generating = shared * statistics.median(seen.cpu_s for seen in closed) / args.seconds
     rows = []
     for factor, seen, refused in zip(args.factors, runs, refusing, strict=True):
         in_time = seen.in_time_per_s(DEADLINE_MS) / peak

@@ -60,6 +60,10 @@ class LoadShedding:
         self._busy_s = 0.0
         self._answered = 0
         self._sample = FIRST_SAMPLE
+        error = OverloadedError("more requests are under way than can be answered soon")
+        self._problem, headers = describe_problem(error, request_id="")
+        lines = {**headers, "content-type": MEDIA_TYPE}.items()
+        self._headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines).encode()
 
     def counts(self, path: str) -> bool:
         """Whether requests for a path are counted, and refused."""
@@ -82,18 +86,12 @@ class LoadShedding:
         if self._under_way >= BUSY - 1:
             self._count_answer()
 
-    def refuse(self, path: str, request_id: str) -> tuple[dict[str, str], bytes]:
-        """Headers and body of an answer 503."""
-        error = OverloadedError("more requests are under way than can be answered soon")
-        problem, headers = describe_problem(error, request_id)
-        self._metrics.record_request(path, problem.status, 0.0)
-        body = msgspec.json.encode(problem)
-        described = {
-            "content-type": MEDIA_TYPE,
-            "content-length": str(len(body)),
-            "x-request-id": request_id,
-        }
-        return {**headers, **described}, body
+    def refuse(self, path: str, request_id: str) -> bytes:
+        """Most of the header lines of an answer 503, and its body."""
+        self._metrics.record_request(path, self._problem.status, 0.0)
+        body = msgspec.json.encode(msgspec.structs.replace(self._problem, request_id=request_id))
+        own = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), request_id.encode())
+        return self._headers + own + body
 
     def _count_answer(self) -> None:
         self._answered += 1
@@ -159,16 +157,12 @@ class SheddingProtocol(JoinedWritesProtocol):
 
     def _refuse(self, path: str) -> None:
         request_id = choose_request_id(dict(self.headers).get(b"x-request-id"))
-        described, body = self._shedding.refuse(path, request_id)
-        headers = [
-            *self.server_state.default_headers,
-            *((name.encode(), value.encode()) for name, value in described.items()),
-        ]
         keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not keeps_alive:
-            headers.append((b"connection", b"close"))
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[503], *lines, b"\r\n", body]))
+            headers.append(b"connection: close\r\n")
+        refusal = self._shedding.refuse(path, request_id)
+        self.transport.write(b"".join([STATUS_LINE[503], *headers, refusal]))
         self.cycle = cast("RequestResponseCycle", _Refused())
         if not keeps_alive:
             self.transport.close()

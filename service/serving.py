@@ -26,7 +26,7 @@ from service.log_output import configure_logging
 from service.metrics import SHARED_FOLDER, keep_process_id
 from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
 from service.short_turns import take_short_turns
-from service.worker_sockets import WorkerSocket
+from service.worker_sockets import WorkerSocket, bind_several
 
 logger = structlog.get_logger(__name__)
 
@@ -88,10 +88,7 @@ def _serve(settings: Settings) -> int:
             sockets = [stack.enter_context(one) for one in _listen_on_both(settings, options)]
             settings = settings.model_copy(update={"admin_port": sockets[1].getsockname()[1]})
         if settings.workers == 1:
-            app = _app_that_answers_soon(settings)
-            server = uvicorn.Server(uvicorn.Config(app, **options))
-            server.run(sockets)
-            return 0 if server.started else 1
+            return _serve_alone(settings, options, sockets)
         shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsvcr-metrics-"))
         os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
         options |= {"factory": True, "workers": settings.workers}
@@ -100,6 +97,35 @@ def _serve(settings: Settings) -> int:
         own = [stack.enter_context(sent) for one in bound for sent in WorkerSocket.several(one)]
         Multiprocess(config, sockets=[*own]).run()
     return 0
+
+
+def _serve_alone(
+    settings: Settings, options: dict[str, Any], sockets: list[socket.socket] | None
+) -> int:
+    """Answer in this process."""
+    addresses = [one.getsockname()[:2] for one in sockets or ()]
+    with contextlib.ExitStack() as stack:
+        try:
+            several = [
+                stack.enter_context(one)
+                for address in addresses or [(settings.listen_host, settings.port)]
+                for one in bind_several(*address)
+            ]
+        except OSError as error:
+            raise SettingsError(f"--port {settings.port}: {error.strerror}") from error
+        config = uvicorn.Config(_app_that_answers_soon(settings), **options)
+        server = uvicorn.Server(config) if sockets else _Server(config)  # those were announced
+        server.run(several)
+        return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """Says that it listens, as with a socket of its own: whoever starts it may wait for that."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:
+            self._log_started_message(sockets)
 
 
 def _listen_on_both(settings: Settings, options: dict[str, Any]) -> list[socket.socket]:

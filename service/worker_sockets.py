@@ -1,4 +1,4 @@
-"""Sockets that each worker process binds for itself, all at one address.
+"""Sockets that whoever answers binds for itself, all at one address.
 
 Of a socket that workers share, whoever is awake takes connections and keeps them, so that one of
 two had four fifths of them at times (docs/decisions/0051). To sockets of their own the kernel
@@ -27,6 +27,19 @@ class WorkerSocket(socket.socket):
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is sent to another process."""
         return _bind, (self.family, self.getsockname())
+
+
+def bind_several(host: str, port: int) -> list[socket.socket]:
+    """As many where this process is the only one that answers.
+
+    Raises:
+        OSError: If somebody listens there, who wouldn't mind, but would get half of what comes.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as alone:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind((host, port))
+        return [_bind(family, alone.getsockname()) for _ in range(_ACCEPTED_A_TURN)]
 
 
 def _bind(family: int, address: Any) -> socket.socket:

@@ -4,11 +4,13 @@ import contextlib
 import pickle
 import select
 import socket
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
-from service.worker_sockets import WorkerSocket
+from service.worker_sockets import WorkerSocket, bind_several
 
 CLIENTS = 64
 
@@ -81,3 +83,25 @@ def test_an_address_is_taken_once(stack: contextlib.ExitStack) -> None:
     other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with pytest.raises(OSError, match="in use"):
         other.bind(reserved[0].getsockname())
+
+
+def test_who_answers_alone_has_several_too(stack: contextlib.ExitStack) -> None:
+    several = [stack.enter_context(one) for one in bind_several("127.0.0.1", 0)]
+    for one in several:
+        one.listen(CLIENTS)
+    assert len(several) > 1
+    assert len({one.getsockname() for one in several}) == 1
+    connect(stack, several[0].getsockname(), socket.AF_INET)
+    assert waiting(several) == CLIENTS
+    with pytest.raises(OSError, match="in use"):
+        bind_several(*several[0].getsockname())
+
+
+def test_a_service_does_not_share_its_port_with_another_by_mistake() -> None:
+    with contextlib.ExitStack() as stack:
+        taken = listen(stack, reserve(stack))[0].getsockname()[1]
+        command = [sys.executable, "-m", "service", "--port", str(taken)]
+        command += ["--registry", ".", "--redis", "redis://127.0.0.1:1/0"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert f"--port {taken}: Address already in use" in ended.stderr
