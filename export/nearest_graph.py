@@ -18,15 +18,23 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH, SHORTEST_PROFILE
+from lsvcr.bundle import (
+    NEAREST_FEW,
+    NEAREST_FEW_GRAPH,
+    NEAREST_GRAPH,
+    NEAREST_GROUP,
+    NEAREST_ROWS_GRAPH,
+    SHORTEST_PROFILE,
+)
 
 OPSET = 18
 
 
 def write_nearest_graphs(folder: Path) -> None:
-    """Write the graph that searches, and the one that lays out what it searches in."""
+    """Write the graphs that search, and the one that lays out what they search in."""
     _write(folder / NEAREST_ROWS_GRAPH, _rows_graph())
     _write(folder / NEAREST_GRAPH, _nearest_graph())
+    _write(folder / NEAREST_FEW_GRAPH, _nearest_graph(NEAREST_FEW))
 
 
 def _rows_graph() -> onnx.GraphProto:
@@ -57,13 +65,13 @@ def _rows_graph() -> onnx.GraphProto:
     )
 
 
-def _nearest_graph() -> onnx.GraphProto:
+def _nearest_graph(count: int | None = None) -> onnx.GraphProto:
     """All candidates compared with all queries.
 
-    In: `query` (B, W), `count` (K, int64), `candidate` (N, W), float16, `rows` (int64), how many of
-    these are there, and `member` (M, 1), int64, how far from its group's number each member stands.
-    Out: `row` (B, K), int32, largest first, 0 for what fills up groups, and `part` (B, K), their
-    inner products.
+    In: `query` (B, W), `count` (K, int64), unless it is given here, `candidate` (N, W), float16,
+    `rows` (int64), how many of these are there, and `member` (M, 1), int64, how far from its
+    group's number each member stands. Out: `row` (B, K), int32, largest first, 0 for what fills up
+    groups, and `part` (B, K), their inner products.
     """
     # Members of a group stand far from one another: a GPU reads those of many groups side by side.
     across = [NEAREST_GROUP, 1]
@@ -73,6 +81,9 @@ def _nearest_graph() -> onnx.GraphProto:
         "second": np.array([1]),
         "padding": np.array(0),
     }
+    counts = [helper.make_tensor_value_info("count", TensorProto.INT64, [1])]
+    if count is not None:
+        counts, constants["count"] = [], np.array([count])
     steps = [
         _step("Cast", "query", "half_query", to=TensorProto.FLOAT16),
         _step("Gemm", "half_query candidate", "score_BN", transB=1),
@@ -97,7 +108,7 @@ def _nearest_graph() -> onnx.GraphProto:
         "nearest",
         [
             value("query", TensorProto.FLOAT, ["batch", "width"]),
-            value("count", TensorProto.INT64, [1]),
+            *counts,
             value("rows", TensorProto.INT64, [1]),
             value("member", TensorProto.INT64, [NEAREST_GROUP, 1]),
             value("candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),

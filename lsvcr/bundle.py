@@ -59,6 +59,8 @@ TABLES = (
 )
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
 NEAREST_GRAPH, NEAREST_ROWS_GRAPH = "nearest_all.onnx", "nearest_rows.onnx"
+NEAREST_FEW_GRAPH, NEAREST_FEW = "nearest_few.onnx", 256
+"""The same that finds so many, whatever is wanted: its shapes can all be known beforehand."""
 SHORTEST_PROFILE = 1e-6
 """A shorter row of that table has no direction, as in training."""
 NEAREST_GROUP = 64

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
-from service.engine.cuda_memory import GpuArray, copy_from_gpu, copy_to_gpu, put_on_gpu, turns
+from service.engine.cuda_memory import (
+    GpuArray,
+    copy_from_gpu,
+    copy_to_gpu,
+    put_on_gpu,
+    record_graph,
+    turns,
+)
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
     VIDEO_OUTPUTS,
@@ -166,33 +173,15 @@ class _CudaShape:
     def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
         """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
         with turns.answer():
-            return self._run(history)
+            history.pad_into(self._padded)
+            copy_to_gpu(self._history.content, self._history.on_gpu)
+            self.session.run_with_iobinding(self._binding)
+            copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
+            return self._outputs.split(self._outputs.content)
 
-    def record(self, history: HistoryBatch) -> None:
-        """Run until the runtime has captured its graph, which it does in one call.
-
-        A first run takes memory and loads kernels, for longer than all the rest; others go on.
-        """
-        with turns.prepare():
-            self._run(history, _uncaptured())
-        with turns.record():
-            self._run(history)
-
-    def _run(
-        self, history: HistoryBatch, options: ort.RunOptions | None = None
-    ) -> dict[str, FloatArray]:
-        history.pad_into(self._padded)
-        copy_to_gpu(self._history.content, self._history.on_gpu)
-        self.session.run_with_iobinding(self._binding, options)
-        copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
-        return self._outputs.split(self._outputs.content)
-
-
-def _uncaptured() -> ort.RunOptions:
-    """For a run whose graph isn't captured."""
-    options = ort.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", "-1")
-    return options
+    def record(self) -> None:
+        """Run it on empty histories until the runtime has captured its graph."""
+        record_graph(self.session, self._binding)
 
 
 class _Joined:
@@ -250,22 +239,22 @@ def _open_shape(
     """Open one fixed shape, captured as a CUDA graph if the runtime can, and run it."""
     make = partial(_CudaShape, path, outputs, example, tables, shape)
     try:
-        return _run_in(make(is_captured=True), example)
+        return _recorded(make(is_captured=True))
     except NotReadyError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("no CUDA graph at batch %d: %s", shape[0], error)
     try:
-        return _run_in(make(is_captured=False), example)
+        return _recorded(make(is_captured=False))
     except NotReadyError:
         raise
     except Exception as error:
         raise NotReadyError("device cuda: the encoder does not run there") from error
 
 
-def _run_in(shape: _CudaShape, history: HistoryBatch) -> _CudaShape:
+def _recorded(shape: _CudaShape) -> _CudaShape:
     """Check the device, then run."""
     if "CUDAExecutionProvider" not in shape.session.get_providers():
         raise NotReadyError("device cuda: the encoder's session fell back to the CPU")
-    shape.record(history)
+    shape.record()
     return shape

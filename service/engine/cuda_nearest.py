@@ -3,10 +3,13 @@
 Other parts of a score than the encoder's stand behind the vectors, their weights behind a query, so
 that an inner product is the whole score, in units of a cosine.
 
-Shape suffixes: B queries, V candidates, N of them in whole groups, K found, D width, W with the
-parts, X of a query, with them or without.
+Few queries are searched for by recorded graphs of fixed shapes, as the encoder's are.
+
+Shape suffixes: B queries, S of a fixed shape, V candidates, N of them in whole groups, K found, D
+width, W with the parts, X of a query, with them or without.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,14 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
+from lsvcr.bundle import (
+    NEAREST_FEW,
+    NEAREST_FEW_GRAPH,
+    NEAREST_GRAPH,
+    NEAREST_GROUP,
+    NEAREST_ROWS_GRAPH,
+)
 from service.engine.candidate_index import CandidateBatch, IndexSize
 from service.engine.cuda_memory import (
     GpuArray,
     copy_column_to_gpu,
+    copy_from_gpu,
     copy_in_pieces,
     copy_to_gpu,
     put_on_gpu,
+    record_graph,
     turns,
 )
 from service.engine.encoder_session import FloatArray, one_thread, open_session
@@ -45,7 +56,14 @@ ALIGNED = 8
 ROWS_AT_ONCE = 1 << 16
 """Candidates that are laid out on the GPU together."""
 
+RECORDED_SIZES = (1, 8, 32, 64)
+"""Queries that graphs are recorded for: of more, launching kernels takes little of the time."""
+MOST_RECORDED_SCORES = 2**26
+"""Of a recorded graph, which keeps them for itself: twice as many bytes."""
+
 _HALF_BYTES = 2
+
+logger = logging.getLogger(__name__)
 
 
 class CudaNearest:
@@ -86,6 +104,9 @@ class CudaNearest:
         self._rows = put_on_gpu(np.array([rows]))
         self._member = put_on_gpu(member_places(filled))
         self._lock = threading.Lock()
+        self._few_graph = folder / NEAREST_FEW_GRAPH
+        self._recorded: dict[int, _FewNearest] = {}
+        self._recording_thread = 0
         self._session = _open(folder / NEAREST_GRAPH)
         self._binding = self._session.io_binding()
         self._candidate.bind_to(self._binding, "candidate")
@@ -100,6 +121,23 @@ class CudaNearest:
     def can_search(folder: Path, candidate_VD: FloatArray) -> bool:
         """Whether a bundle has the graphs, as older ones haven't, and enough candidates."""
         return (folder / NEAREST_GRAPH).exists() and len(candidate_VD) > FEWEST
+
+    def record(self) -> None:
+        """Record graphs for few queries, to be used by the calling thread: they belong to it."""
+        self._recording_thread = threading.get_ident()
+        filled = self._candidate.shape[0]
+        if not self._few_graph.exists():  # as in older bundles
+            return
+        for size in RECORDED_SIZES:
+            if size * filled > MOST_RECORDED_SCORES:
+                break
+            few = _FewNearest(self._few_graph, size, self._candidate, self._rows, self._member)
+            try:
+                few.record()
+            except Exception as error:  # the runtime has a class of its own for each failure
+                logger.warning("no CUDA graph for %d queries: %s", size, error)
+                break
+            self._recorded[size] = few
 
     def set_part(self, part_V: FloatArray) -> None:
         """As `Index.set_part`; searches wait for some milliseconds."""
@@ -117,11 +155,16 @@ class CudaNearest:
             return CandidateBatch.nothing(counts, rows)
         query_BW = np.zeros((len(query_BX), self._query.shape[1]), np.float32)
         query_BW[:, : query_BX.shape[1]] = query_BX
-        found = [
-            self._find(query_BW[start : start + self._together], count, turns.answer())
-            for start in range(0, len(query_BW), self._together)
-        ]
-        row_BK, part_BK = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        few = self._for_few(len(query_BW), count)
+        if few is not None:
+            with self._lock, turns.answer():
+                row_BK, part_BK = few.find(query_BW, count)
+        else:
+            found = [
+                self._find(query_BW[start : start + self._together], count, turns.answer())
+                for start in range(0, len(query_BW), self._together)
+            ]
+            row_BK, part_BK = (np.concatenate(parts) for parts in zip(*found, strict=True))
         weight_B = np.linalg.norm(query_BW[:, self._width :], axis=1)
         largest = 1 + (self._largest_part or 0.0) * float(weight_B.max())
         with_parts = self._largest_part is not None and query_BX.shape[1] > self._width
@@ -130,12 +173,21 @@ class CudaNearest:
 
     def let_go(self) -> None:
         """As `Index.let_go`."""
+        while self._recorded:
+            with turns.prepare():
+                self._recorded.popitem()
         with turns.prepare():
             del self._binding, self._session
         with turns.prepare():
             del self._candidate
         with turns.prepare():
             del self._query, self._way, self._rows, self._member
+
+    def _for_few(self, queries: int, count: int) -> "_FewNearest | None":
+        if count > NEAREST_FEW or threading.get_ident() != self._recording_thread:
+            return None
+        sizes = (size for size in self._recorded if size >= queries)
+        return self._recorded.get(min(sizes, default=0))
 
     def _find(
         self, query_BW: FloatArray, count: int, turn: AbstractContextManager[None]
@@ -154,15 +206,64 @@ class CudaNearest:
         return row_BK, part_BK
 
 
+class _FewNearest:
+    """A search for so many queries at most, recorded as a CUDA graph.
+
+    Args:
+        tables: What the graph reads beside the query, by name.
+    """
+
+    def __init__(
+        self, graph: Path, size: int, candidate: GpuArray, rows: GpuArray, member: GpuArray
+    ) -> None:
+        filled, width = candidate.shape
+        self._query_SW = np.zeros((size, width), np.float32)
+        self._found = np.zeros((2, size, NEAREST_FEW), np.int32)
+        self._query_there = put_on_gpu(self._query_SW)
+        self._found_there = put_on_gpu(self._found)
+        options = one_thread()
+        extents = {"batch": size, "width": width, "filled_candidates": filled}
+        for name, extent in extents.items():
+            options.add_free_dimension_override_by_name(name, extent)
+        self._session = _open(graph, options, enable_cuda_graph="1")
+        self._binding = self._session.io_binding()
+        for name, array in {
+            "query": self._query_there,
+            "candidate": candidate,
+            "rows": rows,
+            "member": member,
+        }.items():
+            array.bind_to(self._binding, name)
+        shape, place = (size, NEAREST_FEW), self._found_there.address
+        self._binding.bind_output("row", "cuda", 0, np.int32, shape, place)
+        place += self._found[0].nbytes
+        self._binding.bind_output("part", "cuda", 0, np.float32, shape, place)
+
+    def record(self) -> None:
+        """Before anything is found."""
+        record_graph(self._session, self._binding)
+
+    def find(self, query_BW: FloatArray, count: int) -> tuple[NDArray[np.int32], FloatArray]:
+        """The best of each query; in a turn of the caller's."""
+        queries = len(query_BW)
+        self._query_SW[:queries] = query_BW
+        copy_to_gpu(self._query_SW, self._query_there)
+        self._session.run_with_iobinding(self._binding)
+        copy_from_gpu(self._found_there, self._found)
+        row_BK, part_BK = self._found[:, :queries, :count].copy()
+        return row_BK, part_BK.view(np.float32)
+
+
 def member_places(filled: int) -> NDArray[np.int64]:
     """How far from the first members' those of each group stand."""
     groups = filled // NEAREST_GROUP
     return np.arange(0, filled, groups)[:, None]
 
 
-def _open(graph: Path) -> Any:
+def _open(graph: Path, options: Any = None, **cuda: str) -> Any:
+    provider = ("CUDAExecutionProvider", {"device_id": 0, **cuda})
     with turns.prepare():
-        session = open_session(graph, one_thread(), [("CUDAExecutionProvider", {"device_id": 0})])
+        session = open_session(graph, options or one_thread(), [provider])
     if "CUDAExecutionProvider" not in session.get_providers():
         raise NotReadyError("device cuda: the search fell back to the CPU")
     return session

@@ -1,6 +1,7 @@
 """The graph that compares all candidates finds what is nearest, on a CPU as on a GPU."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ from numpy.typing import NDArray
 from tiny_bundle_builder import unit
 
 from export.nearest_graph import write_nearest_graphs
-from lsvcr.bundle import NEAREST_GRAPH, NEAREST_GROUP, NEAREST_ROWS_GRAPH
+from lsvcr.bundle import (
+    NEAREST_FEW,
+    NEAREST_FEW_GRAPH,
+    NEAREST_GRAPH,
+    NEAREST_GROUP,
+    NEAREST_ROWS_GRAPH,
+)
 from service.engine.candidate_index import CandidateBatch
 from service.engine.cuda_encoder import expect_cuda, has_cuda
 from service.engine.cuda_nearest import (
@@ -49,8 +56,8 @@ def open_on_cpu(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
 
-def on_cpu(folder: Path, table_VW: NDArray[np.float32]) -> Find:
-    session = open_on_cpu(folder / NEAREST_GRAPH)
+def on_cpu(folder: Path, table_VW: NDArray[np.float32], graph: str = NEAREST_GRAPH) -> Find:
+    session = open_on_cpu(folder / graph)
     filling_NW = np.zeros((-len(table_VW) % NEAREST_GROUP, table_VW.shape[1]))
     half_NW = np.concatenate([table_VW, filling_NW]).astype(np.float16)
     tables = {
@@ -62,7 +69,9 @@ def on_cpu(folder: Path, table_VW: NDArray[np.float32]) -> Find:
     def find(
         query_BW: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        inputs = {"query": query_BW, "count": np.array([count]), **tables}
+        inputs = {"query": query_BW, **tables}
+        if graph == NEAREST_GRAPH:
+            inputs["count"] = np.array([count])
         row_BK, part_BK = session.run(["row", "part"], inputs)
         return row_BK, part_BK
 
@@ -91,6 +100,15 @@ def test_it_finds_what_is_nearest_and_says_how_near(folder: Path) -> None:
         left_out_N = np.delete(exact_V, np.append(candidates.row_N, 0))
         assert left_out_N.max() <= candidates.floor
     assert len(list(found)[2].row_N) == 20
+
+
+def test_a_fixed_number_is_found_as_any_other(folder: Path) -> None:
+    table_VD = vectors(ROWS)
+    query_BD = near(table_VD, [7, 4_711, ROWS])
+    found = on_cpu(folder, table_VD, NEAREST_FEW_GRAPH)(query_BD, 0)
+    expected = on_cpu(folder, table_VD)(query_BD, NEAREST_FEW)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_padding_is_never_a_candidate(folder: Path) -> None:
@@ -168,6 +186,7 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
     monkeypatch.setattr("service.engine.cuda_nearest.MOST_SCORES", 5 * len(table_VD))
     monkeypatch.setattr("service.engine.cuda_nearest.ROWS_AT_ONCE", 10_000)
     nearest = CudaNearest(folder, table_VD)
+    nearest.record()
     query_BD = near(table_VD, [*range(1, 20)])
     counts = [*range(0, 380, 20)]
     found = [*nearest.search(query_BD, counts)]
@@ -176,9 +195,34 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
         assert len(candidates.row_N) == count
         np.testing.assert_allclose(candidates.part_N, part_K[:count], atol=HALF_ERROR)
         assert len(set(candidates.row_N) & set(row_K[:count])) >= count - 2
-    [alone] = nearest.search(query_BD[5:6], counts[5:6])
-    np.testing.assert_allclose(alone.part_N, found[5].part_N, atol=HALF_ERROR)
+    for place in (5, 11, 13):  # the last one wants more than a recorded graph finds
+        [alone] = nearest.search(query_BD[place : place + 1], counts[place : place + 1])
+        np.testing.assert_allclose(alone.part_N, found[place].part_N, atol=HALF_ERROR)
     nearest.let_go()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+def test_recorded_graphs_find_the_same_and_stay_with_their_thread(folder: Path) -> None:
+    expect_cuda()
+    table_VD = vectors(ROWS)
+    nearest = CudaNearest(folder, table_VD, takes_part=True)
+    query_BD = near(table_VD, [*range(1, 65)])
+    query_BX = np.column_stack([query_BD, np.linspace(0, 0.3, 64).astype(np.float32)])
+    logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
+    with ThreadPoolExecutor(1) as recording:
+        recording.submit(nearest.record).result()
+        for is_told in (False, True):
+            if is_told:
+                nearest.set_part(logit_V)
+            for size in (1, 5, 32, 64):
+                asked = query_BX[:size], [100] * size
+                found = recording.submit(nearest.search, *asked).result()
+                expected = nearest.search(*asked)
+                np.testing.assert_allclose(found.part_BN, expected.part_BN, atol=HALF_ERROR)
+                pairs = zip(found.row_BN, expected.row_BN, strict=True)
+                assert sum(len({*one} & {*other}) for one, other in pairs) >= 98 * size
+        recording.submit(nearest.let_go).result()
 
 
 @pytest.mark.gpu
