@@ -52,25 +52,25 @@ def main() -> None:
     args.path = "videos"
     registry = large_registry_of(args.work, args.videos, args.comments)
     cores = sorted(os.sched_getaffinity(0))
-    theirs = cores[: args.service_cores] if args.service_cores else cores
-    ours = cores[args.service_cores :]
-    os.sched_setaffinity(0, theirs)  # whatever is started has them, too
+    service_cores = cores[: args.service_cores] if args.service_cores else cores
+    load_cores = cores[args.service_cores :]
+    os.sched_setaffinity(0, service_cores)  # whatever is started has them, too
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(
             registry, Path(folder), workers=args.workers, arguments=["--device", args.device]
         ) as port,
     ):
-        os.sched_setaffinity(0, ours)
+        os.sched_setaffinity(0, load_cores)
         fill_store(port, registry)
         closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)][1:]
         peak = statistics.median(seen.goodput_per_s for seen in closed)
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
         closed += [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds)]
         peak = statistics.median(seen.goodput_per_s for seen in closed)
-    os.sched_setaffinity(0, theirs)
+    os.sched_setaffinity(0, service_cores)
     with running_app("refusing", workers=args.workers) as port:
-        os.sched_setaffinity(0, ours)
+        os.sched_setaffinity(0, load_cores)
         refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
     shared = 0 if args.service_cores else 1  # of what the generators take
@@ -80,7 +80,7 @@ def main() -> None:
         in_time = seen.in_time_per_s(DEADLINE_MS) / peak
         rejected = float(np.mean(seen.status_N == 503))
         lost = shared * refused.generator_cores + refused.server_cores * rejected
-        possible = min(1.0, (len(theirs) - lost) / (len(theirs) - generating))
+        possible = min(1.0, (len(service_cores) - lost) / (len(service_cores) - generating))
         row = {
             "offered_of_peak": factor,
             "in_time_of_peak": round(in_time, 3),

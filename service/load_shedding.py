@@ -138,8 +138,8 @@ class _Refused:
 class SheddingProtocol(JoinedWritesProtocol):
     """uvicorn's protocol, with requests refused as `app_state["load_shedding"]` wants it.
 
-    Only what can be answered at once: behind a request that is still being answered, on the same
-    connection, the next one is let in.
+    Only where that can be written at once: what comes behind a request that is still being
+    answered, on the same connection, or from a client that doesn't read its answers is let in.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -148,12 +148,16 @@ class SheddingProtocol(JoinedWritesProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse a request, or have it answered."""
-        if self._shedding.is_full and (self.cycle is None or self.cycle.response_complete):
+        if self._shedding.is_full and self._can_write():
             path = self.url.decode("latin-1")
             if self._shedding.counts(path) and self.parser.get_method() == b"POST":
                 self._refuse(path)
                 return
         super().on_headers_complete()
+
+    def _can_write(self) -> bool:
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return is_answered and not self.flow.write_paused
 
     def _refuse(self, path: str) -> None:
         request_id = choose_request_id(dict(self.headers).get(b"x-request-id"))

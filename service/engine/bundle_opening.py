@@ -102,10 +102,10 @@ def _open_on(
             ]
             encoder = open_encoder(bundle)
             indexes = [index.result() for index in opening]
-    for index in indexes[:1]:  # comments are too many for it, and searched for by another thread
-        if isinstance(index, CudaNearest):
-            index.record()
-    warm = WarmBundle(bundle, encoder, *indexes)
+    video_index, comment_index = indexes
+    if isinstance(video_index, CudaNearest):  # comments are too many, and another thread's
+        video_index.record()
+    warm = WarmBundle(bundle, encoder, video_index, comment_index)
     check_golden(bundle, encoder, warm.video_index)
     _warm_up(warm, bundle.golden, max_batch)
     return warm

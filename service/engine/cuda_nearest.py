@@ -124,15 +124,13 @@ class CudaNearest:
 
     def record(self) -> None:
         """Record graphs for few queries, to be used by the calling thread: they belong to it."""
-        self._recording_thread = threading.get_ident()
-        filled = self._candidate.shape[0]
         if not self._few_graph.exists():  # as in older bundles
             return
-        for size in RECORDED_SIZES:
-            if size * filled > MOST_RECORDED_SCORES:
-                break
-            few = _FewNearest(self._few_graph, size, self._candidate, self._rows, self._member)
+        self._recording_thread = threading.get_ident()
+        most = MOST_RECORDED_SCORES // self._candidate.shape[0]
+        for size in (size for size in RECORDED_SIZES if size <= most):
             try:
+                few = _FewNearest(self._few_graph, size, self._candidate, self._rows, self._member)
                 few.record()
             except Exception as error:  # the runtime has a class of its own for each failure
                 logger.warning("no CUDA graph for %d queries: %s", size, error)
@@ -210,7 +208,8 @@ class _FewNearest:
     """A search for so many queries at most, recorded as a CUDA graph.
 
     Args:
-        tables: What the graph reads beside the query, by name.
+        size: Queries.
+        candidate: As `CudaNearest` has them laid out, and so are `rows` and `member`.
     """
 
     def __init__(

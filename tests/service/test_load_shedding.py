@@ -140,9 +140,12 @@ class Connection:
     async def to(cls, port: int) -> "Connection":
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:
-            self._writer.write(piece)
+            self.write(piece)
             await self._writer.drain()
             await asyncio.sleep(0.02)  # so that they arrive one by one
 
@@ -158,6 +161,9 @@ class Connection:
 
     def close(self) -> None:
         self._writer.close()
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
 
 
 def head(path: str = PATH, *, body: int = 0, method: str = "POST", **headers: str) -> bytes:
@@ -286,5 +292,16 @@ def test_a_caller_that_leaves_gives_its_place_back() -> None:
         app.may_end.set()
         while shedding.is_full:
             await asyncio.sleep(0.01)
+
+    against_a_full_server(scenario)
+
+
+def test_what_a_client_does_not_read_is_not_piled_up() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        connection = await Connection.to(port)
+        connection.write(100_000 * (head(body=2) + b"{}"))
+        while not app.begun:  # its answers wait for the client
+            await asyncio.sleep(0.01)
+        connection.abort()  # what it has not sent yet would wait for ever
 
     against_a_full_server(scenario)
