@@ -162,6 +162,8 @@ class SheddingProtocol(JoinedWritesProtocol):
     def _refuse(self, path: str) -> None:
         request_id = choose_request_id(dict(self.headers).get(b"x-request-id"))
         keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        if self.expect_100_continue:  # the next bytes are a body or not, as the client likes
+            keeps_alive = False
         headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not keeps_alive:
             headers.append(b"connection: close\r\n")

@@ -234,11 +234,12 @@ def test_a_connection_goes_on_behind_a_refusal_however_its_request_came() -> Non
     against_a_full_server(scenario)
 
 
-def test_whoever_closes_is_closed() -> None:
+def test_a_connection_ends_where_nobody_knows_how_it_goes_on() -> None:
     async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
         for request in (
             head(body=2, Connection="close") + b"{}",
             b"POST /recommend/videos HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}",
+            head(body=2, Expect="100-continue"),
         ):
             connection = await Connection.to(port)
             await connection.send(request)
