@@ -20,6 +20,7 @@ from service.engine.cuda_memory import (
     GpuArray,
     copy_from_gpu,
     copy_to_gpu,
+    open_on_gpu,
     put_on_gpu,
     record_graph,
     turns,
@@ -32,7 +33,6 @@ from service.engine.encoder_session import (
     FloatArray,
     expect_outputs,
     one_thread,
-    open_session,
 )
 from service.errors import NotReadyError
 
@@ -148,9 +148,8 @@ class _CudaShape:
             "comments": tables["comment_input_CD"].shape[0],
         }.items():
             options.add_free_dimension_override_by_name(name, extent)
-        cuda = {"device_id": 0, "enable_cuda_graph": "1" if is_captured else "0"}
-        with turns.prepare():
-            self.session = open_session(path, options, [("CUDAExecutionProvider", cuda)])
+        enabled = "1" if is_captured else "0"
+        self.session = open_on_gpu(path, options, enable_cuda_graph=enabled)
         expect_outputs(self.session, outputs, path.name)
         self._binding = self.session.io_binding()
         for name, table in tables.items():
@@ -169,6 +168,7 @@ class _CudaShape:
         for name, place in self._outputs.places.items():
             self._binding.bind_output(name, "cuda", 0, np.float32, *place)
         self._padded = HistoryBatch(*self._history.split(self._history.content).values())
+        record_graph(self.session, self._binding)  # of empty histories
 
     def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
         """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
@@ -178,10 +178,6 @@ class _CudaShape:
             self.session.run_with_iobinding(self._binding)
             copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
             return self._outputs.split(self._outputs.content)
-
-    def record(self) -> None:
-        """Run it on empty histories until the runtime has captured its graph."""
-        record_graph(self.session, self._binding)
 
 
 class _Joined:
@@ -239,22 +235,14 @@ def _open_shape(
     """Open one fixed shape, captured as a CUDA graph if the runtime can, and run it."""
     make = partial(_CudaShape, path, outputs, example, tables, shape)
     try:
-        return _recorded(make(is_captured=True))
+        return make(is_captured=True)
     except NotReadyError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("no CUDA graph at batch %d: %s", shape[0], error)
     try:
-        return _recorded(make(is_captured=False))
+        return make(is_captured=False)
     except NotReadyError:
         raise
     except Exception as error:
         raise NotReadyError("device cuda: the encoder does not run there") from error
-
-
-def _recorded(shape: _CudaShape) -> _CudaShape:
-    """Check the device, then run."""
-    if "CUDAExecutionProvider" not in shape.session.get_providers():
-        raise NotReadyError("device cuda: the encoder's session fell back to the CPU")
-    shape.record()
-    return shape

@@ -13,12 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
+from service.engine.encoder_session import open_session
 from service.errors import NotReadyError
 
 _TO_GPU, _FROM_GPU, _ON_GPU = 1, 2, 3
@@ -99,6 +101,25 @@ class Turns:
 
 turns = Turns()
 """Of this process: bundles are opened while others answer."""
+
+
+def open_on_gpu(graph: Path, options: Any, **cuda: str) -> Any:
+    """Open a graph there, in a turn.
+
+    Args:
+        options: Of the session.
+        cuda: Further ones, of the runtime's part for CUDA.
+
+    Raises:
+        BundleError: If it cannot be opened.
+        NotReadyError: If it would run on the CPU.
+    """
+    provider = ("CUDAExecutionProvider", {"device_id": 0, **cuda})
+    with turns.prepare():
+        session = open_session(graph, options, [provider])
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise NotReadyError(f"device cuda: {graph.name} fell back to the CPU")
+    return session
 
 
 def record_graph(session: Any, binding: Any) -> None:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -33,11 +32,12 @@ from service.engine.cuda_memory import (
     copy_from_gpu,
     copy_in_pieces,
     copy_to_gpu,
+    open_on_gpu,
     put_on_gpu,
     record_graph,
     turns,
 )
-from service.engine.encoder_session import FloatArray, one_thread, open_session
+from service.engine.encoder_session import FloatArray, one_thread
 from service.errors import NotReadyError
 
 MOST_FOUND = 2048
@@ -107,7 +107,7 @@ class CudaNearest:
         self._few_graph = folder / NEAREST_FEW_GRAPH
         self._recorded: dict[int, _FewNearest] = {}
         self._recording_thread = 0
-        self._session = _open(folder / NEAREST_GRAPH)
+        self._session = open_on_gpu(folder / NEAREST_GRAPH, one_thread())
         self._binding = self._session.io_binding()
         self._candidate.bind_to(self._binding, "candidate")
         self._rows.bind_to(self._binding, "rows")
@@ -130,12 +130,12 @@ class CudaNearest:
         most = MOST_RECORDED_SCORES // self._candidate.shape[0]
         for size in (size for size in RECORDED_SIZES if size <= most):
             try:
-                few = _FewNearest(self._few_graph, size, self._candidate, self._rows, self._member)
-                few.record()
+                self._recorded[size] = _FewNearest(
+                    self._few_graph, size, self._candidate, self._rows, self._member
+                )
             except Exception as error:  # the runtime has a class of its own for each failure
                 logger.warning("no CUDA graph for %d queries: %s", size, error)
                 break
-            self._recorded[size] = few
 
     def set_part(self, part_V: FloatArray) -> None:
         """As `Index.set_part`; searches wait for some milliseconds."""
@@ -224,7 +224,7 @@ class _FewNearest:
         extents = {"batch": size, "width": width, "filled_candidates": filled}
         for name, extent in extents.items():
             options.add_free_dimension_override_by_name(name, extent)
-        self._session = _open(graph, options, enable_cuda_graph="1")
+        self._session = open_on_gpu(graph, options, enable_cuda_graph="1")
         self._binding = self._session.io_binding()
         for name, array in {
             "query": self._query_there,
@@ -237,9 +237,6 @@ class _FewNearest:
         self._binding.bind_output("row", "cuda", 0, np.int32, shape, place)
         place += self._found[0].nbytes
         self._binding.bind_output("part", "cuda", 0, np.float32, shape, place)
-
-    def record(self) -> None:
-        """Before anything is found."""
         record_graph(self._session, self._binding)
 
     def find(self, query_BW: FloatArray, count: int) -> tuple[NDArray[np.int32], FloatArray]:
@@ -259,15 +256,6 @@ def member_places(filled: int) -> NDArray[np.int64]:
     return np.arange(0, filled, groups)[:, None]
 
 
-def _open(graph: Path, options: Any = None, **cuda: str) -> Any:
-    provider = ("CUDAExecutionProvider", {"device_id": 0, **cuda})
-    with turns.prepare():
-        session = open_session(graph, options or one_thread(), [provider])
-    if "CUDAExecutionProvider" not in session.get_providers():
-        raise NotReadyError("device cuda: the search fell back to the CPU")
-    return session
-
-
 def _lay_out(
     graph: Path, candidate_VD: FloatArray, parts_VF: NDArray[np.floating] | None
 ) -> GpuArray:
@@ -280,7 +268,7 @@ def _lay_out(
     most = min(ROWS_AT_ONCE, filled)
     vectors = GpuArray((most, width), np.float32)
     parts = put_on_gpu(np.zeros((most, parts_width), np.float16))
-    session = _open(graph)
+    session = open_on_gpu(graph, one_thread())
     binding = session.io_binding()
     for start in range(0, filled, most):
         size = min(most, filled - start)

@@ -4,7 +4,7 @@ import asyncio
 import http.client
 from typing import Any
 
-import uvicorn
+from asgi_server import serving
 
 from service.joined_writes import JoinedWrites, JoinedWritesProtocol
 
@@ -91,17 +91,8 @@ def ask(port: int) -> list[bytes]:
 
 def test_answers_arrive_whole_and_in_order() -> None:
     async def scenario() -> None:
-        config = uvicorn.Config(
-            app, port=0, http=JoinedWritesProtocol, log_config=None, lifespan="off"
-        )
-        server = uvicorn.Server(config)
-        listening = config.bind_socket()
-        listening.listen()
-        with listening:
-            serving = asyncio.create_task(server.serve([listening]))
-            answers = await asyncio.to_thread(ask, listening.getsockname()[1])
-            server.should_exit = True
-            await serving
+        async with serving(app, JoinedWritesProtocol, lifespan="off") as port:
+            answers = await asyncio.to_thread(ask, port)
         assert answers == [
             b"aaabbbccc",
             b"".join(x * 1_000_000 for x in (b"a", b"b", b"c")),

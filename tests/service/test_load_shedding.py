@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
-import uvicorn
+from asgi_server import serving
 from starlette.types import Receive, Scope, Send
 
 from service.load_shedding import (
@@ -105,8 +105,7 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-@contextlib.asynccontextmanager
-async def served(shedding: LoadShedding, app: App) -> AsyncIterator[int]:
+def served(shedding: LoadShedding, app: App) -> contextlib.AbstractAsyncContextManager[int]:
     """A real server's port."""
     counted = CountUnderWay(app, shedding=shedding)
 
@@ -119,14 +118,7 @@ async def served(shedding: LoadShedding, app: App) -> AsyncIterator[int]:
             await receive()
             await send({"type": f"lifespan.{kind}.complete"})
 
-    config = uvicorn.Config(with_lifespan, port=0, http=SheddingProtocol, log_config=None)
-    server = uvicorn.Server(config)
-    with contextlib.closing(config.bind_socket()) as listening:
-        listening.listen()
-        serving = asyncio.create_task(server.serve([listening]))
-        yield listening.getsockname()[1]
-        server.should_exit = True
-        await serving
+    return serving(with_lifespan, SheddingProtocol, lifespan="on")
 
 
 class Connection:
