@@ -32,6 +32,13 @@ from benchmarks.timing import print_row
 from lsvcr.registry import list_versions
 from service.embedded_store import EmbeddedStore
 
+PATHS = {
+    "videos": "/recommend/videos",
+    "comments": "/recommend/comments",
+    "comments-under": "/recommend/comments",
+}
+"""What can be asked for, `comments` of all videos or of the one on screen, and where."""
+
 
 def main() -> None:
     args = parse_arguments()
@@ -91,7 +98,7 @@ def main() -> None:
     for seen in opened:
         print(seen.describe(), flush=True)
     if args.plot:
-        plot_latency(args.plot, opened, f"POST /recommend/{args.path}, {args.videos:,} videos")
+        plot_latency(args.plot, opened, f"POST {PATHS[args.path]}, {args.videos:,} videos")
     write_results(
         args.out,
         {
@@ -113,7 +120,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_bundle_arguments(parser)
-    parser.add_argument("--path", choices=["videos", "comments"], default="videos")
+    parser.add_argument("--path", choices=[*PATHS], default="videos")
     parser.add_argument("--engine", choices=["auto", "inline", "process"], default="auto")
     parser.add_argument("--gpus", default="", help="as the service's: an engine process on each")
     parser.add_argument("--workers", type=int, default=2)
@@ -159,12 +166,13 @@ def load(args: argparse.Namespace, per_s: float, path: str | None = None, seed: 
     path = path or args.path
     open_loop = 4 if per_s else 1  # a late answer must not keep the next request from being sent
     return Load(
-        path=f"/recommend/{path}",
+        path=PATHS[path],
         bodies=path,
         per_s=per_s,
         seconds=args.seconds,
         connections=args.connections * open_loop,
         items=USERS,
+        videos=args.videos,
         generators=args.generators,
         seed=seed,
     )

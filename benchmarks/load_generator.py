@@ -40,6 +40,7 @@ class Load:
         per_s: Arrivals a second in all; 0 asks as soon as a connection is free.
         connections: Of all generators.
         items: Users (and videos, for events) to choose from.
+        videos: Of the catalogue, under which comments are asked for.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Load:
     seconds: float
     connections: int = 64
     items: int = 2_000
+    videos: int = 2_000
     generators: int = 1
     seed: int = 1
 
@@ -140,6 +142,17 @@ def ask_comments(load: Load, random: np.random.Generator) -> Iterator[bytes]:
     return (b'{"user_id": "user-%d", "k": 20}' % user for user in itertools.cycle(users))
 
 
+def ask_comments_under(load: Load, random: np.random.Generator) -> Iterator[bytes]:
+    """Random users ask for 20 comments under random videos, which mostly have fewer."""
+    users = random.integers(0, load.items, 65_536).tolist()
+    videos = random.integers(1, load.videos + 1, 65_536).tolist()
+    digits = len(str(load.videos))  # as an invented bundle's ids have
+    return (
+        b'{"user_id": "user-%d", "video_id": "video-%0*d", "k": 20}' % (user, digits, video)
+        for user, video in itertools.cycle(zip(users, videos, strict=True))
+    )
+
+
 def send_events(load: Load, random: np.random.Generator) -> Iterator[bytes]:
     """New events of random users on random videos, as they happen."""
     names = itertools.count(int(random.integers(0, 2**62)))
@@ -156,6 +169,7 @@ def send_events(load: Load, random: np.random.Generator) -> Iterator[bytes]:
 BODIES: Mapping[str, Callable[[Load, np.random.Generator], Iterator[bytes]]] = {
     "videos": ask_videos,
     "comments": ask_comments,
+    "comments-under": ask_comments_under,
     "listed": ask_listed,
     "events": send_events,
 }
