@@ -2,13 +2,13 @@
 
 Comparing a million vectors is one matrix product, sooner done on a GPU than inverted lists are
 followed; what takes time is finding the best of a million numbers. So the best of groups are found
-first: the best K candidates lie in the K groups whose best are best. All in half precision, which
-reads and writes half as much; whoever asks fetches some more than are wanted and scores them
-exactly.
+first, and the best of groups of these: the best K candidates lie in the K groups whose best are
+best. All in half precision, which reads and writes half as much; whoever asks fetches some more
+than are wanted and scores them exactly.
 
-Shape suffixes: B queries, N candidates, filled with zeros to whole groups, G groups of these,
-M members of a group, K found, L members of their groups, D and F numbers of a vector and of the
-parts behind it, W of both.
+Shape suffixes: B queries, N candidates, filled with zeros to whole groups, G groups of these or of
+groups, M members of a group, K found, L members of their groups, D and F numbers of a vector and of
+the parts behind it, W of both.
 """
 
 from pathlib import Path
@@ -19,12 +19,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lsvcr.bundle import (
+    NEAREST,
     NEAREST_FEW,
-    NEAREST_FEW_GRAPH,
-    NEAREST_GRAPH,
-    NEAREST_GROUP,
     NEAREST_ROWS_GRAPH,
     SHORTEST_PROFILE,
+    NearestGraph,
 )
 
 OPSET = 18
@@ -33,8 +32,8 @@ OPSET = 18
 def write_nearest_graphs(folder: Path) -> None:
     """Write the graphs that search, and the one that lays out what they search in."""
     _write(folder / NEAREST_ROWS_GRAPH, _rows_graph())
-    _write(folder / NEAREST_GRAPH, _nearest_graph())
-    _write(folder / NEAREST_FEW_GRAPH, _nearest_graph(NEAREST_FEW))
+    for graph in (NEAREST, NEAREST_FEW):
+        _write(folder / graph.name, _nearest_graph(graph))
 
 
 def _rows_graph() -> onnx.GraphProto:
@@ -65,58 +64,91 @@ def _rows_graph() -> onnx.GraphProto:
     )
 
 
-def _nearest_graph(count: int | None = None) -> onnx.GraphProto:
+def _nearest_graph(graph: NearestGraph) -> onnx.GraphProto:
     """All candidates compared with all queries.
 
-    In: `query` (B, W), `count` (K, int64), unless it is given here, `candidate` (N, W), float16,
-    `rows` (int64), how many of these are there, and `member` (M, 1), int64, how far from its
-    group's number each member stands. Out: `row` (B, K), int32, largest first, 0 for what fills up
-    groups, and `part` (B, K), their inner products.
+    In: `query` (B, W); `candidate_0` and on, one for each part of the candidates, (N / parts, W),
+    float16; `rows` (int64), how many of these are there; for each level of groups `member_1` and on
+    (M, 1), int64, how far from its group's number each member stands; and for each level from 0 on
+    `count_0` and on (int64), how many are looked for in it, as many as are wanted or all there are,
+    unless that is given here. Out: `row` (B, K), int32, largest first, 0 for what fills up groups,
+    and `part` (B, K), their inner products.
     """
-    # Members of a group stand far from one another: a GPU reads those of many groups side by side.
-    across = [NEAREST_GROUP, 1]
-    constants = {
-        "batch_1_members_groups": np.array([0, 1, NEAREST_GROUP, -1]),
-        "batch_all": np.array([0, -1]),
-        "second": np.array([1]),
-        "padding": np.array(0),
-    }
-    counts = [helper.make_tensor_value_info("count", TensorProto.INT64, [1])]
-    if count is not None:
-        counts, constants["count"] = [], np.array([count])
-    steps = [
-        _step("Cast", "query", "half_query", to=TensorProto.FLOAT16),
-        _step("Gemm", "half_query candidate", "score_BN", transB=1),
-        _step("Reshape", "score_BN batch_1_members_groups", "score_B1MG"),
-        _step("MaxPool", "score_B1MG", "best_B11G", kernel_shape=across, strides=across),
-        _step("Reshape", "best_B11G batch_all", "best_BG"),
-        _step("TopK", "best_BG count", "best_BK group_BK"),  # in order: that is faster
-        _step("Unsqueeze", "group_BK second", "group_B1K"),
-        _step("Add", "group_B1K member", "row_BMK"),
-        _step("Reshape", "row_BMK batch_all", "row_BL"),
-        _step("GatherElements", "score_BN row_BL", "score_BL", axis=1),
-        _step("TopK", "score_BL count", "score_BK place_BK"),
-        _step("Cast", "score_BK", "part", to=TensorProto.FLOAT),
-        _step("GatherElements", "row_BL place_BK", "any_row_BK", axis=1),
-        _step("Less", "any_row_BK rows", "is_row_BK"),
-        _step("Where", "is_row_BK any_row_BK padding", "row_BK"),
+    last = graph.levels[-1]
+    int64, float16, value = TensorProto.INT64, TensorProto.FLOAT16, helper.make_tensor_value_info
+    inputs = [value("query", TensorProto.FLOAT, ["batch", "width"]), value("rows", int64, [1])]
+    constants = {"all": np.array([0, -1]), "second": np.array([1]), "padding": np.array(0)}
+    for level in graph.levels:
+        if graph.found is None:
+            inputs.append(value(f"count_{level}", int64, [1]))
+        else:
+            constants[f"count_{level}"] = np.array([graph.found])
+    for level, members in enumerate(graph.members, start=1):
+        inputs.append(value(f"member_{level}", int64, [members, 1]))
+    steps = [_step("Cast", "query", "half_query", to=float16)]
+    scores = [f"score_{part}" for part in range(graph.parts)]
+    for part, score in enumerate(scores):
+        inputs.append(value(f"candidate_{part}", float16, ["part_candidates", "width"]))
+        steps.append(_step("Gemm", f"half_query candidate_{part}", score, transB=1))
+    best = [scores[0]]
+    if graph.parts > 1:  # four times as fast as a pool
+        steps.append(_step("Max", " ".join(scores), "best_1"))
+        best.append("best_1")
+    for level in graph.levels[len(best) :]:
+        members = graph.members[level - 1]
+        across = [members, 1]
+        # Members of a group stand far from one another: a GPU reads those of many side by side.
+        constants[f"in_groups_{level}"] = np.array([0, 1, members, -1])
+        steps += [
+            _step("Reshape", f"{best[-1]} in_groups_{level}", f"score_B1MG_{level}"),
+            _step(
+                "MaxPool",
+                f"score_B1MG_{level}",
+                f"{level}_B11G",
+                kernel_shape=across,
+                strides=across,
+            ),
+            _step("Reshape", f"{level}_B11G all", f"best_{level}"),
+        ]
+        best.append(f"best_{level}")
+    steps.append(
+        _step("TopK", f"{best[last]} count_{last}", f"score_K_{last} row_{last}")
+    )  # in order: that is faster
+    for level in reversed(graph.levels[1:]):
+        steps += [
+            _step("Unsqueeze", f"row_{level} second", f"group_B1K_{level}"),
+            _step("Add", f"group_B1K_{level} member_{level}", f"row_BMK_{level}"),
+            _step("Reshape", f"row_BMK_{level} all", f"row_BL_{level}"),
+        ]
+        if level == 1 and graph.parts > 1:
+            each = [f"{score}_K" for score in scores]
+            steps += [
+                _step("GatherElements", f"{score} row_1", found, axis=1)
+                for score, found in zip(scores, each, strict=True)
+            ]
+            steps.append(_step("Concat", " ".join(each), "score_BL_1", axis=1))
+        else:
+            below = f"{best[level - 1]} row_BL_{level}"
+            steps.append(_step("GatherElements", below, f"score_BL_{level}", axis=1))
+        found = f"score_K_{level - 1} place_{level - 1}"
+        steps += [
+            _step("TopK", f"score_BL_{level} count_{level - 1}", found),
+            _step(
+                "GatherElements", f"row_BL_{level} place_{level - 1}", f"row_{level - 1}", axis=1
+            ),
+        ]
+    steps += [
+        _step("Cast", "score_K_0", "part", to=TensorProto.FLOAT),
+        _step("Less", "row_0 rows", "is_row_BK"),
+        _step("Where", "is_row_BK row_0 padding", "row_BK"),
         _step("Cast", "row_BK", "row", to=TensorProto.INT32),
     ]
-    value = helper.make_tensor_value_info
+    outputs = {"row": TensorProto.INT32, "part": TensorProto.FLOAT}
     return helper.make_graph(
         steps,
         "nearest",
-        [
-            value("query", TensorProto.FLOAT, ["batch", "width"]),
-            *counts,
-            value("rows", TensorProto.INT64, [1]),
-            value("member", TensorProto.INT64, [NEAREST_GROUP, 1]),
-            value("candidate", TensorProto.FLOAT16, ["filled_candidates", "width"]),
-        ],
-        [
-            value("row", TensorProto.INT32, ["batch", "found"]),
-            value("part", TensorProto.FLOAT, ["batch", "found"]),
-        ],
+        inputs,
+        [value(name, kind, ["batch", "found"]) for name, kind in outputs.items()],
         _initialisers(constants),
     )
 

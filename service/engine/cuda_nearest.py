@@ -3,27 +3,30 @@
 Other parts of a score than the encoder's stand behind the vectors, their weights behind a query, so
 that an inner product is the whole score, in units of a cosine.
 
-Few queries are searched for by recorded graphs of fixed shapes, as the encoder's are.
+Few queries are searched for by graphs of fixed shapes, recorded as the encoder's are in its thread.
 
 Shape suffixes: B queries, S of a fixed shape, V candidates, N of them in whole groups, K found, D
 width, W with the parts, X of a query, with them or without.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lsvcr.bundle import (
+    NEAREST,
     NEAREST_FEW,
-    NEAREST_FEW_GRAPH,
-    NEAREST_GRAPH,
-    NEAREST_GROUP,
+    NEAREST_FEW_FOUND,
+    NEAREST_FILLED,
     NEAREST_ROWS_GRAPH,
+    NearestGraph,
 )
 from service.engine.candidate_index import CandidateBatch, IndexSize
 from service.engine.cuda_memory import (
@@ -41,10 +44,10 @@ from service.engine.encoder_session import FloatArray, one_thread
 from service.errors import NotReadyError
 
 MOST_FOUND = 2048
-"""For one query; each may lie in a group of its own."""
+"""For one query."""
 FEWEST = 32_768
 """Candidates worth it: a CPU compares fewer at once, and a short list takes 512 groups."""
-MOST_SCORES = 2**29
+MOST_SCORES = 2**30
 """Of one product, which takes twice as many bytes: more queries are searched for in turns."""
 HALF_ERROR = 0.002
 """What half precision changes an inner product by, at most, where it is 1: three roundings to 11
@@ -56,10 +59,13 @@ ALIGNED = 8
 ROWS_AT_ONCE = 1 << 16
 """Candidates that are laid out on the GPU together."""
 
+FEW_SIZES = (8, 32)
+"""Queries that a graph of fixed shapes is opened for: of more, or among many candidates, groups
+across parts are sooner."""
 RECORDED_SIZES = (1, 8, 32, 64)
-"""Queries that graphs are recorded for: of more, launching kernels takes little of the time."""
-MOST_RECORDED_SCORES = 2**26
-"""Of a recorded graph, which keeps them for itself: twice as many bytes."""
+"""The same where it is recorded: of more, launching kernels takes little of the time."""
+MOST_FEW_SCORES = 2**26
+"""Of a graph of fixed shapes, which keeps them for itself: twice as many bytes."""
 
 _HALF_BYTES = 2
 
@@ -93,49 +99,40 @@ class CudaNearest:
         rows, self._width = candidate_VD.shape
         self._candidate = _lay_out(folder / NEAREST_ROWS_GRAPH, candidate_VD, parts_VF)
         filled, width = self._candidate.shape
-        most = min(MOST_FOUND, filled // NEAREST_GROUP)
         has_parts = parts_VF is not None
-        self.extent = IndexSize(rows - 1, most, takes_parts=takes_part or has_parts)
+        self.extent = IndexSize(rows - 1, MOST_FOUND, takes_parts=takes_part or has_parts)
         self._largest_part = 1.0 if has_parts else None
         self._together = max(1, MOST_SCORES // filled)
         self._way = GpuArray((filled if takes_part else 0,), np.float16)
         largest_BW = np.zeros((self._together, width), np.float32)
         self._query = GpuArray(largest_BW.shape, np.float32)
         self._rows = put_on_gpu(np.array([rows]))
-        self._member = put_on_gpu(member_places(filled))
         self._lock = threading.Lock()
-        self._few_graph = folder / NEAREST_FEW_GRAPH
+        self._folder = folder
+        self._few: dict[int, _FewNearest] = {}
         self._recorded: dict[int, _FewNearest] = {}
         self._recording_thread = 0
-        self._session = open_on_gpu(folder / NEAREST_GRAPH, one_thread())
+        self._session = open_on_gpu(folder / NEAREST.name, one_thread())
         self._binding = self._session.io_binding()
-        self._candidate.bind_to(self._binding, "candidate")
-        self._rows.bind_to(self._binding, "rows")
-        self._member.bind_to(self._binding, "member")
+        self._members = _bind_candidates(self._binding, NEAREST, self._candidate, self._rows)
         try:  # takes its memory now, not when there is a full batch for the first time
             self._find(largest_BW, 1, turns.prepare())
+            self._open_few(self._few, FEW_SIZES, is_recorded=False)
         except Exception as error:
             raise NotReadyError("device cuda: there is no memory to search in") from error
 
     @staticmethod
     def can_search(folder: Path, candidate_VD: FloatArray) -> bool:
         """Whether a bundle has the graphs, as older ones haven't, and enough candidates."""
-        return (folder / NEAREST_GRAPH).exists() and len(candidate_VD) > FEWEST
+        return (folder / NEAREST.name).exists() and len(candidate_VD) > FEWEST
 
     def record(self) -> None:
         """Record graphs for few queries, to be used by the calling thread: they belong to it."""
-        if not self._few_graph.exists():  # as in older bundles
-            return
         self._recording_thread = threading.get_ident()
-        most = MOST_RECORDED_SCORES // self._candidate.shape[0]
-        for size in (size for size in RECORDED_SIZES if size <= most):
-            try:
-                self._recorded[size] = _FewNearest(
-                    self._few_graph, size, self._candidate, self._rows, self._member
-                )
-            except Exception as error:  # the runtime has a class of its own for each failure
-                logger.warning("no CUDA graph for %d queries: %s", size, error)
-                break
+        try:
+            self._open_few(self._recorded, RECORDED_SIZES, is_recorded=True)
+        except Exception as error:  # the runtime has a class of its own for each failure
+            logger.warning("no CUDA graph for few queries: %s", error)
 
     def set_part(self, part_V: FloatArray) -> None:
         """As `Index.set_part`; searches wait for some milliseconds."""
@@ -171,21 +168,32 @@ class CudaNearest:
 
     def let_go(self) -> None:
         """As `Index.let_go`."""
-        while self._recorded:
-            with turns.prepare():
-                self._recorded.popitem()
+        for few in (self._recorded, self._few):
+            while few:
+                with turns.prepare():
+                    few.popitem()
         with turns.prepare():
             del self._binding, self._session
         with turns.prepare():
             del self._candidate
         with turns.prepare():
-            del self._query, self._way, self._rows, self._member
+            del self._query, self._way, self._rows, self._members
+
+    def _open_few(
+        self, few: dict[int, "_FewNearest"], sizes: Sequence[int], *, is_recorded: bool
+    ) -> None:
+        most = MOST_FEW_SCORES // self._candidate.shape[0]
+        for size in (size for size in sizes if size <= most):
+            few[size] = _FewNearest(
+                self._folder, size, self._candidate, self._rows, is_recorded=is_recorded
+            )
 
     def _for_few(self, queries: int, count: int) -> "_FewNearest | None":
-        if count > NEAREST_FEW or threading.get_ident() != self._recording_thread:
+        if count > NEAREST_FEW_FOUND:
             return None
-        sizes = (size for size in self._recorded if size >= queries)
-        return self._recorded.get(min(sizes, default=0))
+        few = self._recorded if threading.get_ident() == self._recording_thread else self._few
+        sizes = (size for size in few if size >= queries)
+        return few.get(min(sizes, default=0))
 
     def _find(
         self, query_BW: FloatArray, count: int, turn: AbstractContextManager[None]
@@ -193,7 +201,8 @@ class CudaNearest:
         """Run the graph."""
         binding, place = self._binding, self._query.address
         with self._lock:
-            binding.bind_cpu_input("count", np.array([count]))
+            for name, looked_for in counts_of(NEAREST, self._candidate.shape[0], count).items():
+                binding.bind_cpu_input(name, looked_for)
             binding.bind_input("query", "cuda", 0, np.float32, query_BW.shape, place)
             for name in ("row", "part"):
                 binding.bind_output(name)
@@ -205,39 +214,40 @@ class CudaNearest:
 
 
 class _FewNearest:
-    """A search for so many queries at most, recorded as a CUDA graph.
+    """A search for so many queries at most: every input and output has its fixed place on the GPU.
 
     Args:
         size: Queries.
-        candidate: As `CudaNearest` has them laid out, and so are `rows` and `member`.
+        candidate: As `CudaNearest` has them laid out, and `rows` of these there are.
+        is_recorded: As a CUDA graph, which belongs to the calling thread.
     """
 
     def __init__(
-        self, graph: Path, size: int, candidate: GpuArray, rows: GpuArray, member: GpuArray
+        self, folder: Path, size: int, candidate: GpuArray, rows: GpuArray, *, is_recorded: bool
     ) -> None:
         filled, width = candidate.shape
         self._query_SW = np.zeros((size, width), np.float32)
-        self._found = np.zeros((2, size, NEAREST_FEW), np.int32)
+        self._found = np.zeros((2, size, NEAREST_FEW_FOUND), np.int32)
         self._query_there = put_on_gpu(self._query_SW)
         self._found_there = put_on_gpu(self._found)
         options = one_thread()
-        extents = {"batch": size, "width": width, "filled_candidates": filled}
+        extents = {"batch": size, "width": width, "part_candidates": filled}
         for name, extent in extents.items():
             options.add_free_dimension_override_by_name(name, extent)
-        self._session = open_on_gpu(graph, options, enable_cuda_graph="1")
+        enabled = "1" if is_recorded else "0"
+        self._session = open_on_gpu(folder / NEAREST_FEW.name, options, enable_cuda_graph=enabled)
         self._binding = self._session.io_binding()
-        for name, array in {
-            "query": self._query_there,
-            "candidate": candidate,
-            "rows": rows,
-            "member": member,
-        }.items():
-            array.bind_to(self._binding, name)
-        shape, place = (size, NEAREST_FEW), self._found_there.address
+        self._members = _bind_candidates(self._binding, NEAREST_FEW, candidate, rows)
+        self._query_there.bind_to(self._binding, "query")
+        shape, place = (size, NEAREST_FEW_FOUND), self._found_there.address
         self._binding.bind_output("row", "cuda", 0, np.int32, shape, place)
         place += self._found[0].nbytes
         self._binding.bind_output("part", "cuda", 0, np.float32, shape, place)
-        record_graph(self._session, self._binding)
+        if is_recorded:
+            record_graph(self._session, self._binding)
+        else:  # takes memory
+            with turns.prepare():
+                self._session.run_with_iobinding(self._binding)
 
     def find(self, query_BW: FloatArray, count: int) -> tuple[NDArray[np.int32], FloatArray]:
         """The best of each query; in a turn of the caller's."""
@@ -250,10 +260,36 @@ class _FewNearest:
         return row_BK, part_BK.view(np.float32)
 
 
-def member_places(filled: int) -> NDArray[np.int64]:
-    """How far from the first members' those of each group stand."""
-    groups = filled // NEAREST_GROUP
-    return np.arange(0, filled, groups)[:, None]
+def member_places(graph: NearestGraph, filled: int) -> dict[str, NDArray[np.int64]]:
+    """Inputs of a graph: how far from its group's number each member stands, level by level."""
+    sizes = graph.sizes(filled)
+    return {
+        f"member_{level}": np.arange(graph.members[level - 1])[:, None] * sizes[level]
+        for level in graph.levels[1:]
+    }
+
+
+def counts_of(graph: NearestGraph, filled: int, count: int) -> dict[str, NDArray[np.int64]]:
+    """Inputs of a graph: how many it is to look for at each level."""
+    sizes = graph.sizes(filled)
+    return {f"count_{level}": np.array([min(count, sizes[level])]) for level in graph.levels}
+
+
+def _bind_candidates(
+    binding: Any, graph: NearestGraph, candidate: GpuArray, rows: GpuArray
+) -> list[GpuArray]:
+    """Let a graph read candidates, part by part; returns what has to be kept besides."""
+    filled, width = candidate.shape
+    shape = filled // graph.parts, width
+    for part in range(graph.parts):
+        place = candidate.address + part * math.prod(shape) * _HALF_BYTES
+        binding.bind_input(f"candidate_{part}", "cuda", 0, np.float16, shape, place)
+    rows.bind_to(binding, "rows")
+    members = member_places(graph, filled)
+    there = [put_on_gpu(member_M1) for member_M1 in members.values()]
+    for name, member in zip(members, there, strict=True):
+        member.bind_to(binding, name)
+    return there
 
 
 def _lay_out(
@@ -261,7 +297,7 @@ def _lay_out(
 ) -> GpuArray:
     """Candidates as they are compared, (N, W); zeros fill up rows, and the last group."""
     rows, width = candidate_VD.shape
-    filled = rows + -rows % NEAREST_GROUP
+    filled = rows + -rows % NEAREST_FILLED
     parts_width = 1 if parts_VF is None else parts_VF.shape[1]
     parts_width += -(width + parts_width) % ALIGNED
     table = GpuArray((filled, width + parts_width), np.float16)

@@ -12,11 +12,11 @@ from tiny_bundle_builder import unit
 
 from export.nearest_graph import write_nearest_graphs
 from lsvcr.bundle import (
+    NEAREST,
     NEAREST_FEW,
-    NEAREST_FEW_GRAPH,
-    NEAREST_GRAPH,
-    NEAREST_GROUP,
+    NEAREST_FILLED,
     NEAREST_ROWS_GRAPH,
+    NearestGraph,
 )
 from service.engine.candidate_index import CandidateBatch
 from service.engine.cuda_encoder import expect_cuda, has_cuda
@@ -26,6 +26,7 @@ from service.engine.cuda_nearest import (
     HALF_ERROR,
     NEVER,
     CudaNearest,
+    counts_of,
     member_places,
     without_padding,
 )
@@ -56,23 +57,22 @@ def open_on_cpu(graph: Path) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
 
-def on_cpu(folder: Path, table_VW: NDArray[np.float32], graph: str = NEAREST_GRAPH) -> Find:
-    session = open_on_cpu(folder / graph)
-    filling_NW = np.zeros((-len(table_VW) % NEAREST_GROUP, table_VW.shape[1]))
+def on_cpu(folder: Path, table_VW: NDArray[np.float32], graph: NearestGraph = NEAREST) -> Find:
+    session = open_on_cpu(folder / graph.name)
+    filling_NW = np.zeros((-len(table_VW) % NEAREST_FILLED, table_VW.shape[1]))
     half_NW = np.concatenate([table_VW, filling_NW]).astype(np.float16)
+    parts = np.split(half_NW, graph.parts)
     tables = {
-        "candidate": half_NW,
+        **{f"candidate_{part}": part_NW for part, part_NW in enumerate(parts)},
+        **member_places(graph, len(half_NW)),
         "rows": np.array([len(table_VW)]),
-        "member": member_places(len(half_NW)),
     }
 
     def find(
         query_BW: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        inputs = {"query": query_BW, **tables}
-        if graph == NEAREST_GRAPH:
-            inputs["count"] = np.array([count])
-        row_BK, part_BK = session.run(["row", "part"], inputs)
+        counts = {} if graph.found else counts_of(graph, len(half_NW), count)
+        row_BK, part_BK = session.run(["row", "part"], {"query": query_BW, **tables, **counts})
         return row_BK, part_BK
 
     return find
@@ -105,15 +105,30 @@ def test_it_finds_what_is_nearest_and_says_how_near(folder: Path) -> None:
 def test_a_fixed_number_is_found_as_any_other(folder: Path) -> None:
     table_VD = vectors(ROWS)
     query_BD = near(table_VD, [7, 4_711, ROWS])
-    found = on_cpu(folder, table_VD, NEAREST_FEW_GRAPH)(query_BD, 0)
-    expected = on_cpu(folder, table_VD)(query_BD, NEAREST_FEW)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
+    found = on_cpu(folder, table_VD, NEAREST_FEW)(query_BD, 0)
+    expected = on_cpu(folder, table_VD)(query_BD, 256)
+    np.testing.assert_allclose(found[1], expected[1], atol=HALF_ERROR)
+    for row_K, expected_K, part_K in zip(found[0], expected[0], found[1], strict=True):
+        is_clear_K = part_K > part_K[-1] + 2 * HALF_ERROR
+        assert {*row_K[is_clear_K]} <= {*expected_K}
+        assert is_clear_K.sum() > 200
+
+
+@pytest.mark.parametrize("graph", [NEAREST, NEAREST_FEW])
+def test_more_may_be_wanted_than_there_are_groups(folder: Path, graph: NearestGraph) -> None:
+    """At the last level there are 33 or 528 groups."""
+    table_VD = vectors(ROWS)
+    query_BD = near(table_VD, [7, 4_711])
+    row_BK, part_BK = on_cpu(folder, table_VD, graph)(query_BD, 2_048)
+    part_BV = np.sort(-(query_BD.astype(np.float16) @ table_VD.T.astype(np.float16)))
+    np.testing.assert_allclose(part_BK, -part_BV[:, : part_BK.shape[1]], atol=HALF_ERROR)
+    assert row_BK.shape[1] == (graph.found or 2_048)
+    assert all(len({*row_K}) == row_BK.shape[1] for row_K in row_BK)
 
 
 def test_padding_is_never_a_candidate(folder: Path) -> None:
     """All vectors but the padding's point away from the query."""
-    table_VD = -np.abs(vectors(40 * NEAREST_GROUP - 4))  # and three rows more that fill a group
+    table_VD = -np.abs(vectors(40 * NEAREST_FILLED - 4))  # and three rows more that fill a group
     query_BD = unit(np.ones((1, WIDTH))).astype(np.float32)
     row_BK, part_BK = on_cpu(folder, table_VD)(query_BD, 8)
     assert 0 in row_BK
