@@ -131,7 +131,8 @@ async def _asker(
         await ranker.share_popularity()
         asking = Encoding(opened, args.batch, args.full)
     else:
-        recommender = await Recommender.load(engine, version, max_queue=9999, max_batch=args.batch)
+        folder = registry / version
+        recommender = await Recommender.load(engine, folder, max_queue=9999, max_batch=args.batch)
         asking = Ranking(recommender, number, args.full)
     found = []
     for _ in range(args.rounds + 1):  # the first round warms up

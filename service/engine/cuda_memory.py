@@ -24,8 +24,9 @@ from service.engine.encoder_session import open_session
 from service.errors import NotReadyError
 
 _TO_GPU, _FROM_GPU, _ON_GPU = 1, 2, 3
-_PIECE_BYTES = 2 << 20
-"""Copied at once: what a batch copies waits for that of others."""
+_PIECE_BYTES, _LARGE_PIECE_BYTES = 2 << 20, 64 << 20
+"""Copied at once while somebody is answered, and else: what a batch copies waits for that of
+others, and between two pieces a thread may wait long for Python's lock."""
 _SMALL_BYTES = 1 << 18
 """Copied with the lock held: 128 users' inputs; some 50 µs at most."""
 _LATELY_S, _LONGEST_PAUSE_S = 0.1, 0.005
@@ -47,6 +48,11 @@ class Turns:
         self._is_wanted = False
         self._is_recording = False
         self._answered_s = 0.0
+
+    @property
+    def are_lively(self) -> bool:
+        """Whether somebody was answered lately."""
+        return time.monotonic() - self._answered_s < _LATELY_S
 
     @contextlib.contextmanager
     def answer(self) -> Iterator[None]:
@@ -75,9 +81,8 @@ class Turns:
             with self._changed:
                 self._preparing -= 1
                 self._changed.notify_all()
-        ended_s = time.monotonic()
-        if ended_s - self._answered_s < _LATELY_S:
-            time.sleep(min(ended_s - started_s, _LONGEST_PAUSE_S))
+        if self.are_lively:
+            time.sleep(min(time.monotonic() - started_s, _LONGEST_PAUSE_S))
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
@@ -179,10 +184,13 @@ def put_on_gpu(array: NDArray[Any]) -> GpuArray:
 
 def copy_in_pieces(array: NDArray[Any], to: GpuArray) -> None:
     """Overwrite what lies there, in many turns; `array` is contiguous and no larger."""
-    for start in range(0, array.nbytes, _PIECE_BYTES):
-        size = min(_PIECE_BYTES, array.nbytes - start)
+    start = 0
+    while start < array.nbytes:
+        piece = _PIECE_BYTES if turns.are_lively else _LARGE_PIECE_BYTES
+        size = min(piece, array.nbytes - start)
         with turns.prepare():
             _copy(to.address + start, array.ctypes.data + start, size, _TO_GPU)
+        start += size
 
 
 def copy_to_gpu(array: NDArray[Any], to: GpuArray) -> None:

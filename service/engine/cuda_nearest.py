@@ -59,7 +59,7 @@ ALIGNED = 8
 ROWS_AT_ONCE = 1 << 16
 """Candidates that are laid out on the GPU together."""
 
-FEW_SIZES = (8, 32)
+FEW_SIZES = (1, 8, 32)
 """Queries that a graph of fixed shapes is opened for: of more, or among many candidates, groups
 across parts are sooner."""
 RECORDED_SIZES = (1, 8, 32, 64)

@@ -251,7 +251,7 @@ class ModelPool:
     async def _load(self, version: str) -> Recommender:
         return await Recommender.load(
             self._engine,
-            version,
+            self._registry / version,
             max_queue=self._max_queue,
             max_batch=self._max_batch,
             counts=self._counts,

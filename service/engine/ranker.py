@@ -71,10 +71,10 @@ class Ranker:
 
     Args:
         opened: The bundle with its encoder and indexes, wherever they run.
-        counts: What happened lately; None takes what the bundle knows.
+        prior: Where it was computed beforehand; None computes what the bundle alone says.
     """
 
-    def __init__(self, opened: OpenBundle, counts: LiveCounts | None = None) -> None:
+    def __init__(self, opened: OpenBundle, prior: PopularityPrior | None = None) -> None:
         self.bundle = opened.bundle
         self.opened = opened
         self._catalogue = self.bundle.catalogue
@@ -83,7 +83,7 @@ class Ranker:
         self._video_names = VideoNames(self._catalogue, self._videos.popular)
         self._comments = CommentRanking(opened, self._videos.popular)
         self._users = UserEncoding(opened, self._comments.similarity)
-        self._prior = PopularityPrior.build(self.bundle, self._videos.popular, counts)
+        self._prior = prior or PopularityPrior.build(self.bundle, self._videos.popular, None)
         self._videos.prepare(self._prior)
         self.latest_preference_D: NDArray[np.float32] | None = None
         for index in (self._catalogue.video_index, self._catalogue.comment_index):

@@ -3,15 +3,18 @@
 import asyncio
 import math
 import time
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 
+from lsvcr.bundle import map_bundle
 from lsvcr.catalogue import Catalogue
 from lsvcr.errors import BundleError, LsvcrError
 from service.engine.batching import Batcher
 from service.engine.engine import Engine
-from service.engine.popularity_prior import LiveCounts
+from service.engine.popularity import PopularItems
+from service.engine.popularity_prior import LiveCounts, PopularityPrior
 from service.engine.queries import (
     Answer,
     CommentQuery,
@@ -54,7 +57,7 @@ class Recommender:
     async def load(
         cls,
         engine: Engine,
-        version: str,
+        folder: Path,
         *,
         max_queue: int,
         max_batch: int,
@@ -64,7 +67,7 @@ class Recommender:
 
         Args:
             engine: Opens it.
-            version: Of the bundle.
+            folder: Of the bundle, in that registry.
             max_queue: Queries that may wait for the model.
             max_batch: Queries computed together, at most.
             counts: What happened lately; None takes what the bundle knows.
@@ -73,7 +76,16 @@ class Recommender:
             BundleError: If anything about the bundle is wrong.
             NotReadyError: If `cuda` is wanted and can't be had.
         """
-        ranker = await asyncio.to_thread(Ranker, await engine.open(version), counts)
+        opened, prior = await asyncio.gather(
+            engine.open(folder.name),
+            asyncio.to_thread(_prior_of, folder, counts),  # half a second of a million videos
+            return_exceptions=True,
+        )
+        if isinstance(opened, BaseException):  # what is wrong with the bundle, whatever else failed
+            raise opened
+        if isinstance(prior, BaseException):
+            raise prior
+        ranker = await asyncio.to_thread(Ranker, opened, prior)
         await ranker.share_popularity()
         await _warm_up(ranker)
         return cls(ranker, counts, max_queue=max_queue, max_batch=max_batch)
@@ -174,3 +186,10 @@ async def _warm_up(ranker: Ranker) -> None:
     for answer in await ranker.answer([FeedQuery(videos, 3), comments]):
         if isinstance(answer, Exception) or answer.degraded:
             raise BundleError("the bundle fails at a first question")
+
+
+def _prior_of(folder: Path, counts: LiveCounts | None) -> PopularityPrior | None:
+    """A bundle's prior, from files that nobody may have checked yet: of use if they pass."""
+    bundle = map_bundle(folder)
+    popular = PopularItems.of_videos(bundle.popular, bundle.catalogue.video_count)
+    return PopularityPrior.build(bundle, popular, counts)

@@ -33,7 +33,7 @@ USER = history(["v1", "v2"], ["c5"])
 
 async def load(folder: Path) -> Recommender:
     engine = InlineEngine(folder.parent, device="cpu", max_batch=4)
-    return await Recommender.load(engine, folder.name, max_queue=9, max_batch=4)
+    return await Recommender.load(engine, folder, max_queue=9, max_batch=4)
 
 
 def new_pool(registry: Path, device: str = "cpu", only: str | None = None) -> ModelPool:
