@@ -160,9 +160,11 @@ class CudaNearest:
                 for start in range(0, len(query_BW), self._together)
             ]
             row_BK, part_BK = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        weight_B = np.linalg.norm(query_BW[:, self._width :], axis=1)
-        largest = 1 + (self._largest_part or 0.0) * float(weight_B.max())
-        with_parts = self._largest_part is not None and query_BX.shape[1] > self._width
+        largest, with_parts = 1.0, False
+        if self._largest_part is not None and query_BX.shape[1] > self._width:
+            square_B = np.sum(np.square(query_BX[:, self._width :]), axis=1)
+            largest += self._largest_part * math.sqrt(square_B.max())
+            with_parts = True
         found_BK = without_padding(row_BK, part_BK)
         return CandidateBatch(*found_BK, counts, rows, HALF_ERROR * largest, with_parts)
 
