@@ -27,6 +27,7 @@ from service.engine.encoder_session import CommentHead
 from service.engine.engine import OpenBundle
 from service.engine.explanation import explain_comments, explain_videos
 from service.engine.known_events import KnownEvents, find_events
+from service.engine.popularity import PopularItems
 from service.engine.popularity_prior import LiveCounts, PopularityPrior
 from service.engine.queries import (
     Answer,
@@ -79,12 +80,18 @@ class Ranker:
         self.opened = opened
         self._catalogue = self.bundle.catalogue
         self._head = CommentHead(self.bundle)
-        self._videos = VideoRanking(opened)
-        self._video_names = VideoNames(self._catalogue, self._videos.popular)
-        self._comments = CommentRanking(opened, self._videos.popular)
+        if prior is None:
+            videos = self._catalogue.video_count
+            popular = PopularItems.of_videos(self.bundle.popular, videos)
+            prior = PopularityPrior.build(self.bundle, popular, None)
+        else:
+            popular = prior.overall
+        self._videos = VideoRanking(opened, popular)
+        self._video_names = VideoNames(self._catalogue, popular)
+        self._comments = CommentRanking(opened, popular)
         self._users = UserEncoding(opened, self._comments.similarity)
-        self._prior = prior or PopularityPrior.build(self.bundle, self._videos.popular, None)
-        self._videos.prepare(self._prior)
+        self._prior = prior
+        self._videos.prepare(prior)
         self.latest_preference_D: NDArray[np.float32] | None = None
         for index in (self._catalogue.video_index, self._catalogue.comment_index):
             index.rows(index.sorted_hash_N[:1])  # prepares for all others, here and not in the loop

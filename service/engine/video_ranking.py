@@ -29,9 +29,13 @@ WIDENING = 8
 
 
 class VideoRanking:
-    """All that ranking a bundle's videos takes."""
+    """All that ranking a bundle's videos takes.
 
-    def __init__(self, opened: OpenBundle) -> None:
+    Args:
+        popular: All videos, in the bundle's popular order.
+    """
+
+    def __init__(self, opened: OpenBundle, popular: PopularItems) -> None:
         bundle = opened.bundle
         self._bundle = bundle
         self._catalogue = bundle.catalogue
@@ -40,7 +44,7 @@ class VideoRanking:
         self._is_prior_shared = False
         self._batch = BatchRanking(self._candidate_VD, bundle.manifest.temperature)
         self._is_small = self._catalogue.video_count < SCAN_AT_ONCE_BELOW
-        self.popular = PopularItems.of_videos(bundle.popular, self._catalogue.video_count)
+        self.popular = popular
 
     def first_count(self, query: VideoQuery, events: KnownEvents) -> int:
         """Say how many candidates to fetch for a query at first; 0 where all are compared."""
