@@ -60,6 +60,8 @@ BEAT_S, SHORTEST_BEAT_S = 0.1, 0.02
 MOST_MISSED = 4
 """After so many beats without one the engine counts as lost."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.1
+FIRST_REFUSED_S, LONGEST_REFUSED_S = 0.2, 5.0
+"""After so long a new engine is asked again for what it refused: there may have been no memory."""
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -202,16 +204,25 @@ class RemoteEngine:
             pause_s = FIRST_PAUSE_S
             self._frames = frames
             self._changed.set()
-            await asyncio.gather(self._open_missing(), self._watch(frames))
+            opening = asyncio.create_task(self._open_missing())
+            try:
+                await self._watch(frames)
+            finally:
+                opening.cancel()
 
     async def _open_missing(self) -> None:
-        for version in sorted(self._missing):
-            try:
-                await self._open_now(version)
-            except EngineLostError:
-                return  # an engine that is dying may accept us and be gone
-            except Exception as error:
-                logger.error("the new engine refuses %s: %s", version, error)
+        """Have a new engine open what the last one had, however often it refuses."""
+        pause_s = FIRST_REFUSED_S
+        while self._missing:
+            for version in sorted(self._missing):
+                try:
+                    await self._open_now(version)
+                except EngineLostError:
+                    return  # an engine that is dying may accept us and be gone
+                except Exception as error:
+                    logger.error("the new engine refuses %s: %s", version, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_REFUSED_S)
 
     async def _watch(self, frames: Frames) -> None:
         """Ask for signs of life while a connection lasts.

@@ -213,6 +213,31 @@ def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
         asyncio.run(main(process))
 
 
+def test_a_new_engine_that_refuses_what_the_last_one_had_is_asked_again(
+    tiny_registry: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU whose memory somebody else has for a while."""
+    away = tmp_path / "away"
+
+    async def main(process: EngineProcess) -> None:
+        engine = RemoteEngine(tiny_registry, process.socket)
+        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        (tiny_registry / FIRST).rename(away)
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count(f"the new engine refuses {FIRST}") >= 2)
+        assert pool.readiness() == ["the engine process ended; another one is starting"]
+        away.rename(tiny_registry / FIRST)
+        await until(lambda: pool.readiness() == [])
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.degraded) == ("model", ())
+        await pool.close()
+        await engine.close()
+
+    with engine_process(tiny_registry) as process:
+        asyncio.run(main(process))
+
+
 def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path) -> None:
     async def main(process: EngineProcess) -> None:
         engine = RemoteEngine(tiny_registry, process.socket)
