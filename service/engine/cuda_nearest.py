@@ -47,7 +47,7 @@ MOST_FOUND = 2048
 """For one query."""
 FEWEST = 32_768
 """Candidates worth it: a CPU compares fewer at once, and a short list takes 512 groups."""
-MOST_SCORES = 2**30
+MOST_SCORES = 2**29
 """Of one product, which takes twice as many bytes: more queries are searched for in turns."""
 HALF_ERROR = 0.002
 """What half precision changes an inner product by, at most, where it is 1: three roundings to 11
