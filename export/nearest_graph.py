@@ -74,83 +74,94 @@ def _nearest_graph(graph: NearestGraph) -> onnx.GraphProto:
     unless that is given here. Out: `row` (B, K), int32, largest first, 0 for what fills up groups,
     and `part` (B, K), their inner products.
     """
-    last = graph.levels[-1]
-    int64, float16, value = TensorProto.INT64, TensorProto.FLOAT16, helper.make_tensor_value_info
-    inputs = [value("query", TensorProto.FLOAT, ["batch", "width"]), value("rows", int64, [1])]
+    value, int64 = helper.make_tensor_value_info, TensorProto.INT64
     constants = {"all": np.array([0, -1]), "second": np.array([1]), "padding": np.array(0)}
+    inputs = [value("query", TensorProto.FLOAT, ["batch", "width"]), value("rows", int64, [1])]
+    for part in range(graph.parts):
+        shape = ["part_candidates", "width"]
+        inputs.append(value(f"candidate_{part}", TensorProto.FLOAT16, shape))
+    for level, members in enumerate(graph.members, start=1):
+        inputs.append(value(f"member_{level}", int64, [members, 1]))
+        # Members of a group stand far from one another: a GPU reads those of many side by side.
+        constants[f"in_groups_{level}"] = np.array([0, 1, members, -1])
     for level in graph.levels:
         if graph.found is None:
             inputs.append(value(f"count_{level}", int64, [1]))
         else:
             constants[f"count_{level}"] = np.array([graph.found])
-    for level, members in enumerate(graph.members, start=1):
-        inputs.append(value(f"member_{level}", int64, [members, 1]))
-    steps = [_step("Cast", "query", "half_query", to=float16)]
-    scores = [f"score_{part}" for part in range(graph.parts)]
-    for part, score in enumerate(scores):
-        inputs.append(value(f"candidate_{part}", float16, ["part_candidates", "width"]))
-        steps.append(_step("Gemm", f"half_query candidate_{part}", score, transB=1))
-    best = [scores[0]]
-    if graph.parts > 1:  # four times as fast as a pool
-        steps.append(_step("Max", " ".join(scores), "best_1"))
-        best.append("best_1")
-    for level in graph.levels[len(best) :]:
-        members = graph.members[level - 1]
-        across = [members, 1]
-        # Members of a group stand far from one another: a GPU reads those of many side by side.
-        constants[f"in_groups_{level}"] = np.array([0, 1, members, -1])
-        steps += [
-            _step("Reshape", f"{best[-1]} in_groups_{level}", f"score_B1MG_{level}"),
-            _step(
-                "MaxPool",
-                f"score_B1MG_{level}",
-                f"{level}_B11G",
-                kernel_shape=across,
-                strides=across,
-            ),
-            _step("Reshape", f"{level}_B11G all", f"best_{level}"),
-        ]
-        best.append(f"best_{level}")
-    steps.append(
-        _step("TopK", f"{best[last]} count_{last}", f"score_K_{last} row_{last}")
-    )  # in order: that is faster
-    for level in reversed(graph.levels[1:]):
-        steps += [
-            _step("Unsqueeze", f"row_{level} second", f"group_B1K_{level}"),
-            _step("Add", f"group_B1K_{level} member_{level}", f"row_BMK_{level}"),
-            _step("Reshape", f"row_BMK_{level} all", f"row_BL_{level}"),
-        ]
-        if level == 1 and graph.parts > 1:
-            each = [f"{score}_K" for score in scores]
-            steps += [
-                _step("GatherElements", f"{score} row_1", found, axis=1)
-                for score, found in zip(scores, each, strict=True)
-            ]
-            steps.append(_step("Concat", " ".join(each), "score_BL_1", axis=1))
-        else:
-            below = f"{best[level - 1]} row_BL_{level}"
-            steps.append(_step("GatherElements", below, f"score_BL_{level}", axis=1))
-        found = f"score_K_{level - 1} place_{level - 1}"
-        steps += [
-            _step("TopK", f"score_BL_{level} count_{level - 1}", found),
-            _step(
-                "GatherElements", f"row_BL_{level} place_{level - 1}", f"row_{level - 1}", axis=1
-            ),
-        ]
-    steps += [
+    steps = [
+        *_compare(graph),
+        *_choose(graph),
         _step("Cast", "score_K_0", "part", to=TensorProto.FLOAT),
         _step("Less", "row_0 rows", "is_row_BK"),
         _step("Where", "is_row_BK row_0 padding", "row_BK"),
         _step("Cast", "row_BK", "row", to=TensorProto.INT32),
     ]
+    read = {name for step in steps for name in step.input}
     outputs = {"row": TensorProto.INT32, "part": TensorProto.FLOAT}
     return helper.make_graph(
         steps,
         "nearest",
         inputs,
         [value(name, kind, ["batch", "found"]) for name, kind in outputs.items()],
-        _initialisers(constants),
+        _initialisers({name: array for name, array in constants.items() if name in read}),
     )
+
+
+def _compare(graph: NearestGraph) -> list[onnx.NodeProto]:
+    """Scores of all candidates, `score_0` and on by part, and the `best_1` and on of groups."""
+    steps = [_step("Cast", "query", "half_query", to=TensorProto.FLOAT16)]
+    for part in range(graph.parts):
+        steps.append(_step("Gemm", f"half_query candidate_{part}", f"score_{part}", transB=1))
+    pooled = graph.levels[1:]
+    if graph.parts > 1:  # four times as fast as a pool
+        steps.append(_step("Max", " ".join(_scores(graph)), "best_1"))
+        pooled = graph.levels[2:]
+    for level in pooled:
+        across = [graph.members[level - 1], 1]
+        pool = {"kernel_shape": across, "strides": across}
+        steps += [
+            _step("Reshape", f"{_best(graph, level - 1)} in_groups_{level}", f"groups_{level}"),
+            _step("MaxPool", f"groups_{level}", f"pool_{level}", **pool),
+            _step("Reshape", f"pool_{level} all", f"best_{level}"),
+        ]
+    return steps
+
+
+def _choose(graph: NearestGraph) -> list[onnx.NodeProto]:
+    """The best of the last level, of their members the best, down to candidates: `row_0`."""
+    last = graph.levels[-1]
+    # In order, as `TopK` is faster so.
+    steps = [_step("TopK", f"best_{last} count_{last}", f"score_K_{last} row_{last}")]
+    for level in reversed(graph.levels[1:]):
+        below = level - 1
+        steps += [
+            _step("Unsqueeze", f"row_{level} second", f"group_B1K_{level}"),
+            _step("Add", f"group_B1K_{level} member_{level}", f"row_BMK_{level}"),
+            _step("Reshape", f"row_BMK_{level} all", f"row_BL_{level}"),
+        ]
+        if below == 0 and graph.parts > 1:  # a group's members stand at one place of all parts
+            for score in _scores(graph):
+                steps.append(_step("GatherElements", f"{score} row_1", f"{score}_BK", axis=1))
+            found = " ".join(f"{score}_BK" for score in _scores(graph))
+            steps.append(_step("Concat", found, "score_BL_1", axis=1))
+        else:
+            members = f"{_best(graph, below)} row_BL_{level}"
+            steps.append(_step("GatherElements", members, f"score_BL_{level}", axis=1))
+        best = f"score_K_{below} place_{below}"
+        steps.append(_step("TopK", f"score_BL_{level} count_{below}", best))
+        place = f"row_BL_{level} place_{below}"
+        steps.append(_step("GatherElements", place, f"row_{below}", axis=1))
+    return steps
+
+
+def _scores(graph: NearestGraph) -> list[str]:
+    return [f"score_{part}" for part in range(graph.parts)]
+
+
+def _best(graph: NearestGraph, level: int) -> str:
+    """What a level of groups is made of; of candidates only where they are one part."""
+    return f"best_{level}" if level else _scores(graph)[0]
 
 
 def _initialisers(constants: dict[str, Any]) -> list[onnx.TensorProto]:

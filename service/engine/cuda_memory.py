@@ -50,7 +50,7 @@ class Turns:
         self._answered_s = 0.0
 
     @property
-    def are_lively(self) -> bool:
+    def answered_lately(self) -> bool:
         """Whether somebody was answered lately."""
         return time.monotonic() - self._answered_s < _LATELY_S
 
@@ -81,7 +81,7 @@ class Turns:
             with self._changed:
                 self._preparing -= 1
                 self._changed.notify_all()
-        if self.are_lively:
+        if self.answered_lately:
             time.sleep(min(time.monotonic() - started_s, _LONGEST_PAUSE_S))
 
     @contextlib.contextmanager
@@ -186,7 +186,7 @@ def copy_in_pieces(array: NDArray[Any], to: GpuArray) -> None:
     """Overwrite what lies there, in many turns; `array` is contiguous and no larger."""
     start = 0
     while start < array.nbytes:
-        piece = _PIECE_BYTES if turns.are_lively else _LARGE_PIECE_BYTES
+        piece = _PIECE_BYTES if turns.answered_lately else _LARGE_PIECE_BYTES
         size = min(piece, array.nbytes - start)
         with turns.prepare():
             _copy(to.address + start, array.ctypes.data + start, size, _TO_GPU)
