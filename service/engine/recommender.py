@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from lsvcr.bundle import map_bundle
+from lsvcr.bundle import check_files, load_manifest, map_bundle
 from lsvcr.catalogue import Catalogue
 from lsvcr.errors import BundleError, LsvcrError
 from service.engine.batching import Batcher
@@ -189,7 +189,11 @@ async def _warm_up(ranker: Ranker) -> None:
 
 
 def _prior_of(folder: Path, counts: LiveCounts | None) -> PopularityPrior | None:
-    """A bundle's prior, from files that nobody may have checked yet: of use if they pass."""
+    """A bundle's prior, from files whose content nobody may have checked yet: of use if it passes.
+
+    Their types and sizes are looked at, as reading a pipe would never end.
+    """
+    check_files(folder, load_manifest(folder))
     bundle = map_bundle(folder)
     popular = PopularItems.of_videos(bundle.popular, bundle.catalogue.video_count)
     return PopularityPrior.build(bundle, popular, counts)
