@@ -109,7 +109,7 @@ NEAREST = NearestGraph("nearest_parts.onnx", parts=8, groups=(16, 8))
 NEAREST_FEW_FOUND = 256
 NEAREST_FEW = NearestGraph("nearest_few.onnx", parts=1, groups=(64,), found=NEAREST_FEW_FOUND)
 """The same for few queries: its shapes can all be known beforehand."""
-NEAREST_FILLED = 1024
+NEAREST_FILLED = math.lcm(*(math.prod(graph.members) for graph in (NEAREST, NEAREST_FEW)))
 """What these are given is filled to a multiple of it: to whole groups of either."""
 
 

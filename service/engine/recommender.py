@@ -193,7 +193,10 @@ def _prior_of(folder: Path, counts: LiveCounts | None) -> PopularityPrior | None
 
     Their types and sizes are looked at, as reading a pipe would never end.
     """
-    check_files(folder, load_manifest(folder))
+    manifest = load_manifest(folder)
+    if manifest.prior is None:
+        return None
+    check_files(folder, manifest)
     bundle = map_bundle(folder)
     popular = PopularItems.of_videos(bundle.popular, bundle.catalogue.video_count)
     return PopularityPrior.build(bundle, popular, counts)

@@ -14,6 +14,7 @@ from export.nearest_graph import write_nearest_graphs
 from lsvcr.bundle import (
     NEAREST,
     NEAREST_FEW,
+    NEAREST_FEW_FOUND,
     NEAREST_FILLED,
     NEAREST_ROWS_GRAPH,
     NearestGraph,
@@ -106,7 +107,7 @@ def test_a_fixed_number_is_found_as_any_other(folder: Path) -> None:
     table_VD = vectors(ROWS)
     query_BD = near(table_VD, [7, 4_711, ROWS])
     found = on_cpu(folder, table_VD, NEAREST_FEW)(query_BD, 0)
-    expected = on_cpu(folder, table_VD)(query_BD, 256)
+    expected = on_cpu(folder, table_VD)(query_BD, NEAREST_FEW_FOUND)
     np.testing.assert_allclose(found[1], expected[1], atol=HALF_ERROR)
     for row_K, expected_K, part_K in zip(found[0], expected[0], found[1], strict=True):
         is_clear_K = part_K > part_K[-1] + 2 * HALF_ERROR

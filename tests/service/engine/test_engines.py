@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +58,26 @@ def engine_process(registry: Path, *, hung_s: float = SOON_S) -> Iterator[Engine
     settings = Settings(registry=registry, device="cpu", log_level="error", engine_hung_s=hung_s)
     with EngineProcess(settings) as process:
         yield process
+
+
+def run_with_pool(
+    registry: Path,
+    main: Callable[[EngineProcess, ModelPool], Awaitable[None]],
+    *,
+    hung_s: float = SOON_S,
+) -> None:
+    """Run with an engine process, and a pool that has opened the current bundle there."""
+
+    async def run(process: EngineProcess) -> None:
+        engine = RemoteEngine(registry, process.socket)
+        pool = ModelPool(registry, engine, max_queue=99, max_batch=8)
+        await pool.open()
+        await main(process, pool)
+        await pool.close()
+        await engine.close()
+
+    with engine_process(registry, hung_s=hung_s) as process:
+        asyncio.run(run(process))
 
 
 @pytest.fixture(params=["inline", "process", "group"])
@@ -190,10 +210,7 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
 def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
     tiny_registry: Path,
 ) -> None:
-    async def main(process: EngineProcess) -> None:
-        engine = RemoteEngine(tiny_registry, process.socket)
-        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
-        await pool.open()
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
         assert (await pool.current().recommend_videos(ask_videos(USER))).source == "model"
         killed = process.pid
         os.kill(killed, signal.SIGKILL)
@@ -206,11 +223,8 @@ def test_an_engine_that_dies_is_replaced_and_meanwhile_popularity_answers(
         assert process.pid != killed
         answer = await pool.current().recommend_videos(ask_videos(USER))
         assert (answer.source, answer.degraded) == ("model", ())
-        await pool.close()
-        await engine.close()
 
-    with engine_process(tiny_registry) as process:
-        asyncio.run(main(process))
+    run_with_pool(tiny_registry, main)
 
 
 def test_a_new_engine_that_refuses_what_the_last_one_had_is_asked_again(
@@ -219,10 +233,7 @@ def test_a_new_engine_that_refuses_what_the_last_one_had_is_asked_again(
     """As on a GPU whose memory somebody else has for a while."""
     away = tmp_path / "away"
 
-    async def main(process: EngineProcess) -> None:
-        engine = RemoteEngine(tiny_registry, process.socket)
-        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
-        await pool.open()
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
         (tiny_registry / FIRST).rename(away)
         os.kill(process.pid, signal.SIGKILL)
         await until(lambda: caplog.text.count(f"the new engine refuses {FIRST}") >= 2)
@@ -231,18 +242,12 @@ def test_a_new_engine_that_refuses_what_the_last_one_had_is_asked_again(
         await until(lambda: pool.readiness() == [])
         answer = await pool.current().recommend_videos(ask_videos(USER))
         assert (answer.source, answer.degraded) == ("model", ())
-        await pool.close()
-        await engine.close()
 
-    with engine_process(tiny_registry) as process:
-        asyncio.run(main(process))
+    run_with_pool(tiny_registry, main)
 
 
 def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path) -> None:
-    async def main(process: EngineProcess) -> None:
-        engine = RemoteEngine(tiny_registry, process.socket)
-        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
-        await pool.open()
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
         os.kill(process.pid, signal.SIGSTOP)  # it takes questions, and answers none
         asked = [
             asyncio.create_task(pool.current().recommend_videos(ask_videos(USER))) for _ in "abc"
@@ -251,18 +256,12 @@ def test_what_is_under_way_when_the_engine_dies_is_answered(tiny_registry: Path)
         os.kill(process.pid, signal.SIGKILL)
         for answer in await asyncio.gather(*asked):
             assert answer.degraded == ("encoder",)
-        await pool.close()
-        await engine.close()
 
-    with engine_process(tiny_registry) as process:
-        asyncio.run(main(process))
+    run_with_pool(tiny_registry, main)
 
 
 def test_an_engine_that_hangs_costs_answers_their_model_and_no_more(tiny_registry: Path) -> None:
-    async def main(process: EngineProcess) -> None:
-        engine = RemoteEngine(tiny_registry, process.socket)
-        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
-        await pool.open()
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
         os.kill(process.pid, signal.SIGSTOP)
         asked = (pool.current().recommend_videos(ask_videos(USER)) for _ in range(40))
         for answer in await asyncio.gather(*asked):
@@ -272,28 +271,19 @@ def test_an_engine_that_hangs_costs_answers_their_model_and_no_more(tiny_registr
         await until(lambda: pool.readiness() == [])
         answer = await pool.current().recommend_videos(ask_videos(USER))
         assert (answer.source, answer.degraded) == ("model", ())
-        await pool.close()
-        await engine.close()
 
-    with engine_process(tiny_registry) as process:
-        asyncio.run(main(process))
+    run_with_pool(tiny_registry, main)
 
 
 def test_an_engine_that_hangs_for_good_is_replaced(tiny_registry: Path) -> None:
-    async def main(process: EngineProcess) -> None:
-        engine = RemoteEngine(tiny_registry, process.socket)
-        pool = ModelPool(tiny_registry, engine, max_queue=99, max_batch=8)
-        await pool.open()
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
         hung = process.pid
         os.kill(hung, signal.SIGSTOP)
         await until(lambda: process.pid != hung and pool.readiness() == [])
         answer = await pool.current().recommend_videos(ask_videos(USER))
         assert (answer.source, answer.degraded) == ("model", ())
-        await pool.close()
-        await engine.close()
 
-    with engine_process(tiny_registry, hung_s=0.5) as process:
-        asyncio.run(main(process))
+    run_with_pool(tiny_registry, main, hung_s=0.5)
 
 
 @contextmanager
