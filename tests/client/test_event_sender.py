@@ -1,6 +1,5 @@
 """Events reach the service at least once, whatever happens in between."""
 
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import pytest
 from live_service import running_service
 from scripted_server import Reply, scripted_server
 
+from benchmarks.service_process import free_port
 from lsvcr_client import Client, EventSender, SpoolError, new_event
 from lsvcr_client.requests import Event, ReadHistory, SendEvents
 from lsvcr_client.spool import Spool
@@ -65,10 +65,7 @@ def test_full_batches_go_at_once_and_others_linger(tmp_path: Path) -> None:
 
 
 def test_a_service_that_comes_back_gets_what_waited(tiny_master: Path, tmp_path: Path) -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-    user = str(uuid4())
+    port, user = free_port(), str(uuid4())
     with Client(f"http://127.0.0.1:{port}") as client:
         with EventSender(client, tmp_path / "spool") as sender:
             sender.add(*watches(user, 5))
