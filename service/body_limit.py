@@ -6,7 +6,9 @@ from service.errors import BodyTooLargeError
 
 
 class BodyLimit:
-    """ASGI middleware that counts the bytes of a body as they come.
+    """ASGI middleware within `RequestContext`; counts the bytes of a body as they come.
+
+    Not those of a length that was announced: HTTP's own reading ends there.
 
     Raises:
         BodyTooLargeError: At once where Content-Length tells it, else while the body is read.
@@ -17,13 +19,17 @@ class BodyLimit:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go on with a `receive` that counts."""
+        """Go on, with a `receive` that counts where nobody knows how long the body is."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced: bytes = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            raise self._refusal()
+        headers: dict[bytes, bytes] = scope["state"]["headers"]
+        announced = headers.get(b"content-length", b"")
+        if announced.isdigit() and b"transfer-encoding" not in headers:
+            if int(announced) > self._max_bytes:
+                raise self._refusal()
+            await self._app(scope, receive, send)
+            return
         received_bytes = 0
 
         async def receive_counting() -> Message:

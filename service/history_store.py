@@ -29,6 +29,7 @@ from service.joined_reads import JoinedReads
 from service.popularity_counters import ALL, add_up, decode_page
 from service.store_connection import (
     FAILURES,
+    KeptConnections,
     close_store,
     connect_store,
     end_if_cancelled,
@@ -114,6 +115,8 @@ class HistoryStore:
         )
         self._arms_script = resources.files("service").joinpath(_ARMS_SCRIPT).read_bytes()
         self._breaker = CircuitBreaker()
+        # A cluster's client knows by itself which server to ask.
+        self._kept = None if is_cluster(self._redis) else KeptConnections(self._redis)
         self._reads = JoinedReads(self._read_values)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -284,7 +287,7 @@ class HistoryStore:
         await close_store(self._redis)
 
     async def _read_values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        read = self._read_by_shard(keys) if is_cluster(self._redis) else self._redis.mget(keys)
+        read = self._read_by_shard(keys) if self._kept is None else self._kept.read(keys)
         values: list[bytes | None]
         values = await self._guard(read, self._read_timeout_s)
         return values

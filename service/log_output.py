@@ -2,8 +2,29 @@
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 
 import structlog
+
+from service.tracing import trace_id_of
+
+current_request: ContextVar[tuple[str, Mapping[bytes, bytes]] | None] = ContextVar(
+    "current_request", default=None
+)
+"""Id and headers of the request that is being answered."""
+
+
+def name_request(
+    _: object, __: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Tell which request a line is about, and which trace: only here, as few write any."""
+    if (request := current_request.get()) is not None:
+        request_id, headers = request
+        line.setdefault("request_id", request_id)
+        if (trace_id := trace_id_of(headers)) is not None:
+            line.setdefault("trace_id", trace_id)
+    return line
 
 
 def _drop_colours(
@@ -16,7 +37,7 @@ def _drop_colours(
 def configure_logging(level: str) -> None:
     """Send our own and all libraries' lines through one format. Changes the whole process."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        name_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -7,15 +7,18 @@ they share, and whichever is scraped adds all of them up.
 
 import os
 import time
+from collections import Counter as Counted
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.bulk_histogram import BulkHistogram
 from service.engine.queries import Answer
-from service.tally import BulkHistogram, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -55,11 +58,23 @@ class ModelState:
     waiting: int
 
 
+class _Answered(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What is counted of one answer; `labels` are its kind, source and version."""
+
+    labels: tuple[str, str, str]
+    degraded: tuple[str, ...]
+    history_ms: float
+    timings_ms: dict[str, float]
+    used: int
+    ignored: int
+    batch_size: int
+
+
 class Metrics:
     """All counters of one app, in a registry of its own: two apps in a process don't mix.
 
-    What is counted for every answer keeps its labelled values at hand (`cache`): finding them again
-    each time cost more than counting. It is told to `registry` by `settle`.
+    What is counted for every request and answer is only noted, and told to `registry` by `settle`:
+    to find labelled values and count each time cost more than the rest of an answer's records.
 
     Args:
         max_queue: Requests that may wait for the model, to compare with how many do.
@@ -67,15 +82,13 @@ class Metrics:
 
     def __init__(self, *, max_queue: int) -> None:
         self.registry = CollectorRegistry()
-        self._tally = Tally()
-        self._requests = cache(self._counter("requests", "Requests.", "route", "status").labels)
-        self._request_seconds = cache(
-            self._histogram(
-                "request_duration_seconds",
-                "Time from a request's arrival to its answer.",
-                _SECONDS,
-                "route",
-            ).labels
+        self._requests_lately: list[tuple[str, int, float]] = []
+        self._requests = self._counter("requests", "Requests.", "route", "status")
+        self._request_seconds = self._histogram(
+            "request_duration_seconds",
+            "Time from a request's arrival to its answer.",
+            _SECONDS,
+            "route",
         )
         self.store_failures = self._counter(
             "store_failures", "Commands that the history store did not answer."
@@ -93,18 +106,15 @@ class Metrics:
         self._guardrail_stops = self._counter(
             "guardrail_stops", "Experiments that a guardrail stopped, seen from this process."
         )
-        self._stage_seconds = cache(
-            self._histogram(
-                "stage_duration_seconds",
-                "Time that a recommendation spends in a stage.",
-                _STAGE_SECONDS,
-                "stage",
-            ).labels
+        self._answers_lately: list[_Answered] = []
+        self._stage_seconds = self._histogram(
+            "stage_duration_seconds",
+            "Time that a recommendation spends in a stage.",
+            _STAGE_SECONDS,
+            "stage",
         )
-        self._answers = cache(
-            self._counter(
-                "answers", "Recommendations by where they come from.", "kind", "source", "version"
-            ).labels
+        self._answers = self._counter(
+            "answers", "Recommendations by where they come from.", "kind", "source", "version"
         )
         self._degraded = self._counter(
             "degraded_answers", "Recommendations that lacked something.", "cause"
@@ -134,8 +144,7 @@ class Metrics:
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
         """Count one request, whatever came of it."""
-        self._tally.count(self._requests(route, str(status)))
-        self._tally.observe(self._request_seconds(route), seconds)
+        self._requests_lately.append((route, status, seconds))
 
     def record_answer(
         self, kind: str, answer: Answer, *, degraded: tuple[str, ...], history_ms: float
@@ -147,21 +156,24 @@ class Metrics:
             degraded: What was missing before the engine was asked.
             history_ms: What reading the history took.
         """
-        tally = self._tally
-        tally.count(self._answers(kind, answer.source, answer.model_version))
-        for cause in (*degraded, *answer.degraded):
-            self._degraded.labels(cause).inc()
-        tally.observe(self._stage_seconds("history"), history_ms / 1000)
-        for stage, took_ms in answer.timings_ms.items():
-            if stage != "total":  # which the request's own time tells, and more
-                tally.observe(self._stage_seconds(stage), took_ms / 1000)
-        tally.count(self._used, sum(answer.history_used))
-        tally.count(self._ignored, answer.ignored)
-        tally.observe(self._batch_size, answer.batch_size)
+        self._answers_lately.append(
+            _Answered(
+                (kind, answer.source, answer.model_version),
+                (*degraded, *answer.degraded),
+                history_ms,
+                answer.timings_ms,
+                sum(answer.history_used),
+                answer.ignored,
+                answer.batch_size,
+            )
+        )
 
     def settle(self) -> None:
         """Tell `registry` of all requests and answers until now; to be repeated."""
-        self._tally.settle()
+        requests, self._requests_lately = self._requests_lately, []
+        answers, self._answers_lately = self._answers_lately, []
+        self._settle_requests(requests)
+        self._settle_answers(answers)
 
     def record_recall(self, *, found: int, missed: int) -> None:
         """Count one check of the video index."""
@@ -215,6 +227,32 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together, path=folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+    def _settle_requests(self, requests: Sequence[tuple[str, int, float]]) -> None:
+        seconds: defaultdict[str, list[float]] = defaultdict(list)
+        for route, _, took_s in requests:
+            seconds[route].append(took_s)
+        for route, values_s in seconds.items():
+            self._request_seconds.labels(route).observe_all(values_s)
+        for labels, count in Counted((route, status) for route, status, _ in requests).items():
+            self._requests.labels(*labels).inc(count)
+
+    def _settle_answers(self, answers: Sequence[_Answered]) -> None:
+        for labels, count in Counted(one.labels for one in answers).items():
+            self._answers.labels(*labels).inc(count)
+        for cause, count in Counted(cause for one in answers for cause in one.degraded).items():
+            self._degraded.labels(cause).inc(count)
+        seconds: defaultdict[str, list[float]] = defaultdict(list)
+        for one in answers:
+            seconds["history"].append(one.history_ms / 1000)
+            for stage, took_ms in one.timings_ms.items():
+                if stage != "total":  # which the request's own time tells, and more
+                    seconds[stage].append(took_ms / 1000)
+        for stage, values_s in seconds.items():
+            self._stage_seconds.labels(stage).observe_all(values_s)
+        self._used.inc(sum(one.used for one in answers))
+        self._ignored.inc(sum(one.ignored for one in answers))
+        self._batch_size.observe_all([one.batch_size for one in answers])
 
     def _describe_state(self, max_queue: int) -> None:
         """Where workers differ the worst is told: the oldest model, the first that isn't ready."""

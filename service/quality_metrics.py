@@ -6,18 +6,30 @@ Ratios are for whoever asks: counters of shown items and of what came of them, b
 import math
 import time
 from collections import Counter as Counted
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.bulk_histogram import BulkHistogram
 from service.engine.queries import Answer
 from service.event_log import Event
-from service.tally import BulkHistogram, Tally
 
 NO_ARM = "none"
 COVERAGE_WINDOW_S = 3600
 _SCORES = (-5.0, -2.0, -1.0, *(half / 2 for half in range(21)), 12.0, 15.0, 20.0, 30.0)
+
+
+class _Shown(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What one answer showed; the best item's score where the model answered."""
+
+    kind: str
+    arm: str
+    video_ids: tuple[str, ...]
+    comments: int
+    deciles: tuple[int, ...]
+    top_score: float | None
 
 
 class QualityMetrics:
@@ -30,10 +42,9 @@ class QualityMetrics:
     def __init__(
         self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
     ) -> None:
-        shown = Counter(
+        self._shown = Counter(
             "lsvcr_items_shown", "Recommended items.", ["kind", "arm"], registry=registry
         )
-        self._shown = cache(shown.labels)
         self._feedback = Counter(
             "lsvcr_feedback_events",
             "Events that name a recommendation; one that is sent again counts again.",
@@ -53,14 +64,13 @@ class QualityMetrics:
             registry=registry,
         )
         self._of_decile = {decile: by_popularity.labels(str(decile)) for decile in range(1, 11)}
-        top_score = BulkHistogram(
+        self._top_score = BulkHistogram(
             "lsvcr_top_score",
             "The best item's score, where the model answered.",
             ["kind"],
             buckets=_SCORES,
             registry=registry,
         )
-        self._top_score = cache(top_score.labels)
         self._covered = Gauge(
             "lsvcr_videos_covered",
             "Different videos that one process showed in the last full hour (of several the most).",
@@ -68,9 +78,7 @@ class QualityMetrics:
             registry=registry,
         )
         self._clock = clock
-        self._tally = Tally()
-        self._deciles: list[int] = []
-        self._shown_ids: set[str] = set()
+        self._shown_lately: list[_Shown] = []
         self._window = int(clock() // COVERAGE_WINDOW_S)
         self._seen = DistinctCount()
 
@@ -81,24 +89,30 @@ class QualityMetrics:
             kind: As in `Metrics.record_answer`.
             arm: `EXPERIMENT/ARM` of the answer.
         """
-        videos = len(answer.popularity_deciles)
-        if videos:
-            self._tally.count(self._shown("video", arm), videos)
-            self._deciles += answer.popularity_deciles
-            self._shown_ids.update(answer.video_ids)
-        if comments := len(answer.comment_ids):
-            self._tally.count(self._shown("comment", arm), comments)
-        if answer.source == "model" and answer.items:
-            self._tally.observe(self._top_score(kind), answer.items[0].score)
+        score = answer.items[0].score if answer.source == "model" and answer.items else None
+        shown = _Shown(
+            kind, arm, answer.video_ids, len(answer.comment_ids), answer.popularity_deciles, score
+        )
+        self._shown_lately.append(shown)
 
     def settle(self) -> None:
         """Tell the registry of all answers until now; to be repeated."""
-        self._tally.settle()
-        for decile, count in Counted(self._deciles).items():
+        shown, self._shown_lately = self._shown_lately, []
+        items: Counted[tuple[str, str]] = Counted()
+        scores: defaultdict[str, list[float]] = defaultdict(list)
+        for one in shown:
+            items["video", one.arm] += len(one.video_ids)
+            items["comment", one.arm] += one.comments
+            if one.top_score is not None:
+                scores[one.kind].append(one.top_score)
+        for labels, count in items.items():
+            if count:
+                self._shown.labels(*labels).inc(count)
+        for kind, values in scores.items():
+            self._top_score.labels(kind).observe_all(values)
+        for decile, count in Counted(one for each in shown for one in each.deciles).items():
             self._of_decile[decile].inc(count)
-        self._deciles.clear()
-        self._seen.add(self._shown_ids)
-        self._shown_ids.clear()
+        self._seen.add({video_id for one in shown for video_id in one.video_ids})
         self._close_window()
 
     def record_feedback(self, events: Iterable[Event], arm_of: Callable[[str], str]) -> None:

@@ -1,7 +1,7 @@
 """Connections to the store, and what its failures are called."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -13,8 +13,9 @@ from service.errors import HistoryStoreError
 
 ResultT = TypeVar("ResultT")
 
-
 CLUSTER = "+cluster"
+MOST_KEPT = 2
+"""Connections for reading: one that is waited for, and one for what can't wait as long."""
 FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What the library raises where the store fails; a cluster's kind isn't one of the others."""
 
@@ -56,6 +57,38 @@ def connect_store(url: str, *, timeout_s: float, max_connections: int) -> Any:
 def is_cluster(client: Any) -> bool:
     """Whether keys may be on several servers."""
     return isinstance(client, RedisCluster)
+
+
+class KeptConnections:
+    """Reads values over connections that are kept for nothing else.
+
+    Given through the client, a command costs more than twice as much: for its pool's lock, taken
+    twice, a retry that we don't want, and counters that nobody reads (docs/decisions/0078).
+
+    Args:
+        client: As `connect_store` makes it, of one server. It closes these connections, too.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._pool = client.connection_pool
+        self._idle: list[Any] = []
+
+    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of some keys, in their order; raises what the library does."""
+        connection = self._idle.pop() if self._idle else await self._pool.get_connection()
+        try:
+            await self._pool.ensure_connection(connection)  # the server may have closed it
+            await connection.send_command("MGET", *keys, check_health=False)
+            values: list[bytes | None] = await connection.read_response()
+        except BaseException:  # of what the server says next nobody knows what it answers
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+            raise
+        if len(self._idle) < MOST_KEPT:
+            self._idle.append(connection)
+        else:
+            await self._pool.release(connection)
+        return values
 
 
 async def close_store(client: Any) -> None:

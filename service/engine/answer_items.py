@@ -1,5 +1,6 @@
 """Turns ranked catalogue rows into the items of an answer."""
 
+import msgspec
 import numpy as np
 
 from lsvcr.catalogue import Catalogue
@@ -50,19 +51,27 @@ class VideoNames:
         self._known.update(zip(rows, named, strict=True))
 
 
-def video_items(
-    ranked: Ranked, names: VideoNames, because: Because
-) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
-    """Name videos; with `because`, also explain them. Also their deciles of popularity."""
-    named = names.of(ranked.row_K)
-    scores, parts = ranked.score_K.tolist(), _parts_of_each(ranked, because)
+class VideoItems(msgspec.Struct, frozen=True, eq=False):
+    """Videos as an answer tells them, and what it tells of them elsewhere."""
+
+    items: tuple[RankedVideo, ...] = ()
+    video_ids: tuple[str, ...] = ()
+    deciles: tuple[int, ...] = ()
+
+
+def video_items(ranked: Ranked, names: VideoNames, because: Because) -> VideoItems:
+    """Name videos; with `because`, also explain them."""
+    if not len(ranked):
+        return VideoItems()
+    video_ids, titles, deciles = zip(*names.of(ranked.row_K), strict=True)
+    told = zip(
+        video_ids, ranked.score_K.tolist(), titles, _parts_of_each(ranked, because), strict=True
+    )
     items = [
         RankedVideo(video_id, rank, score, title, part, because)
-        for rank, ((video_id, title, _), score, part) in enumerate(
-            zip(named, scores, parts, strict=True), start=1
-        )
+        for rank, (video_id, score, title, part) in enumerate(told, start=1)
     ]
-    return tuple(items), tuple([decile for _, _, decile in named])
+    return VideoItems(tuple(items), video_ids, deciles)
 
 
 def comment_items(

@@ -4,7 +4,7 @@ Items are named by their 64-bit hash (`lsvcr.catalogue.item_hash`) on the way in
 means the same to every bundle, and by their identifier on the way out.
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -158,6 +158,7 @@ class Answer(msgspec.Struct, frozen=True):
         ignored: Unknown history items and candidates that were skipped.
         timings_ms: Durations by stage: `queue`, `encode`, `retrieve`, …
         batch_size: Queries that were answered together, this one included.
+        video_ids, comment_ids: What is shown, in its order; a feed's comments video by video.
         popularity_deciles: Of the videos: tenth of the catalogue by training events, 1 the most
             popular.
     """
@@ -170,29 +171,6 @@ class Answer(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     timings_ms: dict[str, float]
     batch_size: int
+    video_ids: tuple[str, ...] = ()
+    comment_ids: tuple[str, ...] = ()
     popularity_deciles: tuple[int, ...] = ()
-
-    @property
-    def video_ids(self) -> list[str]:
-        """The videos, in the order they are shown in."""
-        return [item.video_id for item in self._videos]
-
-    @property
-    def comment_ids(self) -> list[str]:
-        """The comments, in the order they are shown in; a feed's video by video."""
-        if self._comments:
-            return [comment.comment_id for comment in self._comments]
-        if not self._videos or self._videos[0].comments is None:  # no feed
-            return []
-        with_comments = (video.comments for video in self._videos if video.comments)
-        return [comment.comment_id for comments in with_comments for comment in comments]
-
-    @property
-    def _videos(self) -> tuple[RankedVideo, ...]:
-        are_videos = self.items and isinstance(self.items[0], RankedVideo)
-        return cast("tuple[RankedVideo, ...]", self.items) if are_videos else ()
-
-    @property
-    def _comments(self) -> tuple[RankedComment, ...]:
-        are_comments = self.items and isinstance(self.items[0], RankedComment)
-        return cast("tuple[RankedComment, ...]", self.items) if are_comments else ()

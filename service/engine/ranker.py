@@ -264,33 +264,48 @@ class Ranker:
             case VideoQuery():
                 if ranked is None:
                     ranked = await self._videos.rank(query, user, prior)
-                items, deciles = self._video_items(ranked, user, query.explain)
-                return self._answer_with(items, user, deciles)
+                return self._answer_with_videos(ranked, user, query.explain)
             case FeedQuery():
                 if ranked is None:
                     ranked = await self._videos.rank(query.videos, user, prior)
-                items, deciles = self._feed_items(query, ranked, user)
-                return self._answer_with(items, user, deciles)
+                answer = self._answer_with_videos(ranked, user, query.videos.explain)
+                return self._with_comments(answer, query, ranked, user)
             case CommentQuery():
                 preference_D = None if taste is None else taste.preference_D
                 best, ignored = first.comments or await self._comments.rank(
                     query, user, preference_D, first.fetched
                 )
                 comments = self._comment_items(best, user, taste, query.explain)
-                return self._answer_with(comments, user, ignored_candidates=ignored)
+                return self._answer_with(
+                    comments,
+                    user,
+                    comment_ids=tuple([comment.comment_id for comment in comments]),
+                    ignored_candidates=ignored,
+                )
             case SimilarQuery():
                 row = find_video(self._catalogue, query.video_id)
                 ranked = await self._videos.similar(row, query.k)
-                items, deciles = self._video_items(ranked, user, False)
-                return structs.replace(self._answer_with(items, user, deciles), source="model")
+                answer = self._answer_with_videos(ranked, user, False)
+                return structs.replace(answer, source="model")
             case _:
                 assert_never(query)
 
-    def _feed_items(
-        self, query: FeedQuery, ranked: Ranked, user: User
-    ) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
+    def _answer_with_videos(self, ranked: Ranked, user: User, explain: bool) -> Answer:
+        because: Because = None
+        if explain:
+            because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
+        videos = video_items(ranked, self._video_names, because)
+        return self._answer_with(
+            videos.items,
+            user,
+            video_ids=videos.video_ids,
+            popularity_deciles=videos.deciles,
+        )
+
+    def _with_comments(
+        self, answer: Answer, query: FeedQuery, ranked: Ranked, user: User
+    ) -> Answer:
         """Give each video its best comments: one run of the comment head for all of them."""
-        explain = query.videos.explain
         tastes: list[_CommentTaste | None] = [None] * len(ranked)
         preference_TD = None
         if user.encoded is not None and len(ranked):
@@ -301,23 +316,19 @@ class Ranker:
             )
             preference_TD = preference_BTD[0]
             tastes = list(map(_CommentTaste, preference_TD, share_BTJ[0]))
-        comments = self._comments.rank_under_each(
+        best_T = self._comments.rank_under_each(
             ranked.row_K, user, preference_TD, query.comments_per_video
         )
-        videos, deciles = self._video_items(ranked, user, explain)
-        with_comments = tuple(
-            structs.replace(video, comments=self._comment_items(best, user, taste, explain))
-            for video, best, taste in zip(videos, comments, tastes, strict=True)
+        comments_T = [
+            self._comment_items(best, user, taste, query.videos.explain)
+            for best, taste in zip(best_T, tastes, strict=True)
+        ]
+        items = zip(answer.items, comments_T, strict=True)
+        return structs.replace(
+            answer,
+            items=tuple([structs.replace(video, comments=comments) for video, comments in items]),
+            comment_ids=tuple([one.comment_id for comments in comments_T for one in comments]),
         )
-        return with_comments, deciles
-
-    def _video_items(
-        self, ranked: Ranked, user: User, explain: bool
-    ) -> tuple[tuple[RankedVideo, ...], tuple[int, ...]]:
-        because: Because = None
-        if explain:
-            because = () if user.encoded is None else explain_videos(user.encoded, self._catalogue)
-        return video_items(ranked, self._video_names, because)
 
     def _comment_items(
         self, ranked: Ranked, user: User, taste: _CommentTaste | None, explain: bool
@@ -333,8 +344,10 @@ class Ranker:
         self,
         items: tuple[RankedVideo, ...] | tuple[RankedComment, ...],
         user: User,
-        popularity_deciles: tuple[int, ...] = (),
         *,
+        video_ids: tuple[str, ...] = (),
+        comment_ids: tuple[str, ...] = (),
+        popularity_deciles: tuple[int, ...] = (),
         ignored_candidates: int = 0,
     ) -> Answer:
         return Answer(
@@ -346,6 +359,8 @@ class Ranker:
             degraded=user.degraded,
             timings_ms={},
             batch_size=1,
+            video_ids=video_ids,
+            comment_ids=comment_ids,
             popularity_deciles=popularity_deciles,
         )
 

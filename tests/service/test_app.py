@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from app_client import make_settings, serve
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
@@ -16,6 +15,7 @@ from tiny_bundle_builder import TINY_VERSIONS
 
 from service.answer_schemas import CurrentAnswer, ModelsAnswer, ReadyAnswer
 from service.app import create_app
+from service.log_output import name_request
 
 FIRST, SECOND = TINY_VERSIONS
 
@@ -133,12 +133,12 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(tiny_master: Path, stor
     assert any(isinstance(line.get("exc_info"), RuntimeError) for line in logs)
 
 
-def test_the_trace_id_is_bound_while_a_request_runs(tiny_master: Path, store_url: str) -> None:
+def test_log_lines_name_the_trace_while_a_request_runs(tiny_master: Path, store_url: str) -> None:
     app = create_app(make_settings(tiny_master, store_url))
 
     @app.get("/bound")
     async def bound() -> dict[str, Any]:
-        return structlog.contextvars.get_contextvars()
+        return dict(name_request(None, "info", {}))
 
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     with TestClient(app) as client:

@@ -62,8 +62,9 @@ def test_coverage_is_that_of_the_last_full_hour() -> None:
 
     def show(*video_ids: str) -> None:
         items = tuple(RankedVideo(name, 1, 1.0, "") for name in video_ids)
-        deciles = (1,) * len(items)
-        quality.record_answer("videos", Answer(items, "model", "m", (0, 0), 0, (), {}, 1, deciles))
+        shown = {"video_ids": video_ids, "popularity_deciles": (1,) * len(items)}
+        answer = Answer(items, "model", "m", (0, 0), 0, (), {}, 1, **shown)
+        quality.record_answer("videos", answer)
 
     def covered() -> float | None:
         quality.settle()
