@@ -80,7 +80,7 @@ clean:
 	rm -rf $(VENV) .demo
 
 # Written last, so that an interrupted installation is done again.
-$(INSTALLED): pyproject.toml constraints.txt lsvcr/_loops.c
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard lsvcr/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'

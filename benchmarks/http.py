@@ -143,8 +143,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers-graph",
-        default="encoder_packed_videos.onnx",
-        help="the bundle's encoder that they run: the service's own, or encoder.onnx, as exported",
+        default="encoder.onnx",
+        help="the bundle's encoder that they run, by default the trained model as it was exported",
     )
     parser.add_argument(
         "--peers-threads", type=int, default=1, help="of a session; 0 is the runtime's own choice"

@@ -3,7 +3,7 @@ FROM python:3.11-slim-bookworm AS compiled
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev
 WORKDIR /app
 COPY pyproject.toml ./
-COPY lsvcr/__init__.py lsvcr/_loops.c lsvcr/
+COPY lsvcr/__init__.py lsvcr/*.[ch] lsvcr/
 RUN touch README.md LICENSE && pip install --no-cache-dir --no-deps --target /compiled .
 
 # The service: neither torch nor any other part of training is in it.
@@ -34,7 +34,7 @@ RUN touch README.md LICENSE \
 
 COPY lsvcr lsvcr
 COPY service service
-COPY --from=compiled /compiled/lsvcr/_loops.abi3.so lsvcr/
+COPY --from=compiled /compiled/lsvcr/*.abi3.so lsvcr/
 
 USER 10001
 EXPOSE 8000

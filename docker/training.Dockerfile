@@ -3,7 +3,7 @@ FROM python:3.11-slim-bookworm AS compiled
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev
 WORKDIR /app
 COPY pyproject.toml ./
-COPY lsvcr/__init__.py lsvcr/_loops.c lsvcr/
+COPY lsvcr/__init__.py lsvcr/*.[ch] lsvcr/
 RUN touch README.md LICENSE && pip install --no-cache-dir --no-deps --target /compiled .
 
 # Training and export, on the CPU: constraints.txt names the torch release.
@@ -34,7 +34,7 @@ COPY lsvcr lsvcr
 COPY training training
 COPY export export
 COPY analysis analysis
-COPY --from=compiled /compiled/lsvcr/_loops.abi3.so lsvcr/
+COPY --from=compiled /compiled/lsvcr/*.abi3.so lsvcr/
 COPY docker/fill-registry.sh /usr/local/bin/fill-registry
 COPY docker/retrain.sh /usr/local/bin/retrain
 

@@ -19,14 +19,15 @@ from export.encoder_graph import (
     ENCODER_GRAPH,
     HALF_GRAPH,
     HALF_VIDEOS_GRAPH,
-    PACKED_GRAPH,
     export_graphs,
 )
+from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
 from export.nearest_graph import write_nearest_graphs
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import (
+    ENCODER_WEIGHTS,
     FORMAT,
     MANIFEST,
     PROFILE_TABLE,
@@ -125,10 +126,15 @@ def complete_bundle(
             comments_per_event=model.comments_per_event,
             seed=run.config.fit.seed,
         )
-        parity = {}
-        for encoder in (ENCODER_GRAPH, PACKED_GRAPH):  # queries are made with the faster one
-            graphs = BundleGraphs(folder, tables, encoder)
-            parity[encoder] = measure_parity(recommender, popular_comment_V, graphs, samples)
+        shape = shape_of(model)
+        graphs = BundleGraphs(folder, tables)
+        parity = {ENCODER_GRAPH: measure_parity(recommender, popular_comment_V, graphs, samples)}
+        if shape is not None:  # queries are made with the faster one
+            weight_W = lay_out_weights(recommender.sequence)
+            np.save(folder / ENCODER_WEIGHTS, weight_W, allow_pickle=False)
+            graphs = BundleGraphs(folder, tables, ENCODER_WEIGHTS, shape)
+            measured = measure_parity(recommender, popular_comment_V, graphs, samples)
+            parity[ENCODER_WEIGHTS] = measured
         half = BundleGraphs(folder, tables, HALF_GRAPH)
         try:
             parity[HALF_GRAPH] = measure_parity(recommender, popular_comment_V, half, samples)
@@ -154,6 +160,7 @@ def complete_bundle(
             max_history=model.max_history,
             comments_per_event=model.comments_per_event,
             temperature=model.temperature,
+            encoder=shape,
             query_norm=query_norm(tables["video_query_VD"]),
             score_parts=("encoder", *(name for name, part in beside.items() if part is not None)),
             prior=prior,

@@ -3,10 +3,9 @@
 Shape suffixes: B batch, I and J slots of the video and comment side, K comments of a comment
 event, T target videos, V video rows, C comment rows, D model width.
 
-Batch and slots are symbolic: `encoder.onnx` is the model as it was trained; `encoder_packed.onnx`
-computes the same faster on a CPU, and `encoder_half.onnx` faster on a GPU, in half precision and,
-with free dimensions overridden, in fixed shapes. `encoder_packed_videos.onnx` and
-`encoder_half_videos.onnx` are the parts of them that video preferences need. The tables that
+Batch and slots are symbolic: `encoder.onnx` is the model as it was trained; `encoder_half.onnx`
+computes the same faster on a GPU, in half precision and, with free dimensions overridden, in fixed
+shapes. `encoder_half_videos.onnx` is the part of it that video preferences need. The tables that
 histories look up are inputs: they are neither copied into the graph nor moved to a GPU more than
 once.
 """
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.plain_encoder import NoPacking, Packing, PlainEncoderGraph
+from export.plain_encoder import PlainEncoderGraph
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, States, unit
@@ -33,7 +32,6 @@ OPSET = 18
 PLAIN_OPSET = 20
 """Has GELU as one operator, which is faster than five."""
 ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
-PACKED_GRAPH, VIDEOS_GRAPH = "encoder_packed.onnx", "encoder_packed_videos.onnx"
 HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
 ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
@@ -138,11 +136,9 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
         *(torch.zeros(rows, width) for rows in (5, 5, 6)),
     )
     head_example = (torch.zeros(2, 4, width), _ints(2, 4), torch.zeros(2, 3, width))
-    packed = PlainEncoderGraph(sequence, Packing)
-    half = PlainEncoderGraph(sequence, NoPacking, torch.float16)
+    half = PlainEncoderGraph(sequence, torch.float16)
     for graph, name, opset in (
         (EncoderGraph(sequence), ENCODER_GRAPH, OPSET),
-        (packed, PACKED_GRAPH, PLAIN_OPSET),
         (half, HALF_GRAPH, PLAIN_OPSET),
     ):
         _export(
@@ -153,14 +149,13 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
             folder / name,
             opset,
         )
-    for whole, part in ((PACKED_GRAPH, VIDEOS_GRAPH), (HALF_GRAPH, HALF_VIDEOS_GRAPH)):
-        onnx.utils.extract_model(
-            folder / whole,
-            folder / part,
-            list(ENCODER_DIMENSIONS),
-            ["video_preference", "video_share"],
-        )
-        check_graph(folder / part)
+    onnx.utils.extract_model(
+        folder / HALF_GRAPH,
+        folder / HALF_VIDEOS_GRAPH,
+        list(ENCODER_DIMENSIONS),
+        ["video_preference", "video_share"],
+    )
+    check_graph(folder / HALF_VIDEOS_GRAPH)
     _export(
         CommentHeadGraph(sequence),
         head_example,

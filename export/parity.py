@@ -5,6 +5,7 @@ N video events, C single comment events, K best videos, D model width.
 """
 
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from export.encoder_graph import (
     ENCODER_TABLES,
     HALF_GRAPH,
     HEAD_GRAPH,
-    PACKED_GRAPH,
 )
-from lsvcr.bundle import GOLDEN_TOLERANCE, Golden
+from lsvcr.bundle import ENCODER_WEIGHTS, GOLDEN_TOLERANCE, Golden
 from lsvcr.catalogue import Catalogue
+from lsvcr.encoder import Encoder, EncoderShape
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch, IntArray, Timelines
 from training.batches import to_tensors
 from training.encoder import Recommender, now, unit
 
-PARITY_TOLERANCE = {ENCODER_GRAPH: 1e-4, PACKED_GRAPH: 1e-4, HALF_GRAPH: GOLDEN_TOLERANCE / 2}
+PARITY_TOLERANCE = {ENCODER_GRAPH: 1e-4, ENCODER_WEIGHTS: 1e-4, HALF_GRAPH: GOLDEN_TOLERANCE / 2}
 """Half precision leaves as much again to the GPU that runs it."""
 TARGETS = 4
 TOP = 10
@@ -58,15 +59,27 @@ class Answers:
 
 
 class BundleGraphs:
-    """An encoder and the comment head of a bundle on one CPU thread."""
+    """An encoder and the comment head of a bundle on one CPU thread.
+
+    Args:
+        encoder: A graph's file, or that of the weights.
+        shape: Of the weights.
+    """
 
     def __init__(
-        self, folder: Path, tables: dict[str, FloatArray], encoder: str = ENCODER_GRAPH
+        self,
+        folder: Path,
+        tables: dict[str, FloatArray],
+        encoder: str = ENCODER_GRAPH,
+        shape: EncoderShape | None = None,
     ) -> None:
         self.encoder = encoder
-        self._encoder = _open(folder / encoder)
+        inputs = {name: tables[name] for name in ENCODER_TABLES}
+        if shape is None:
+            self._encode = partial(_run_graph, _open(folder / encoder), inputs)
+        else:
+            self._encode = partial(_run_loops, Encoder(shape, np.load(folder / encoder), inputs))
         self._head = _open(folder / HEAD_GRAPH)
-        self._inputs = {name: tables[name] for name in ENCODER_TABLES}
         self._video_query_VD = tables["video_query_VD"]
 
     def answer(self, history: HistoryBatch, target_BT: NDArray[np.int32]) -> Answers:
@@ -79,11 +92,8 @@ class BundleGraphs:
         Raises:
             BundleError: If a graph doesn't run on these inputs.
         """
-        feeds = {**history.arrays(), **self._inputs}
         try:
-            preference_BD, state_BJD, share_BI = self._encoder.run(
-                ["video_preference", "comment_state", "video_share"], feeds
-            )
+            preference_BD, state_BJD, share_BI = self._encode(history)
             comment_preference_BTD, comment_share_BTJ = self._head.run(
                 ["comment_preference", "comment_share"],
                 {
@@ -95,6 +105,31 @@ class BundleGraphs:
         except Exception as error:  # the runtime has a class of its own for each failure
             raise BundleError(f"the graphs do not run on a history: {error}") from error
         return Answers(preference_BD, share_BI, comment_preference_BTD, comment_share_BTJ)
+
+
+def _run_graph(
+    session: Any, tables: dict[str, FloatArray], history: HistoryBatch
+) -> list[FloatArray]:
+    """Preferences, comment states and shares."""
+    outputs = ["video_preference", "comment_state", "video_share"]
+    answers: list[FloatArray] = session.run(outputs, {**history.arrays(), **tables})
+    return answers
+
+
+def _run_loops(encoder: Encoder, history: HistoryBatch) -> list[FloatArray]:
+    users, slots = history.video_BI.shape
+    width = encoder.shape.width
+    preference_BD = np.zeros((users, width), np.float32)
+    share_BI = np.zeros((users, slots), np.float32)
+    state_BJD = np.zeros((*history.comment_last_BJ.shape, width), np.float32)
+    encoder.encode(
+        history,
+        np.arange(users),
+        preference_BD=preference_BD,
+        share_BI=share_BI,
+        state_BJD=state_BJD,
+    )
+    return [preference_BD, state_BJD, share_BI]
 
 
 @torch.no_grad()
@@ -173,7 +208,7 @@ def measure_parity(
     graphs: BundleGraphs,
     samples: SampleHistories,
 ) -> dict[str, float]:
-    """Compare graphs and tables with the trained model, each history alone and all at once.
+    """Compare an encoder and tables with the trained model, each history alone and all at once.
 
     Returns:
         The largest difference by kind of history, and of the whole `batch`.

@@ -1,12 +1,8 @@
-"""The encoder in few and plain steps, as a runtime runs it fastest.
+"""The encoder in few and plain steps, as a GPU runs it fastest, and with the weights for a CPU.
 
-Packed for a CPU: most slots of a padded batch are padding, and a CPU pays for every one of them.
-So all weight products, norms and activations work on the list of real slots; only attention sees a
-batch. A GPU wants shapes that are known beforehand, and keeps the padding.
-
-Shape suffixes: B batch, I and J slots of two sides, S slots of either, T and U packed slots of two
-sides, H heads, h width of a head, K comments of a comment event, V video rows, C comment rows,
-D model width.
+Shape suffixes: B batch, I and J slots of two sides, S slots of either, P products side by side,
+H heads, h width of a head, K comments of a comment event, V video rows, C comment rows, D model
+width, E several of it.
 """
 
 from collections.abc import Sequence
@@ -23,80 +19,6 @@ UNREAD = -1e4
 """Added to what attention must not read; a start state may always be read. In half precision."""
 
 
-class Packing:
-    """Which slots of one side are real, and how to come from the list to the batch and back."""
-
-    def __init__(self, order_BS: Tensor, heads: int) -> None:
-        self.is_slot_BS = order_BS < NEVER
-        self._shape = order_BS.shape
-        self._row_T, self.slot_T = torch.nonzero(self.is_slot_BS, as_tuple=True)
-        batch, slots = self._shape
-        self._place_T = self._row_T * slots + self.slot_T
-        token_N = self.is_slot_BS.flatten().to(torch.int64).cumsum(0) - 1
-        self._token_BS = token_N.reshape(batch, slots)
-        # Slots before rows: so a runtime's products take heads apart by themselves.
-        self._token_SB = self._token_BS.transpose(0, 1)
-        self._heads = heads
-        head_H = torch.arange(heads)
-        self._head_place_N = (
-            (self._row_T * heads * slots + self.slot_T)[:, None] + head_H * slots
-        ).flatten()
-
-    def pack(self, x_BS: Tensor) -> Tensor:
-        """(B, S, …) to (T, …)."""
-        return x_BS.flatten(0, 1).index_select(0, self._place_T)
-
-    def pad(self, x_TD: Tensor) -> Tensor:
-        """(T, D) to (B, S, D); padding repeats the slot before it."""
-        return x_TD.index_select(0, self._token_BS.flatten()).unflatten(0, self._shape)
-
-    def pad_heads(self, x_TE: Tensor, parts: int) -> list[Tensor]:
-        """(T, parts times D) to as many (B, H, S, h)."""
-        batch, slots = self._shape
-        part_ND = x_TE.reshape(-1, x_TE.shape[1] // parts)
-        return [
-            part_ND.index_select(0, (self._token_SB * parts + part).flatten())
-            .reshape(slots, batch, self._heads, -1)
-            .permute(1, 2, 0, 3)
-            for part in range(parts)
-        ]
-
-    def pack_heads(self, x_BHSh: Tensor) -> Tensor:
-        """(B, H, S, h) to (T, D)."""
-        width = x_BHSh.shape[-1]
-        return (
-            x_BHSh.reshape(-1, width)
-            .index_select(0, self._head_place_N)
-            .reshape(-1, self._heads * width)
-        )
-
-
-class NoPacking:
-    """The same, of a batch that is left as it is: T is B by S, two axes instead of one."""
-
-    def __init__(self, order_BS: Tensor, heads: int) -> None:
-        self.is_slot_BS = order_BS < NEVER
-        self.slot_T = torch.arange(order_BS.shape[1])
-        self._heads = heads
-
-    def pack(self, x_BS: Tensor) -> Tensor:
-        """As it is."""
-        return x_BS
-
-    def pad(self, x_TD: Tensor) -> Tensor:
-        """As it is."""
-        return x_TD
-
-    def pad_heads(self, x_TE: Tensor, parts: int) -> list[Tensor]:
-        """(B, S, parts times D) to as many (B, H, S, h)."""
-        split_BSPHh = x_TE.unflatten(-1, (parts, self._heads, -1))
-        return [part.squeeze(0) for part in split_BSPHh.permute(2, 0, 3, 1, 4).split(1)]
-
-    def pack_heads(self, x_BHSh: Tensor) -> Tensor:
-        """(B, H, S, h) to (B, S, D)."""
-        return x_BHSh.transpose(1, 2).flatten(2)
-
-
 class PlainLayer(nn.Module):
     """As `Layer`, with less to do: queries, keys and values of one input are one product.
 
@@ -109,42 +31,41 @@ class PlainLayer(nn.Module):
     def __init__(self, layer: Layer, *, reads_itself: bool) -> None:
         super().__init__()
         attention = layer.attention
-        self._after = layer.attention_norm if layer.is_post_norm else None
+        self.after = layer.attention_norm if layer.is_post_norm else None
         before = None if layer.is_post_norm else layer.attention_norm
         other_before = None if layer.is_post_norm else layer.other_norm
         scale = (attention.query.out_features // attention.heads) ** -0.5
         query = _folded(attention.query, before, scale)
         key, value = (_folded(one, other_before) for one in (attention.key, attention.value))
-        self._query = None if reads_itself else query
-        self._read = _joined(query, key, value) if reads_itself else _joined(key, value)
-        self._output = attention.output
-        self._feedforward, self._feedforward_norm = layer.feedforward, layer.feedforward_norm
+        self.query = None if reads_itself else query
+        self.read = _joined(query, key, value) if reads_itself else _joined(key, value)
+        self.output = attention.output
+        self.feedforward, self.feedforward_norm = layer.feedforward, layer.feedforward_norm
+        self._heads = attention.heads
 
-    def forward(
-        self,
-        x_TD: Tensor,
-        packing: Packing | NoPacking,
-        other_UD: Tensor,
-        other_packing: Packing | NoPacking,
-        unread: Tensor,
-    ) -> Tensor:
-        """(T, D) to (T, D); `unread` is added to the scores."""
-        if self._query is None:
-            projected_TE = self._read(self._normalised(x_TD))
-            query_BHIh, key_BHJh, value_BHJh = packing.pad_heads(projected_TE, 3)
+    def forward(self, x_BID: Tensor, other_BJD: Tensor, unread: Tensor) -> Tensor:
+        """(B, I, D) to (B, I, D); `unread` is added to the scores."""
+        if self.query is None:
+            projected_BIE = self.read(self._normalised(x_BID))
+            query_BHIh, key_BHJh, value_BHJh = self._heads_of(projected_BIE, 3)
         else:
-            (query_BHIh,) = packing.pad_heads(self._query(self._normalised(x_TD)), 1)
-            projected_UE = self._read(self._normalised(other_UD))
-            key_BHJh, value_BHJh = other_packing.pad_heads(projected_UE, 2)
+            (query_BHIh,) = self._heads_of(self.query(self._normalised(x_BID)), 1)
+            projected_BJE = self.read(self._normalised(other_BJD))
+            key_BHJh, value_BHJh = self._heads_of(projected_BJE, 2)
         share_BHIJ = (query_BHIh @ key_BHJh.transpose(-1, -2) + unread).softmax(-1)
-        x_TD = x_TD + self._output(packing.pack_heads(share_BHIJ @ value_BHJh))
-        if self._after is not None:
-            x_TD = self._after(x_TD)
-            return self._feedforward_norm(x_TD + self._feedforward(x_TD))
-        return x_TD + self._feedforward(self._feedforward_norm(x_TD))
+        x_BID = x_BID + self.output((share_BHIJ @ value_BHJh).transpose(1, 2).flatten(2))
+        if self.after is not None:
+            x_BID = self.after(x_BID)
+            return self.feedforward_norm(x_BID + self.feedforward(x_BID))
+        return x_BID + self.feedforward(self.feedforward_norm(x_BID))
 
-    def _normalised(self, x_TD: Tensor) -> Tensor:
-        return F.layer_norm(x_TD, x_TD.shape[-1:]) if self._after is None else x_TD
+    def _normalised(self, x_BSD: Tensor) -> Tensor:
+        return F.layer_norm(x_BSD, x_BSD.shape[-1:]) if self.after is None else x_BSD
+
+    def _heads_of(self, x_BSE: Tensor, parts: int) -> list[Tensor]:
+        """(B, S, parts times D) to as many (B, H, S, h)."""
+        split_BSPHh = x_BSE.unflatten(-1, (parts, self._heads, -1))
+        return [part.squeeze(0) for part in split_BSPHh.permute(2, 0, 3, 1, 4).split(1)]
 
 
 def _folded(linear: nn.Linear, norm: nn.Module | None, scale: float = 1.0) -> nn.Linear:
@@ -174,42 +95,35 @@ class PlainSide(nn.Module):
 
     def __init__(self, side: Side) -> None:
         super().__init__()
-        self._side = side
-        self._layers = nn.ModuleList(
+        self.side = side
+        self.layers = nn.ModuleList(
             PlainLayer(layer, reads_itself=not side.reads_input) for layer in side.layers
         )
-        self._mix = None if side.mix is None else PlainLayer(side.mix, reads_itself=False)
+        self.mix = None if side.mix is None else PlainLayer(side.mix, reads_itself=False)
 
-    def encode(self, event_TD: Tensor, packing: Packing | NoPacking) -> Tensor:
+    def encode(self, event_BSD: Tensor) -> Tensor:
         """As `Side.encode`."""
-        side = self._side
-        position_TD = F.embedding((packing.slot_T - 1).clamp(min=0), side.position_LD)
-        is_start_T1 = (packing.slot_T == 0)[..., None]
-        input_TD = side.input_norm(torch.where(is_start_T1, side.start_D, event_TD + position_TD))
-        slot_S = torch.arange(packing.is_slot_BS.shape[1])
+        side = self.side
+        slot_S = torch.arange(event_BSD.shape[1])
+        position_SD = F.embedding((slot_S - 1).clamp(min=0), side.position_LD)
+        is_start_S1 = (slot_S == 0)[..., None]
+        input_BSD = side.input_norm(torch.where(is_start_S1, side.start_D, event_BSD + position_SD))
         may_read_SS = slot_S[None, :] <= slot_S[:, None]
         # In full precision, as runtimes fold constants of no other.
-        unread_SS = _unread(may_read_SS, torch.float32).to(event_TD.dtype)
-        state_TD = input_TD
-        for layer in self._layers:
-            state_TD = layer(state_TD, packing, input_TD, packing, unread_SS)
-        return state_TD
+        unread_SS = _unread(may_read_SS, torch.float32).to(event_BSD.dtype)
+        state_BSD = input_BSD
+        for layer in self.layers:
+            state_BSD = layer(state_BSD, input_BSD, unread_SS)
+        return state_BSD
 
-    def read_other(
-        self,
-        state_TD: Tensor,
-        packing: Packing | NoPacking,
-        other_UD: Tensor,
-        other_packing: Packing | NoPacking,
-        may_read_BIJ: Tensor,
-    ) -> Tensor:
+    def read_other(self, state_BID: Tensor, other_BJD: Tensor, may_read_BIJ: Tensor) -> Tensor:
         """As `Side.read_other`."""
-        if self._mix is None:
-            return state_TD
-        unread_B1IJ = _unread(may_read_BIJ, state_TD.dtype).unsqueeze(1)
-        mixed_TD = self._mix(state_TD, packing, other_UD, other_packing, unread_B1IJ)
-        merged_TD: Tensor = self._side.merge(torch.cat([state_TD, mixed_TD], -1))
-        return merged_TD
+        if self.mix is None:
+            return state_BID
+        unread_B1IJ = _unread(may_read_BIJ, state_BID.dtype).unsqueeze(1)
+        mixed_BID = self.mix(state_BID, other_BJD, unread_B1IJ)
+        merged_BID: Tensor = self.side.merge(torch.cat([state_BID, mixed_BID], -1))
+        return merged_BID
 
 
 class PlainEncoderGraph(nn.Module):
@@ -217,21 +131,18 @@ class PlainEncoderGraph(nn.Module):
 
     Args:
         sequence: The trained encoder.
-        packing: With `Packing`, states of padding are those before it.
         kind: Precision of all but the tables and the outputs, which are float32.
     """
 
     def __init__(
         self,
         sequence: SequenceEncoder,
-        packing: type[Packing | NoPacking],
         kind: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self._sequence = deepcopy(sequence)
-        self._video = PlainSide(self._sequence.video)
-        self._comment = PlainSide(self._sequence.comment)
-        self._packing = packing
+        self.video = PlainSide(self._sequence.video)
+        self.comment = PlainSide(self._sequence.comment)
         self._kind = kind
         self.to(kind)
 
@@ -253,46 +164,41 @@ class PlainEncoderGraph(nn.Module):
         Returns:
             video_preference_BD (unit vectors), comment_state_BJD, video_share_BI.
         """
-        kind, heads = self._kind, self._sequence.read_out.heads
-        videos, comments = self._packing(video_order, heads), self._packing(comment_last, heads)
-        comment_UK = comments.pack(comment)
+        kind = self._kind
         # One after another: a GPU takes six times as long to sum over an axis.
-        text_UD, count_U = _sum_up(comment_UK.unbind(-1), comment_input_CD)
-        comment_text_UD = text_UD / count_U.clamp(min=1)[..., None]
-        comment_video_UD = F.embedding(comments.pack(comment_video), comment_video_input_VD)
-        video_event_TD = F.embedding(videos.pack(video), video_input_VD)
-        video_TD = self._video.encode(video_event_TD.to(kind), videos)
-        comment_event_UD = comment_video_UD + comment_text_UD
-        comment_UD = self._comment.encode(comment_event_UD.to(kind), comments)
+        text_BJD, count_BJ = _sum_up(comment.unbind(-1), comment_input_CD)
+        comment_text_BJD = text_BJD / count_BJ.clamp(min=1)[..., None]
+        comment_video_BJD = F.embedding(comment_video, comment_video_input_VD)
+        video_event_BID = F.embedding(video, video_input_VD)
+        video_BID = self.video.encode(video_event_BID.to(kind))
+        comment_BJD = self.comment.encode((comment_video_BJD + comment_text_BJD).to(kind))
         video_reads_BIJ = comment_last[:, None, :] < video_cut[:, :, None]
         comment_reads_BJI = video_order[:, None, :] < comment_cut[:, :, None]
-        mixed_TD = self._video.read_other(video_TD, videos, comment_UD, comments, video_reads_BIJ)
-        mixed_UD = self._comment.read_other(
-            comment_UD, comments, video_TD, videos, comment_reads_BJI
-        )
-        preference_BD, share_BI = _pool(self._sequence, mixed_TD, videos)
-        return unit(preference_BD), comments.pad(mixed_UD).float(), share_BI.float()
+        mixed_BID = self.video.read_other(video_BID, comment_BJD, video_reads_BIJ)
+        mixed_BJD = self.comment.read_other(comment_BJD, video_BID, comment_reads_BJI)
+        preference_BD, share_BI = _pool(self._sequence, mixed_BID, video_order < NEVER)
+        return unit(preference_BD), mixed_BJD.float(), share_BI.float()
 
 
-def _sum_up(row_U: Sequence[Tensor], table_CD: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of table rows, (U, D), and how many of them aren't padding, (U,)."""
-    text_UD, count_U = F.embedding(row_U[0], table_CD), (row_U[0] > 0).to(table_CD.dtype)
-    for other_U in row_U[1:]:
-        text_UD = text_UD + F.embedding(other_U, table_CD)
-        count_U = count_U + (other_U > 0).to(table_CD.dtype)
-    return text_UD, count_U
+def _sum_up(row_BJ: Sequence[Tensor], table_CD: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of table rows, (B, J, D), and how many of them aren't padding, (B, J)."""
+    text_BJD, count_BJ = F.embedding(row_BJ[0], table_CD), (row_BJ[0] > 0).to(table_CD.dtype)
+    for other_BJ in row_BJ[1:]:
+        text_BJD = text_BJD + F.embedding(other_BJ, table_CD)
+        count_BJ = count_BJ + (other_BJ > 0).to(table_CD.dtype)
+    return text_BJD, count_BJ
 
 
 def _pool(
-    sequence: SequenceEncoder, state_TD: Tensor, packing: Packing | NoPacking
+    sequence: SequenceEncoder, state_BID: Tensor, is_slot_BI: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `SequenceEncoder.video_preferences`, of all states: preference_BD and share_BI."""
     if sequence.reads_last:
-        share_BI = last_of(packing.is_slot_BS).to(state_TD.dtype)
+        share_BI = last_of(is_slot_BI).to(state_BID.dtype)
     else:
-        score_BI = packing.pad(sequence.pool_scores(state_TD)[..., None]).squeeze(-1)
-        share_BI = (score_BI + _unread(packing.is_slot_BS, state_TD.dtype)).softmax(-1)
-    return (share_BI.unsqueeze(1) @ packing.pad(state_TD)).squeeze(1), share_BI
+        score_BI = sequence.pool_scores(state_BID)
+        share_BI = (score_BI + _unread(is_slot_BI, state_BID.dtype)).softmax(-1)
+    return (share_BI.unsqueeze(1) @ state_BID).squeeze(1), share_BI
 
 
 def _unread(may_read: Tensor, kind: torch.dtype) -> Tensor:

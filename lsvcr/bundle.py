@@ -2,7 +2,7 @@
 
     manifest.json       what this is, every file's size and checksum, offline metrics
     encoder.onnx        histories and tables -> video preference and comment states
-    encoder_packed.onnx the same, faster on a CPU; encoder_packed_videos.onnx: for videos alone
+    encoder_weights.npy what of it loops of our own read, which are faster on a CPU
     encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
     nearest_rows.onnx   any vectors -> as a GPU compares them
     nearest_parts.onnx  those and queries -> the nearest of all; nearest_few.onnx: for few queries
@@ -44,6 +44,7 @@ from pydantic import (
 )
 
 from lsvcr.catalogue import Catalogue, dtype_of, load_array
+from lsvcr.encoder import EncoderShape
 from lsvcr.errors import BundleError
 from lsvcr.history import HistoryBatch
 from lsvcr.popularity import PriorNetwork
@@ -58,6 +59,7 @@ TABLES = (
     "video_candidate_VD",
     "comment_candidate_CD",
 )
+ENCODER_WEIGHTS = "encoder_weights.npy"
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
 NEAREST_ROWS_GRAPH = "nearest_rows.onnx"
 SHORTEST_PROFILE = 1e-6
@@ -187,6 +189,7 @@ class Manifest(_Frozen):
         max_history: Events a side that the encoder reads, at most.
         comments_per_event: K, comments kept of one comment event.
         temperature: tau; a score's encoder part is cosine / tau.
+        encoder: Of what the weights in `encoder_weights.npy` are; None of a bundle without.
         query_norm: Mean length of a video's query vector: what a user's video preference is
             scaled to where it stands in for a target video (all-comments ranking).
         score_parts: Names of the parts whose sum a score is: `encoder`, and `prior` and `repeat`
@@ -203,6 +206,7 @@ class Manifest(_Frozen):
     max_history: int = Field(ge=1, le=100_000)
     comments_per_event: int = Field(ge=1, le=10_000)
     temperature: float = Field(gt=0, le=1000)
+    encoder: EncoderShape | None = None
     query_norm: float = Field(gt=0, le=MAX_COMPONENT)
     score_parts: tuple[str, ...]
     prior: PriorEntry | None = None
@@ -357,6 +361,8 @@ class Bundle:
     Attributes:
         tables: By the names of `TABLES`: float32, row 0 zero except in `comment_video_input_VD`
             and `video_input_VD`, where no event ever points to it.
+        encoder_weight_W: As `export.encoder_weights` lays them out; None without
+            `manifest.encoder`.
         comment_profile_CF: float32 or float16, what profiles are means of; None without them.
     """
 
@@ -364,6 +370,7 @@ class Bundle:
     manifest: Manifest
     catalogue: Catalogue
     tables: dict[str, NDArray[np.float32]]
+    encoder_weight_W: NDArray[np.float32] | None
     comment_profile_CF: NDArray[np.floating[Any]] | None
     popular: PopularVideos
     golden: Golden
@@ -427,6 +434,9 @@ def map_bundle(folder: Path) -> Bundle:
             name: load_array(folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
             for name in TABLES
         },
+        encoder_weight_W=load_array(folder / ENCODER_WEIGHTS, np.float32, dimensions=1)
+        if manifest.encoder
+        else None,
         comment_profile_CF=load_array(folder / PROFILE_TABLE, np.float16, np.float32, dimensions=2)
         if manifest.profile
         else None,
@@ -538,6 +548,7 @@ def _check_dimensions(bundle: Bundle) -> None:
             raise BundleError(
                 f"tables/{name}.npy is {table.dtype}{table.shape}, not float32{expected}"
             )
+    _check_encoder(bundle)
     profile_CF = bundle.comment_profile_CF
     if profile_CF is not None and (len(profile_CF) != rows["C"] or not profile_CF.shape[1]):
         raise BundleError(f"{PROFILE_TABLE} does not fit the catalogue")
@@ -565,13 +576,27 @@ def _check_dimensions(bundle: Bundle) -> None:
         raise BundleError("popular/category_start.npy does not span by_category_Q")
 
 
+def _check_encoder(bundle: Bundle) -> None:
+    manifest, shape, weight_W = bundle.manifest, bundle.manifest.encoder, bundle.encoder_weight_W
+    if shape is None or weight_W is None:
+        return
+    if (shape.width, shape.history) != (manifest.width, manifest.max_history):
+        raise BundleError("the encoder's width or history differs from the manifest's own")
+    if shape.width % shape.heads:
+        raise BundleError(f"the encoder's {shape.heads} heads don't share its width {shape.width}")
+    if len(weight_W) != shape.weights:
+        raise BundleError(f"{ENCODER_WEIGHTS} has {len(weight_W)} numbers, not {shape.weights}")
+
+
 def _check_values(bundle: Bundle) -> None:
     """Read all vectors; raises BundleError where one of their numbers is none, or huge."""
     for name, table in bundle.tables.items():
         most = float(np.finfo(np.float32).max) if "input" in name else MAX_COMPONENT
         if not is_within(table, most):
             raise BundleError(f"tables/{name}.npy holds values that are not finite, or huge")
-    profile_CF = bundle.comment_profile_CF
+    weight_W, profile_CF = bundle.encoder_weight_W, bundle.comment_profile_CF
+    if weight_W is not None and not is_within(weight_W, float(np.finfo(np.float32).max)):
+        raise BundleError(f"{ENCODER_WEIGHTS} holds values that are not finite")
     if profile_CF is not None and not is_within(profile_CF, MAX_COMPONENT):
         raise BundleError(f"{PROFILE_TABLE} holds values that are not finite, or huge")
 

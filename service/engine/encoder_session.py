@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
+from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
 
@@ -24,8 +25,8 @@ VIDEO_OUTPUTS = ("video_preference", "video_share")
 ENCODER_OUTPUTS = (*VIDEO_OUTPUTS, "comment_state")
 HEAD_OUTPUTS = ("comment_preference", "comment_share")
 
-MICRO_BATCH = 8
-"""Users encoded in one run on the CPU: in runs of 16 attention pays for more padding."""
+RUN = 16
+"""Users encoded in one run on the CPU; between two of them the event loop has its turn."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class CommentHead:
 
 
 class CpuEncoder:
-    """The encoder on one CPU thread, in any shape.
+    """The encoder on one CPU thread, in any shape: by loops of our own, or by a graph.
 
     One thread per session: several pools in one process slow one another down by factors.
     """
@@ -91,10 +92,7 @@ class CpuEncoder:
         self._open_encoder(bundle.folder)
 
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
-        """Encode B >= 1 users; `with_comments` also yields the comment head's input.
-
-        Users of like length share a run, so that little of it goes into padding.
-        """
+        """Encode B >= 1 users; `with_comments` also yields the comment head's input."""
         encoding = self.nothing_encoded(history, with_comments=with_comments)
         for row_B in runs_of(history):
             self.encode_run(encoding, history, row_B)
@@ -112,47 +110,48 @@ class CpuEncoder:
         )
 
     def encode_run(
-        self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.intp]
+        self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.int64]
     ) -> None:
-        """Encode some rows of a batch without the slots that none of them needs."""
+        """Encode some rows of a batch."""
+        if self._loops is not None:
+            self._loops.encode(
+                history,
+                row_B,
+                preference_BD=encoding.video_preference_BD,
+                share_BI=encoding.video_share_BI,
+                state_BJD=encoding.comment_state_BJD,
+            )
+            return
         feeds = {**_rows(history, row_B).arrays(), **self._tables}
-        if encoding.comment_state_BJD.shape[1]:
-            preference_BD, share_BI, *states = self._encoder.run(ENCODER_OUTPUTS, feeds)
-        else:  # the comment side's last layer isn't computed
-            preference_BD, share_BI, *states = self._video_encoder.run(VIDEO_OUTPUTS, feeds)
+        preference_BD, share_BI, state_BJD = self._graph.run(ENCODER_OUTPUTS, feeds)
         encoding.video_preference_BD[row_B] = preference_BD
         encoding.video_share_BI[row_B, : share_BI.shape[1]] = share_BI
-        for state_BJD in states:
-            encoding.comment_state_BJD[row_B, : state_BJD.shape[1]] = state_BJD
+        states = min(encoding.comment_state_BJD.shape[1], state_BJD.shape[1])
+        encoding.comment_state_BJD[row_B, :states] = state_BJD[:, :states]
 
     def let_go(self) -> None:
         """Free what is held elsewhere than here, piece by piece: nothing; it answers no more."""
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
-        return {"device": self.device, "providers": self._encoder.get_providers()}
+        lanes = None if self._loops is None else self._loops.lanes
+        return {"device": self.device, "numbers_at_a_time": lanes}
 
     def _open_encoder(self, folder: Path) -> None:
-        path = folder / "encoder_packed.onnx"
-        if not path.exists():  # as in bundles of versions that had no such graph
-            path = folder / "encoder.onnx"
-        self._encoder = open_session(path, one_thread())
-        expect_outputs(self._encoder, ENCODER_OUTPUTS, path.name)
-        self._video_encoder = self._encoder
-        path = folder / "encoder_packed_videos.onnx"
-        if path.exists():
-            self._video_encoder = open_session(path, one_thread())
-            expect_outputs(self._video_encoder, VIDEO_OUTPUTS, path.name)
+        weight_W, shape = self._bundle.encoder_weight_W, self._bundle.manifest.encoder
+        self._loops: Encoder | None = None
+        if weight_W is not None and shape is not None:
+            self._loops = Encoder(shape, weight_W, self._tables)
+            return
+        # As in bundles of versions that had no such weights
+        self._graph = open_session(folder / "encoder.onnx", one_thread())
+        expect_outputs(self._graph, ENCODER_OUTPUTS, "encoder.onnx")
 
 
-def runs_of(history: HistoryBatch) -> list[NDArray[np.intp]]:
-    """The rows of a batch, the shortest histories first, in runs that the CPU encodes together."""
-    slot_BS = np.concatenate([history.video_BI, history.comment_video_BJ], axis=1)
-    by_length_B = np.argsort(np.count_nonzero(slot_BS, axis=1), kind="stable")
-    return [
-        by_length_B[start : start + MICRO_BATCH]
-        for start in range(0, len(by_length_B), MICRO_BATCH)
-    ]
+def runs_of(history: HistoryBatch) -> list[NDArray[np.int64]]:
+    """The rows of a batch in runs that the CPU encodes together."""
+    users = len(history.video_BI)
+    return [np.arange(start, min(start + RUN, users)) for start in range(0, users, RUN)]
 
 
 def one_thread() -> Any:
@@ -188,7 +187,7 @@ def expect_outputs(session: Any, expected: Sequence[str], name: str) -> None:
         raise BundleError(f"{name} has no output {missing}")
 
 
-def _rows(history: HistoryBatch, row_B: NDArray[np.intp]) -> HistoryBatch:
+def _rows(history: HistoryBatch, row_B: NDArray[np.int64]) -> HistoryBatch:
     """Take some rows and cut the padding on the right that all of them have."""
     videos = int(np.count_nonzero(history.video_order_BI[row_B] < NEVER, axis=1).max())
     comments = int(np.count_nonzero(history.comment_last_BJ[row_B] < NEVER, axis=1).max())

@@ -16,7 +16,14 @@ from export.encoder_graph import HALF_GRAPH
 from export.parity import PARITY_TOLERANCE
 from export.trained_run import TrainedRun
 from export.verify import verify_bundle
-from lsvcr.bundle import MANIFEST, Bundle, Manifest, describe_files, load_bundle, load_manifest
+from lsvcr.bundle import (
+    MANIFEST,
+    Bundle,
+    Manifest,
+    describe_files,
+    load_bundle,
+    load_manifest,
+)
 from lsvcr.errors import BundleError
 from lsvcr.registry import list_versions, read_current
 from tests.export.invented_run import COMMENTS, USERS, VIDEOS, invent_run, quiet
@@ -63,7 +70,7 @@ def test_the_manifest_says_what_the_bundle_is(run: TrainedRun, bundle: Bundle) -
 
 def test_parity_is_recorded_for_every_kind_of_history(bundle: Bundle) -> None:
     by_graph = bundle.manifest.metrics["parity"]
-    assert by_graph.keys() == {"encoder.onnx", "encoder_packed.onnx", "encoder_half.onnx"}
+    assert by_graph.keys() == {"encoder.onnx", "encoder_weights.npy", "encoder_half.onnx"}
     kinds = {"empty", "one_video", "no_comments", "no_videos", "longest", "batch"}
     for graph, parity in by_graph.items():
         assert kinds <= parity.keys()
@@ -80,7 +87,7 @@ def test_a_model_that_half_precision_changes_has_no_such_graph(
 ) -> None:
     monkeypatch.setitem(PARITY_TOLERANCE, HALF_GRAPH, 1e-9)
     manifest = complete(bundle_folder, run, tmp_path / "v1", IndexOptions())
-    assert manifest.metrics["parity"].keys() == {"encoder.onnx", "encoder_packed.onnx"}
+    assert manifest.metrics["parity"].keys() == {"encoder.onnx", "encoder_weights.npy"}
     assert not any("half" in name for name in manifest.files)
     assert "encoder_half.onnx differs from the model by" in caplog.text
     assert verify_bundle(tmp_path / "v1") == manifest

@@ -14,30 +14,42 @@ from export.encoder_graph import (
     HALF_VIDEOS_GRAPH,
     HEAD_GRAPH,
     OPSET,
-    PACKED_GRAPH,
     PLAIN_OPSET,
-    VIDEOS_GRAPH,
     EncoderGraph,
     check_graph,
 )
+from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_tables
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
-from export.plain_encoder import NoPacking, Packing, PlainEncoderGraph
+from export.plain_encoder import PlainEncoderGraph
 from export.trained_run import TrainedRun
-from lsvcr.bundle import GOLDEN_TOLERANCE, TABLES, load_bundle
+from lsvcr.bundle import ENCODER_WEIGHTS, GOLDEN_TOLERANCE, TABLES, load_bundle
 from lsvcr.catalogue import load_array
+from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
 from tests.export.invented_run import COMMENTS, CONFIG, VIDEOS, invent_run
 
+SETTINGS = [
+    "model.pool=additive",
+    "model.pool=last",
+    "model.mix=false",
+    "model.norm=post",
+    "model.encoder_kv=input",
+    "model.heads=4",
+    "model.encoder_layers=1",
+    "model.feedforward=19",
+]
 
-@pytest.fixture(scope="module", params=[ENCODER_GRAPH, PACKED_GRAPH])
-def graphs(bundle_folder: Path, request: pytest.FixtureRequest) -> BundleGraphs:
+
+@pytest.fixture(scope="module", params=[ENCODER_GRAPH, ENCODER_WEIGHTS])
+def graphs(bundle_folder: Path, run: TrainedRun, request: pytest.FixtureRequest) -> BundleGraphs:
     tables = {
         name: load_array(bundle_folder / "tables" / f"{name}.npy", np.float32, dimensions=2)
         for name in TABLES
     }
-    return BundleGraphs(bundle_folder, tables, request.param)
+    shape = shape_of(run.config.model) if request.param == ENCODER_WEIGHTS else None
+    return BundleGraphs(bundle_folder, tables, request.param, shape)
 
 
 def windows(run: TrainedRun, users: int) -> HistoryBatch:
@@ -63,37 +75,55 @@ def test_any_batch_gives_the_models_answers(
     assert graphs.answer(history, target_BT).difference(expected) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "model.pool=additive",
-        "model.pool=last",
-        "model.mix=false",
-        "model.norm=post",
-        "model.encoder_kv=input",
-    ],
-)
-@pytest.mark.parametrize("packing", [Packing, NoPacking])
-def test_few_plain_steps_compute_what_the_model_does(
-    setting: str, packing: type[Packing | NoPacking]
-) -> None:
-    run = invent_run(videos=VIDEOS, comments=COMMENTS, users=9, config=CONFIG.override([setting]))
-    history, tables = (
-        windows(run, 9),
-        build_tables(run.recommender, run.catalogue.popular_comment()),
-    )
-    inputs = [
-        torch.from_numpy(array)
-        for array in (*history.arrays().values(), *(tables[name] for name in ENCODER_TABLES))
-    ]
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_few_plain_steps_compute_what_the_model_does(setting: str) -> None:
+    run, history, tables = world_with(setting)
     with torch.no_grad():
+        inputs = [
+            torch.from_numpy(array)
+            for array in (*history.arrays().values(), *(tables[name] for name in ENCODER_TABLES))
+        ]
         sequence = run.recommender.sequence
-        plain = EncoderGraph(sequence)(*inputs)
-        packed = PlainEncoderGraph(sequence, packing)(*inputs)
+        whole, plain = EncoderGraph(sequence)(*inputs), PlainEncoderGraph(sequence)(*inputs)
     is_slot_BJ = torch.from_numpy(history.comment_last_BJ != NEVER)
-    for one, other in ((plain[0], packed[0]), (plain[1][is_slot_BJ], packed[1][is_slot_BJ])):
+    for one, other in ((whole[0], plain[0]), (whole[1][is_slot_BJ], plain[1][is_slot_BJ])):
         assert torch.allclose(one, other, atol=1e-5)
-    assert torch.allclose(plain[2], packed[2], atol=1e-5)
+    assert torch.allclose(whole[2], plain[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_loops_compute_what_the_model_does(setting: str, lanes: int) -> None:
+    """With every set of instructions that this processor has."""
+    run, history, tables = world_with(setting)
+    shape = shape_of(run.config.model)
+    assert shape is not None
+    encoder = Encoder(shape, lay_out_weights(run.recommender.sequence), tables, lanes=lanes)
+    users, slots = history.video_BI.shape
+    preference_BD = np.zeros((users, shape.width), np.float32)
+    share_BI = np.zeros((users, slots), np.float32)
+    state_BJD = np.zeros((*history.comment_last_BJ.shape, shape.width), np.float32)
+    encoder.encode(
+        history,
+        np.random.default_rng(1).permutation(users),
+        preference_BD=preference_BD,
+        share_BI=share_BI,
+        state_BJD=state_BJD,
+    )
+    with torch.no_grad():
+        inputs = [*history.arrays().values(), *(tables[name] for name in ENCODER_TABLES)]
+        expected = EncoderGraph(run.recommender.sequence)(*map(torch.from_numpy, inputs))
+    is_slot_BJ = history.comment_last_BJ != NEVER
+    np.testing.assert_allclose(preference_BD, expected[0], atol=1e-5)
+    np.testing.assert_allclose(state_BJD[is_slot_BJ], expected[1][is_slot_BJ], atol=2e-5)
+    np.testing.assert_allclose(share_BI, expected[2], atol=1e-5)
+
+
+def world_with(setting: str) -> tuple[TrainedRun, HistoryBatch, dict[str, np.ndarray]]:
+    """An untrained model of some shape, histories, and its tables."""
+    run = invent_run(videos=VIDEOS, comments=COMMENTS, users=9, config=CONFIG.override([setting]))
+    tables = build_tables(run.recommender, run.catalogue.popular_comment())
+    return run, windows(run, 9), tables
 
 
 @pytest.mark.parametrize("users", [1, 9])
@@ -151,10 +181,10 @@ def test_preferences_are_unit_vectors_and_shares_sum_to_one(
     assert np.allclose(answers.comment_share_BTJ.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [ENCODER_GRAPH, PACKED_GRAPH, HALF_GRAPH, HEAD_GRAPH])
+@pytest.mark.parametrize("name", [ENCODER_GRAPH, HALF_GRAPH, HEAD_GRAPH])
 def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, name: str) -> None:
     model = onnx.load(bundle_folder / name)
-    opset = PLAIN_OPSET if name in (PACKED_GRAPH, HALF_GRAPH) else OPSET
+    opset = PLAIN_OPSET if name == HALF_GRAPH else OPSET
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     dimensions = {
         tensor.name: [
@@ -190,33 +220,29 @@ def test_graphs_have_named_dynamic_dimensions_and_no_notes(bundle_folder: Path, 
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-@pytest.mark.parametrize(
-    ("whole", "part"), [(PACKED_GRAPH, VIDEOS_GRAPH), (HALF_GRAPH, HALF_VIDEOS_GRAPH)]
-)
 def test_the_graph_for_videos_is_a_part_of_the_whole_one(
-    run: TrainedRun, bundle_folder: Path, whole: str, part: str
+    run: TrainedRun, bundle_folder: Path
 ) -> None:
     """And a smaller one; its answers are the same, bit by bit."""
-    packed, videos = (
+    whole, videos = (
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
-        for name in (whole, part)
+        for name in (HALF_GRAPH, HALF_VIDEOS_GRAPH)
     )
     bundle = load_bundle(bundle_folder)
     tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
     feeds = {**windows(run, 5).arrays(), **tables}
     outputs = ["video_preference", "video_share"]
-    for actual, expected in zip(
-        videos.run(outputs, feeds), packed.run(outputs, feeds), strict=True
-    ):
+    for actual, expected in zip(videos.run(outputs, feeds), whole.run(outputs, feeds), strict=True):
         np.testing.assert_array_equal(actual, expected)
-    sizes = [len(onnx.load(bundle_folder / name).graph.node) for name in (part, whole)]
+    names = HALF_VIDEOS_GRAPH, HALF_GRAPH
+    sizes = [len(onnx.load(bundle_folder / name).graph.node) for name in names]
     assert sizes[0] < sizes[1]
 
 
 def test_graphs_open_without_a_warning(
     bundle_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    graphs = (ENCODER_GRAPH, PACKED_GRAPH, VIDEOS_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH)
+    graphs = (ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH)
     for name in graphs:
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""

@@ -3,10 +3,10 @@ import pytest
 from tiny_bundle_builder import encode, prefer_comments
 
 from lsvcr.history import HistoryBatch, Timelines
-from service.engine.encoder_session import MICRO_BATCH, CommentHead, CpuEncoder
+from service.engine.encoder_session import RUN, CommentHead, CpuEncoder
 from service.engine.ranker import Ranker
 
-USERS = 2 * MICRO_BATCH + 3
+USERS = 2 * RUN + 3
 
 
 def random_histories(ranker: Ranker, seed: int) -> HistoryBatch:
@@ -28,7 +28,7 @@ def random_histories(ranker: Ranker, seed: int) -> HistoryBatch:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_runs_of_like_length_yield_what_the_whole_batch_would(ranker: Ranker, seed: int) -> None:
+def test_runs_of_a_graph_yield_what_the_whole_batch_would(ranker: Ranker, seed: int) -> None:
     history = random_histories(ranker, seed)
     tables = ranker.bundle.tables
     preference_BD, state_BJD, share_BI = encode(history, tables)

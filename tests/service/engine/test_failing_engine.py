@@ -38,7 +38,7 @@ class ScarceEncoder(CpuEncoder):
     fails: Fails = staticmethod(lambda _: False)
 
     def encode_run(
-        self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.intp]
+        self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.int64]
     ) -> None:
         if self.fails(HistoryBatch(*(array[row_B] for array in history.arrays().values()))):
             raise RuntimeException(NO_MEMORY)
