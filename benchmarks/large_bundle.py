@@ -28,6 +28,7 @@ from export.candidate_index import (
     write_index,
 )
 from lsvcr.bundle import (
+    ENCODER_WEIGHTS,
     MANIFEST,
     PROFILE_TABLE,
     Bundle,
@@ -87,7 +88,7 @@ def write_large_bundle(small: Bundle, folder: Path, *, videos: int, comments: in
     """Write a bundle with the graphs of another and so many items into an empty folder."""
     for name in ("tables", "index", "catalogue", "popular", "golden"):
         (folder / name).mkdir()
-    for path in small.folder.glob("*.onnx"):
+    for path in (*small.folder.glob("*.onnx"), small.folder / ENCODER_WEIGHTS):
         copyfile(path, folder / path.name)
     catalogue = _catalogue(videos, comments)
     catalogue.save(folder / "catalogue")
