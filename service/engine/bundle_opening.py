@@ -15,7 +15,7 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.cuda_nearest import CudaNearest
+from service.engine.cuda_nearest import SEARCHED_SIZES, CudaNearest
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
 from service.engine.scoring import KNOWN_PARTS
 from service.errors import NotReadyError
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 class WarmBundle:
     """A bundle with its encoder and indexes, checked and warmed up.
 
-    One thread owns the encoder; indexes may be searched from any.
+    One thread owns the encoder; indexes may be searched from any, soonest from that one and from
+    the one that has recorded its searches.
     """
 
     bundle: Bundle
@@ -53,6 +54,12 @@ class WarmBundle:
             weight_B = np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
             query_BX = np.column_stack([query_BX, weight_B])
         return self.video_index.search(query_BX, counts)
+
+    def record_searches(self) -> None:
+        """Record what a GPU does for few queries, in the thread that will search and not encode."""
+        for index in (self.video_index, self.comment_index):
+            if isinstance(index, CudaNearest):
+                index.record(SEARCHED_SIZES)
 
     def let_go(self) -> None:
         """Free what is on a GPU, in many turns: others may be answered there."""

@@ -59,11 +59,11 @@ ALIGNED = 8
 ROWS_AT_ONCE = 1 << 16
 """Candidates that are laid out on the GPU together."""
 
-FEW_SIZES = (1, 8, 32)
-"""Queries that a graph of fixed shapes is opened for: of more, or among many candidates, groups
-across parts are sooner."""
+SEARCHED_SIZES = (1, 8, 32)
+"""Queries that a thread which only searches has graphs recorded for: of more, or among many
+candidates, groups across parts are as soon."""
 RECORDED_SIZES = (1, 8, 32, 64)
-"""The same where it is recorded: of more, launching kernels takes little of the time."""
+"""The same of a thread that encodes, too: of more, launching kernels takes little of the time."""
 MOST_FEW_SCORES = 2**26
 """Of a graph of fixed shapes, which keeps them for itself: twice as many bytes."""
 
@@ -109,15 +109,13 @@ class CudaNearest:
         self._rows = put_on_gpu(np.array([rows]))
         self._lock = threading.Lock()
         self._folder = folder
-        self._few: dict[int, _FewNearest] = {}
-        self._recorded: dict[int, _FewNearest] = {}
-        self._recording_thread = 0
+        self._recorded: dict[int, dict[int, _FewNearest]] = {}
+        """By thread, and by queries."""
         self._session = open_on_gpu(folder / NEAREST.name, one_thread())
         self._binding = self._session.io_binding()
         self._members = _bind_candidates(self._binding, NEAREST, self._candidate, self._rows)
         try:  # takes its memory now, not when there is a full batch for the first time
             self._find(largest_BW, 1, turns.prepare())
-            self._open_few(self._few, FEW_SIZES, is_recorded=False)
         except Exception as error:
             raise NotReadyError("device cuda: there is no memory to search in") from error
 
@@ -126,11 +124,13 @@ class CudaNearest:
         """Whether a bundle has the graphs, as older ones haven't, and enough candidates."""
         return (folder / NEAREST.name).exists() and len(candidate_VD) > FEWEST
 
-    def record(self) -> None:
+    def record(self, sizes: Sequence[int] = RECORDED_SIZES) -> None:
         """Record graphs for few queries, to be used by the calling thread: they belong to it."""
-        self._recording_thread = threading.get_ident()
+        most = MOST_FEW_SCORES // self._candidate.shape[0]
+        recorded = self._recorded.setdefault(threading.get_ident(), {})
         try:
-            self._open_few(self._recorded, RECORDED_SIZES, is_recorded=True)
+            for size in (size for size in sizes if size <= most):
+                recorded[size] = _FewNearest(self._folder, size, self._candidate, self._rows)
         except Exception as error:  # the runtime has a class of its own for each failure
             logger.warning("no CUDA graph for few queries: %s", error)
 
@@ -170,10 +170,10 @@ class CudaNearest:
 
     def let_go(self) -> None:
         """As `Index.let_go`."""
-        for few in (self._recorded, self._few):
-            while few:
+        for recorded in self._recorded.values():
+            while recorded:
                 with turns.prepare():
-                    few.popitem()
+                    recorded.popitem()
         with turns.prepare():
             del self._binding, self._session
         with turns.prepare():
@@ -181,21 +181,12 @@ class CudaNearest:
         with turns.prepare():
             del self._query, self._way, self._rows, self._members
 
-    def _open_few(
-        self, few: dict[int, "_FewNearest"], sizes: Sequence[int], *, is_recorded: bool
-    ) -> None:
-        most = MOST_FEW_SCORES // self._candidate.shape[0]
-        for size in (size for size in sizes if size <= most):
-            few[size] = _FewNearest(
-                self._folder, size, self._candidate, self._rows, is_recorded=is_recorded
-            )
-
     def _for_few(self, queries: int, count: int) -> "_FewNearest | None":
         if count > NEAREST_FEW_FOUND:
             return None
-        few = self._recorded if threading.get_ident() == self._recording_thread else self._few
-        sizes = (size for size in few if size >= queries)
-        return few.get(min(sizes, default=0))
+        recorded = self._recorded.get(threading.get_ident(), {})
+        sizes = (size for size in recorded if size >= queries)
+        return recorded.get(min(sizes, default=0))
 
     def _find(
         self, query_BW: FloatArray, count: int, turn: AbstractContextManager[None]
@@ -216,17 +207,16 @@ class CudaNearest:
 
 
 class _FewNearest:
-    """A search for so many queries at most: every input and output has its fixed place on the GPU.
+    """A search for so many queries at most, recorded as a CUDA graph, which belongs to the thread.
+
+    Every input and output has its fixed place on the GPU.
 
     Args:
         size: Queries.
         candidate: As `CudaNearest` has them laid out, and `rows` of these there are.
-        is_recorded: As a CUDA graph, which belongs to the calling thread.
     """
 
-    def __init__(
-        self, folder: Path, size: int, candidate: GpuArray, rows: GpuArray, *, is_recorded: bool
-    ) -> None:
+    def __init__(self, folder: Path, size: int, candidate: GpuArray, rows: GpuArray) -> None:
         filled, width = candidate.shape
         self._query_SW = np.zeros((size, width), np.float32)
         self._found = np.zeros((2, size, NEAREST_FEW_FOUND), np.int32)
@@ -236,8 +226,7 @@ class _FewNearest:
         extents = {"batch": size, "width": width, "part_candidates": filled}
         for name, extent in extents.items():
             options.add_free_dimension_override_by_name(name, extent)
-        enabled = "1" if is_recorded else "0"
-        self._session = open_on_gpu(folder / NEAREST_FEW.name, options, enable_cuda_graph=enabled)
+        self._session = open_on_gpu(folder / NEAREST_FEW.name, options, enable_cuda_graph="1")
         self._binding = self._session.io_binding()
         self._members = _bind_candidates(self._binding, NEAREST_FEW, candidate, rows)
         self._query_there.bind_to(self._binding, "query")
@@ -245,11 +234,7 @@ class _FewNearest:
         self._binding.bind_output("row", "cuda", 0, np.int32, shape, place)
         place += self._found[0].nbytes
         self._binding.bind_output("part", "cuda", 0, np.float32, shape, place)
-        if is_recorded:
-            record_graph(self._session, self._binding)
-        else:  # takes memory
-            with turns.prepare():
-                self._session.run_with_iobinding(self._binding)
+        record_graph(self._session, self._binding)
 
     def find(self, query_BW: FloatArray, count: int) -> tuple[NDArray[np.int32], FloatArray]:
         """The best of each query; in a turn of the caller's."""

@@ -330,6 +330,8 @@ class InlineEngine:
         loop = asyncio.get_running_loop()
         warm, cpu_reason = await loop.run_in_executor(threads.encoding, self._load, version)
         device = warm.encoder.device
+        if device == "cuda":
+            await loop.run_in_executor(threads.searching, warm.record_searches)
         logger.info(
             "bundle %s is warm on %s after %.1f s", version, device, time.perf_counter() - started_s
         )
