@@ -36,9 +36,9 @@ async def append_events(request: Request, body: EventsBody) -> Response:
         if isinstance(entry, Refused)
     ]
     tracer: Tracer = request.app.state.tracing.tracer
-    async with within_deadline(request.state.deadline_s):
-        with tracer.start_as_current_span("append_events"):
-            result = await store.append_events(events) if events else AppendResult(0, 0)
+    append = tracer.start_as_current_span("append_events")
+    with within_deadline(request.state.deadline_s), append:
+        result = await store.append_events(events) if events else AppendResult(0, 0)
     metrics.events.labels("accepted").inc(result.accepted)
     metrics.events.labels("duplicate").inc(result.duplicates)
     metrics.events.labels("rejected").inc(len(rejected))

@@ -9,6 +9,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from jiter import from_json
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from service.deadline import within_deadline
 from service.errors import InvalidRequestError
@@ -38,8 +40,8 @@ class JsonRoute(APIRoute):
         """Read the body and call the endpoint."""
         assert self._model is not None
         await refuse_unknown(request)  # the framework's dependencies are passed over
-        async with within_deadline(request.state.deadline_s):  # a body may come slowly
-            raw = await request.body()
+        with within_deadline(request.state.deadline_s):  # a body may come slowly
+            raw = await _read_body(request.receive)
         body = parse_body(raw, self._model, request.app.state.limits)
         response: Response = await self.endpoint(request, body, **request.path_params)
         return response
@@ -48,6 +50,18 @@ class JsonRoute(APIRoute):
     def _model(self) -> type[Body] | None:
         model = get_type_hints(self.endpoint).get("body")
         return model if inspect.isclass(model) and issubclass(model, Body) else None
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """As `Request.body`, which takes three times as long for the one piece that most bodies are."""
+    pieces: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 def parse_body(raw: bytes, model: type[BodyT], limits: Limits) -> BodyT:
