@@ -2,29 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Mapping
-from contextvars import ContextVar
 
 import structlog
 
-from service.tracing import trace_id_of
-
-current_request: ContextVar[tuple[str, Mapping[bytes, bytes]] | None] = ContextVar(
-    "current_request", default=None
-)
-"""Id and headers of the request that is being answered."""
-
-
-def name_request(
-    _: object, __: str, line: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Tell which request a line is about, and which trace: only here, as few write any."""
-    if (request := current_request.get()) is not None:
-        request_id, headers = request
-        line.setdefault("request_id", request_id)
-        if (trace_id := trace_id_of(headers)) is not None:
-            line.setdefault("trace_id", trace_id)
-    return line
+from service.current_request import name_request
 
 
 def _drop_colours(

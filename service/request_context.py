@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.current_request import current_request
 from service.errors import InvalidRequestError
-from service.log_output import current_request
 from service.metrics import Metrics
 from service.problem_details import problem_response
 from service.random_ids import new_request_id

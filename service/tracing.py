@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from lsvcr import __version__
 from service.settings import SettingsError
@@ -19,8 +18,6 @@ from service.settings import SettingsError
 STAGES = ("history", "queue", "encode", "retrieve")
 _UNTRACED = ("/health/", "/metrics", "/users/")
 """Probes tell nothing, and a path with a user's id in it is nobody's business."""
-
-_W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
@@ -70,17 +67,6 @@ class Tracing:
         """Send what is waiting; takes seconds where the collector is away."""
         if self._provider is not None:
             self._provider.shutdown()
-
-
-def trace_id_of(headers: Mapping[bytes, bytes]) -> str | None:
-    """The trace that a request belongs to: the caller's, or the one begun for it."""
-    span = trace.get_current_span()
-    if not span.get_span_context().is_valid:
-        if (parent := headers.get(b"traceparent")) is None:
-            return None
-        span = trace.get_current_span(_W3C.extract({"traceparent": parent.decode("latin-1")}))
-    context = span.get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
 def _open_provider(endpoint: str) -> Any:  # an optional package has no type here

@@ -15,7 +15,7 @@ from tiny_bundle_builder import TINY_VERSIONS
 
 from service.answer_schemas import CurrentAnswer, ModelsAnswer, ReadyAnswer
 from service.app import create_app
-from service.log_output import name_request
+from service.current_request import name_request
 
 FIRST, SECOND = TINY_VERSIONS
 
