@@ -190,7 +190,8 @@ static int64_t take_encoder(Encoder *encoder, const float *weights)
 /* The slots of one side, user after user. */
 typedef struct {
     int64_t *start_R1; /* where each user's begin, and where the last one's end */
-    int32_t *slot_T, *order_T, *cut_T;
+    int32_t *end_T;    /* of what a slot reads of its own side */
+    int32_t *order_T, *cut_T;
     float *input_TD, *state_TD;
     int64_t slots;
 } Slots;
@@ -227,7 +228,7 @@ static void attend_all(const Run *run, const Slots *side, const float *query, in
         int64_t padded = filled(others, lanes);
         for (int64_t u = 0; u < padded; u++)
             run->order[u] = u >= others ? INT32_MAX : is_causal ? (int32_t)u : other->order_T[from + u];
-        const int32_t *cut_T = is_causal ? side->slot_T : side->cut_T;
+        const int32_t *cut_T = is_causal ? side->end_T : side->cut_T;
         for (int64_t head = 0; head < heads; head++) {
             const float *own_key = key + from * read_stride + head * width;
             const float *own_value = value + from * read_stride + head * width;
@@ -253,7 +254,7 @@ static void attend_all(const Run *run, const Slots *side, const float *query, in
     }
 }
 
-/* One layer: `x` becomes `out`, which may be the same. `normal` has room for both sides' rows. */
+/* One layer: `x`, which reads `y`, becomes `out`, which may be where `x` is. */
 static void apply_layer(const Run *run, const Layer *layer, const Slots *side, const float *x,
                         const Slots *other, const float *y, float *out, int is_causal)
 {
@@ -402,7 +403,7 @@ static int fill_inputs(const Run *run, const History *history, const Tables *tab
         for (int64_t t = first; t < side->start_R1[b + 1]; t++) {
             int64_t slot = t - first;
             float *input = side->input_TD + t * run->stride;
-            side->slot_T[t] = (int32_t)slot + 1; /* reads itself, too */
+            side->end_T[t] = (int32_t)slot + 1;
             side->order_T[t] = history->order_BS[at + slot];
             side->cut_T[t] = history->cut_BS[at + slot];
             if (!slot) {
@@ -501,8 +502,8 @@ static int encode(const Steps *steps, const Encoder *encoder, const Tables *tabl
         int64_t before = s ? side[0].slots : 0;
         side[s].input_TD = part[0] + before * stride;
         side[s].state_TD = part[1] + before * stride;
-        side[s].slot_T = whole + 3 * before;
-        side[s].order_T = side[s].slot_T + side[s].slots;
+        side[s].end_T = whole + 3 * before;
+        side[s].order_T = side[s].end_T + side[s].slots;
         side[s].cut_T = side[s].order_T + side[s].slots;
         status = fill_inputs(&run, &history[s], tables, row_R, &encoder->side[s],
                              s ? tables->comment_video_VD : tables->video_VD, &side[s]);
@@ -615,7 +616,8 @@ static PyObject *call_encode(PyObject *module, PyObject *const *arguments, Py_ss
     return finish(&c, status);
 }
 
-static PyMethodDef functions[] = {FUNCTION(encode), FUNCTION(count_lanes), FUNCTION(count_weights), {NULL, NULL, 0, NULL}};
+static PyMethodDef functions[] = {
+    FUNCTION(encode), FUNCTION(count_lanes), FUNCTION(count_weights), {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 

@@ -1,6 +1,7 @@
 /* The encoder's arithmetic, included once for each set of instructions: `LANES` numbers at a time,
- * functions named by `NAME`. Rows of activations begin `stride` numbers after one another, a multiple
- * of a panel's width, so that whole vectors can be read and written everywhere.
+ * functions named by `NAME`; products of `TALL` rows and `WIDE` vectors at once. Rows of activations
+ * begin a multiple of a panel's width after one another, so that whole vectors can be read and
+ * written everywhere.
  *
  * Shape suffixes as in _encoder.c.
  */
