@@ -1,5 +1,6 @@
 """Checks a bundle as a service would, with real sessions: files, graphs, indexes, answers."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from export.bundle_writer import INDEX_FILES
 from export.encoder_graph import ENCODER_GRAPH, HEAD_GRAPH, check_graph
 from export.parity import BundleGraphs
-from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Manifest, load_bundle
+from lsvcr.bundle import ENCODER_WEIGHTS, GOLDEN_TOLERANCE, Bundle, Manifest, load_bundle
 from lsvcr.errors import BundleError
 from lsvcr.history import HistoryBatch
 from lsvcr.index_file import check_index_file
@@ -45,21 +46,26 @@ def _check_indexes(bundle: Bundle) -> None:
 
 
 def _check_golden(bundle: Bundle) -> None:
-    graphs = BundleGraphs(bundle.folder, bundle.tables)
-
-    def run(history: HistoryBatch, target_BT: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
-        answers = graphs.answer(history, target_BT)
-        return answers.video_preference_BD, answers.comment_preference_BTD
-
+    encoders = [BundleGraphs(bundle.folder, bundle.tables)]
+    if (shape := bundle.manifest.encoder) is not None:
+        encoders.append(BundleGraphs(bundle.folder, bundle.tables, ENCODER_WEIGHTS, shape))
     golden = bundle.golden
     for name in ("target_BT", "top_video_BK"):
         rows = getattr(golden, name)
         if rows.size and (rows.min() < 0 or rows.max() >= bundle.catalogue.video_count):
             raise BundleError(f"golden {name} names videos that do not exist")
-    golden.check(run)
+    for graphs in encoders:
+        golden.check(partial(_preferences, graphs))
     candidate_VD = bundle.tables["video_candidate_VD"]
     score_BV = golden.video_preference_BD @ candidate_VD.T
     best_BK = -np.sort(-score_BV[:, 1:], axis=1)[:, : golden.top_video_BK.shape[1]]
     score_BK = np.take_along_axis(score_BV, golden.top_video_BK, axis=1)
     if not np.abs(score_BK - best_BK).max() <= GOLDEN_TOLERANCE:
         raise BundleError("golden top_video: the candidate table ranks other videos first")
+
+
+def _preferences(
+    graphs: BundleGraphs, history: HistoryBatch, target_BT: NDArray[np.int32]
+) -> tuple[FloatArray, FloatArray]:
+    answers = graphs.answer(history, target_BT)
+    return answers.video_preference_BD, answers.comment_preference_BTD

@@ -17,6 +17,7 @@ from export.parity import PARITY_TOLERANCE
 from export.trained_run import TrainedRun
 from export.verify import verify_bundle
 from lsvcr.bundle import (
+    ENCODER_WEIGHTS,
     MANIFEST,
     Bundle,
     Manifest,
@@ -26,6 +27,7 @@ from lsvcr.bundle import (
 )
 from lsvcr.errors import BundleError
 from lsvcr.registry import list_versions, read_current
+from service.engine.encoder_session import CpuEncoder
 from tests.export.invented_run import COMMENTS, USERS, VIDEOS, invent_run, quiet
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -187,6 +189,8 @@ def name_unknown_video(row_BT: np.ndarray) -> None:
     [
         ("tables/video_input_VD", lambda table: table.__imul__(2), "golden video_preference: off"),
         ("tables/comment_input_CD", lambda table: table.__imul__(2), "golden .*: off"),
+        ("encoder_weights", lambda weight_W: weight_W.__imul__(2), "golden .*: off"),
+        ("encoder_weights", lambda weight_W: weight_W.fill(np.nan), "not finite"),
         ("tables/video_candidate_VD", swap_candidates, "ranks other videos first"),
         ("golden/target_BT", name_unknown_video, "items that do not exist"),
         ("golden/video", name_unknown_video, "items that do not exist"),
@@ -199,6 +203,42 @@ def test_a_bundle_that_contradicts_itself_is_refused(
     reseal(copy)
     with pytest.raises(BundleError, match=reason):
         verify_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layers": 3}, r"encoder_weights\.npy has \d+ numbers, not \d+"),
+        ({"heads": 5}, "5 heads don't share its width 16"),
+        ({"width": 8}, "width or history differs"),
+        ({"history": 5}, "width or history differs"),
+        ({"layers": 99}, r"encoder\.layers: Input should be less than or equal to 16"),
+        ({"norm": "none"}, r"encoder\.norm: Input should be"),
+    ],
+)
+def test_weights_of_another_encoder_are_refused(
+    copy: Path, changes: dict[str, object], reason: str
+) -> None:
+    fields = json.loads((copy / MANIFEST).read_text())
+    fields["encoder"] |= changes
+    (copy / MANIFEST).write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match=reason):
+        verify_bundle(copy)
+
+
+def test_a_bundle_without_weights_is_what_older_versions_wrote(copy: Path) -> None:
+    fields = json.loads((copy / MANIFEST).read_text())
+    del fields["encoder"]
+    (copy / MANIFEST).write_text(json.dumps(fields))
+    (copy / ENCODER_WEIGHTS).unlink()
+    reseal(copy)
+    bundle = load_bundle(copy)
+    verify_bundle(copy)
+    history = bundle.golden.history
+    encoding = CpuEncoder(bundle).encode(history, with_comments=True)
+    np.testing.assert_allclose(
+        encoding.video_preference_BD, bundle.golden.video_preference_BD, atol=1e-4
+    )
 
 
 def test_an_index_of_another_bundle_is_refused(copy: Path) -> None:
