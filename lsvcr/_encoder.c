@@ -470,7 +470,7 @@ static int encode(const Steps *steps, const Encoder *encoder, const Tables *tabl
     int64_t counts[] = {
         both * stride,                               /* inputs */
         both * stride,                               /* states */
-        larger(most * wide, both * stride),          /* wide */
+        most * larger(wide, 2 * stride),             /* wide, or two sides' rows */
         most * stride,                               /* query */
         most * filled(3 * d, PANEL),                 /* read */
         larger(head * longest, d),                   /* head: keys, or a text */

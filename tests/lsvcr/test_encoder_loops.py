@@ -40,6 +40,9 @@ SHAPES = {
     "alone, the last": shape(mix=False, pool="last", layers=1),
     "of whole vectors": shape(width=64, heads=2, feedforward=256),
     "narrower than a vector": shape(width=3, heads=3, feedforward=1),
+    "narrower, and reads its input": shape(
+        width=3, heads=3, feedforward=1, layers=3, encoder_kv="input"
+    ),
 }
 
 
