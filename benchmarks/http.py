@@ -63,7 +63,6 @@ def main() -> None:
         asked = {
             "BUNDLE": str(registry / list_versions(registry)[0]),
             "STORE": store.url,
-            "GRAPH": args.peers_graph,
             "THREADS": str(args.peers_threads),
         }
         for name in args.peers:
@@ -110,7 +109,7 @@ def main() -> None:
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
             "cpu_us_per_request": {name: spread(values) for name, values in cpu_us.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
-            "peers": {"graph": args.peers_graph, "threads": args.peers_threads},
+            "peers": {"threads": args.peers_threads},
             "service_over": {name: spread(rounds, digits=3) for name, rounds in ratios.items()},
             "open_loop": [seen.describe() for seen in opened],
         },
@@ -140,11 +139,6 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         default=Path(sys.executable),
         help="of an environment with baselines/requirements-peers.txt",
-    )
-    parser.add_argument(
-        "--peers-graph",
-        default="encoder.onnx",
-        help="the bundle's encoder that they run, by default the trained model as it was exported",
     )
     parser.add_argument(
         "--peers-threads", type=int, default=1, help="of a session; 0 is the runtime's own choice"

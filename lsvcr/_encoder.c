@@ -18,11 +18,12 @@ enum { PANEL = 16 }; /* outputs whose weights stand together */
 enum { MOST_LANES = 16, MOST_LAYERS = 16, MOST = 1 << 16 };
 static const float UNREAD = -1e30f;
 
-/* out = x times weights + bias + add, of some rows; then GELU, if it activates. */
+/* out = x times weights + bias + add, of some rows; then GELU, if it activates. Rows of x are
+ * `x_stride` numbers after one another, those of `add` and `out` the filled-up width. */
 typedef struct {
     const float *x, *add, *bias, *panels;
     float *out;
-    int64_t depth, width, x_stride, add_stride, out_stride;
+    int64_t depth, x_stride, width;
     int activates;
 } Product;
 
@@ -204,21 +205,20 @@ typedef struct {
     int32_t *order;
 } Run;
 
-static void multiply(const Run *run, Linear linear, const float *x, int64_t x_stride, const float *add,
-                     int64_t add_stride, float *out, int activates, int64_t rows)
+static void multiply(const Run *run, Linear linear, const float *x, const float *add, float *out,
+                     int activates, int64_t rows)
 {
     Product product = {x, add, linear.bias, linear.panels, out, linear.depth,
-                       filled(linear.width, PANEL), x_stride, add_stride,
-                       filled(linear.width, PANEL), activates};
+                       filled(linear.depth, PANEL), filled(linear.width, PANEL), activates};
     run->steps->multiply(&product, rows);
 }
 
 /* What all slots of one side read of the other's, head by head, user by user: into `run->seen`. */
 static void attend_all(const Run *run, const Slots *side, const float *query, int64_t query_stride,
-                       const Slots *other, const float *key, const float *value, int64_t read_stride,
-                       int is_causal)
+                       const Slots *other, const float *key, const float *value, int64_t read_stride)
 {
     const Encoder *encoder = run->encoder;
+    int is_causal = side == other;
     int64_t heads = encoder->heads, width = encoder->width / heads, lanes = run->steps->lanes;
     int64_t head_padded = filled(width, lanes);
     int is_whole = head_padded == width;
@@ -254,9 +254,10 @@ static void attend_all(const Run *run, const Slots *side, const float *query, in
     }
 }
 
-/* One layer: `x`, which reads `y`, becomes `out`, which may be where `x` is. */
+/* One layer: `x`, which reads `y`, of its own side's past or of the other side, becomes `out`, which
+ * may be where `x` is. */
 static void apply_layer(const Run *run, const Layer *layer, const Slots *side, const float *x,
-                        const Slots *other, const float *y, float *out, int is_causal)
+                        const Slots *other, const float *y, float *out)
 {
     const Encoder *encoder = run->encoder;
     int64_t d = encoder->width, stride = run->stride, rows = side->slots, others = other->slots;
@@ -265,7 +266,7 @@ static void apply_layer(const Run *run, const Layer *layer, const Slots *side, c
         float *normal = run->wide;
         run->steps->normalise(x, normal, rows, stride, d, NULL, NULL);
         own = normal;
-        if (x == y && rows == others) {
+        if (x == y) {
             read_from = normal;
         } else {
             read_from = normal + rows * stride;
@@ -276,14 +277,14 @@ static void apply_layer(const Run *run, const Layer *layer, const Slots *side, c
     const float *query = run->read, *key = run->read + d;
     int64_t query_stride = read_stride;
     if (layer->query.bias) {
-        multiply(run, layer->query, own, stride, NULL, 0, run->query, 0, rows);
+        multiply(run, layer->query, own, NULL, run->query, 0, rows);
         query = run->query;
         query_stride = stride;
         key = run->read;
     }
-    multiply(run, layer->read, read_from, stride, NULL, 0, run->read, 0, others);
-    attend_all(run, side, query, query_stride, other, key, key + d, read_stride, is_causal);
-    multiply(run, layer->output, run->seen, stride, x, stride, out, 0, rows);
+    multiply(run, layer->read, read_from, NULL, run->read, 0, others);
+    attend_all(run, side, query, query_stride, other, key, key + d, read_stride);
+    multiply(run, layer->output, run->seen, x, out, 0, rows);
     const float *before = out;
     if (encoder->is_post_norm) {
         run->steps->normalise(out, out, rows, stride, d, layer->after.scale, layer->after.shift);
@@ -291,9 +292,8 @@ static void apply_layer(const Run *run, const Layer *layer, const Slots *side, c
         run->steps->normalise(out, run->seen, rows, stride, d, layer->last.scale, layer->last.shift);
         before = run->seen;
     }
-    int64_t wide_stride = filled(encoder->feedforward, PANEL);
-    multiply(run, layer->wide, before, stride, NULL, 0, run->wide, 1, rows);
-    multiply(run, layer->narrow, run->wide, wide_stride, out, stride, out, 0, rows);
+    multiply(run, layer->wide, before, NULL, run->wide, 1, rows);
+    multiply(run, layer->narrow, run->wide, out, out, 0, rows);
     if (encoder->is_post_norm)
         run->steps->normalise(out, out, rows, stride, d, layer->last.scale, layer->last.shift);
 }
@@ -307,7 +307,7 @@ static void encode_side(const Run *run, const Side *weights, Slots *side)
     const float *state = side->input_TD;
     for (int64_t l = 0; l < encoder->layers; l++) {
         apply_layer(run, &weights->layers[l], side, state, side,
-                    encoder->reads_input ? side->input_TD : state, side->state_TD, 1);
+                    encoder->reads_input ? side->input_TD : state, side->state_TD);
         state = side->state_TD;
     }
 }
@@ -318,12 +318,12 @@ static void read_other(const Run *run, const Side *weights, const Slots *side, c
 {
     int64_t d = run->encoder->width, stride = run->stride, joined_stride = filled(2 * d, PANEL);
     float *mixed = joined + side->slots * joined_stride;
-    apply_layer(run, &weights->mix, side, side->state_TD, other, other->state_TD, mixed, 0);
+    apply_layer(run, &weights->mix, side, side->state_TD, other, other->state_TD, mixed);
     for (int64_t t = 0; t < side->slots; t++) {
         memcpy(joined + t * joined_stride, side->state_TD + t * stride, (size_t)d * sizeof *joined);
         memcpy(joined + t * joined_stride + d, mixed + t * stride, (size_t)d * sizeof *joined);
     }
-    multiply(run, weights->merge, joined, joined_stride, NULL, 0, merged_TD, 0, side->slots);
+    multiply(run, weights->merge, joined, NULL, merged_TD, 0, side->slots);
 }
 
 /* A user's preference, of length 1, and how much each slot counts in it. */
@@ -529,7 +529,7 @@ static int encode(const Steps *steps, const Encoder *encoder, const Tables *tabl
             state = part[10];
         }
         if (encoder->pools) {
-            multiply(&run, encoder->hidden, state, stride, NULL, 0, run.wide, 0, side[0].slots);
+            multiply(&run, encoder->hidden, state, NULL, run.wide, 0, side[0].slots);
             steps->normalise(run.wide, run.wide, side[0].slots, filled(2 * d, PANEL), 2 * d,
                              encoder->hidden_norm.scale, encoder->hidden_norm.shift);
         }

@@ -104,10 +104,10 @@ INLINE void NAME(block)(const int rows, const int vectors, const Product *produc
         for (int v = 0; v < vectors; v++) {
             Vector y = sum[r * vectors + v];
             if (add)
-                y += READ(add + r * product->add_stride + column + v * LANES);
+                y += READ(add + r * product->width + column + v * LANES);
             if (product->activates)
                 y = NAME(gelu)(y);
-            AT(out + r * product->out_stride + column + v * LANES) = y;
+            AT(out + r * product->width + column + v * LANES) = y;
         }
     }
 }
@@ -115,8 +115,8 @@ INLINE void NAME(block)(const int rows, const int vectors, const Product *produc
 INLINE void NAME(rows_of)(const int rows, const Product *product, int64_t row)
 {
     const float *x = product->x + row * product->x_stride;
-    const float *add = product->add ? product->add + row * product->add_stride : NULL;
-    float *out = product->out + row * product->out_stride;
+    const float *add = product->add ? product->add + row * product->width : NULL;
+    float *out = product->out + row * product->width;
     int64_t column = 0;
     for (; column + WIDE * LANES <= product->width; column += WIDE * LANES)
         NAME(block)(rows, WIDE, product, x, add, out, column);

@@ -1,8 +1,8 @@
 """The bundle's encoder and index as one would use them first, for the baselines beside it.
 
 The same model, index and histories as the service's, read with `lsvcr`; no prior, no filters, no
-experiments, no deadlines. `BUNDLE` names the bundle's folder, `STORE` the store's URL, `GRAPH` the
-encoder's file in the bundle, `THREADS` how many a session has.
+experiments, no deadlines. `BUNDLE` names the bundle's folder, `STORE` the store's URL, `THREADS`
+how many a session has.
 
 Shape suffixes: B users, N video events, M comment events, K candidates, D width.
 """
@@ -40,7 +40,7 @@ class PlainModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(os.environ["THREADS"])  # 0: as many as there are cores
         self._session = ort.InferenceSession(
-            folder / os.environ["GRAPH"], options, providers=["CPUExecutionProvider"]
+            folder / "encoder.onnx", options, providers=["CPUExecutionProvider"]
         )
         index = faiss.read_index(str(folder / "index" / "video.faiss"))
         if isinstance(index, faiss.IndexIVFPQ):  # a plain search of shortened vectors finds too few
