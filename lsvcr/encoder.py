@@ -11,15 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from lsvcr import loops
 from lsvcr.history import HistoryBatch
-
-try:
-    from lsvcr._encoder import count_lanes, count_weights, encode
-except ImportError as error:
-    raise ImportError(
-        "lsvcr/_encoder.c is not compiled: have a C compiler and Python's headers (Debian's gcc, "
-        "libc6-dev and python3-dev) and install the package again, with pip's --force-reinstall"
-    ) from error
 
 PANEL = 16
 """Outputs of a product whose weights stand together in `encoder_weights.npy`."""
@@ -52,7 +45,7 @@ class EncoderShape(BaseModel):
     @property
     def weights(self) -> int:
         """How many numbers they are."""
-        return count_weights(*self.numbers)
+        return loops.count_weights(*self.numbers)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -88,7 +81,7 @@ class Encoder:
         lanes: int | None = None,
     ) -> None:
         self.shape = shape
-        self.lanes = min(lanes or count_lanes(), count_lanes())
+        self.lanes = min(lanes or loops.count_lanes(), loops.count_lanes())
         video_VD, comment_CD = tables["video_input_VD"], tables["comment_input_CD"]
         self._given = (
             *shape.numbers,
@@ -123,7 +116,7 @@ class Encoder:
         """
         users, video_slots = history.video_BI.shape
         inputs = map(np.ascontiguousarray, history.arrays().values())
-        encode(  # type: ignore[call-arg] # the first ones are numbers and arrays in turn
+        loops.encode(  # type: ignore[call-arg] # the first ones are numbers and arrays in turn
             *self._given,  # type: ignore[arg-type]
             users,
             video_slots,

@@ -1,4 +1,4 @@
-"""The functions of `_loops.c`, which is compiled when the package is installed."""
+"""The functions of `_loops.c` and `_encoder.c`, compiled when the package is installed."""
 
 from collections.abc import Sequence, Sized
 from itertools import accumulate
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
+    from lsvcr._encoder import count_lanes, count_weights, encode
     from lsvcr._loops import (
         build_timelines,
         choose_best,
@@ -18,14 +19,18 @@ try:
         score_rows,
     )
 except ImportError as error:
+    name = (error.name or "lsvcr._loops").replace(".", "/")
     raise ImportError(
-        "lsvcr/_loops.c is not compiled: have a C compiler and Python's headers (Debian's gcc, "
+        f"{name}.c is not compiled: have a C compiler and Python's headers (Debian's gcc, "
         "libc6-dev and python3-dev) and install the package again, with pip's --force-reinstall"
     ) from error
 
 __all__ = [
     "build_timelines",
     "choose_best",
+    "count_lanes",
+    "count_weights",
+    "encode",
     "fill_windows",
     "find_rows",
     "keep_known",

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from lsvcr.encoder import Encoder, EncoderShape, count_lanes
+from lsvcr.encoder import Encoder, EncoderShape
 from lsvcr.history import NEVER, HistoryBatch, Timelines
+from lsvcr.loops import count_lanes
 
 VIDEOS, COMMENTS, HISTORY, KEPT = 30, 50, 9, 2
 ERROR = 2e-5
