@@ -20,6 +20,9 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
 _KEPT_BYTES = 1024
 """Arrays below this are kept by NumPy when they are freed, `_KEPT_OF_A_SIZE` of each size."""
 _KEPT_OF_A_SIZE = 7
+_PAUSE_S = 0.0002
+"""After the blocks of each size, which takes a quarter of that: nobody waits for this to end, and
+an event loop would wait for it at each of its steps."""
 
 
 @runtime_checkable
@@ -45,8 +48,8 @@ def give_back_after(opened: object, held: object) -> None:
 def give_back() -> None:
     """Collect garbage, empty what interpreter and NumPy keep, return free pages.
 
-    Takes ten milliseconds, where what lives as long as the process is frozen. Only a full
-    collection empties the interpreter's lists of free objects: CPython 3.11 puts tuples of twenty
+    Takes a third of a second, nearly all of it in pauses, where what lives as long as the process
+    is frozen. Only a full collection empties the interpreter's lists of free objects: CPython 3.11 puts tuples of twenty
     there and never takes them out again.
     """
     gc.collect()
@@ -60,7 +63,7 @@ def _free_small_arrays() -> None:
     for size in range(1, _KEPT_BYTES):
         for _ in range(_KEPT_OF_A_SIZE):
             np.empty(size, np.uint8).resize(_KEPT_BYTES, refcheck=False)
-        time.sleep(0)  # whoever waits for Python's lock would do so for 5 ms
+        time.sleep(_PAUSE_S)
 
 
 def _begin_soon(loop: asyncio.AbstractEventLoop, held: list[object]) -> None:

@@ -183,9 +183,11 @@ async def _warm_up(ranker: Ranker) -> None:
     )
     videos = VideoQuery(history, k=20, deadline_s=math.inf, exclude_seen=False)
     comments = CommentQuery(history, k=20, deadline_s=math.inf)
-    for answer in await ranker.answer([FeedQuery(videos, 3), comments]):
+    for query in (FeedQuery(videos, 3), comments):
+        (answer,) = await ranker.answer([query])
         if isinstance(answer, Exception) or answer.degraded:
             raise BundleError("the bundle fails at a first question")
+        await asyncio.sleep(0)  # others are being answered
 
 
 def _prior_of(folder: Path, counts: LiveCounts | None) -> PopularityPrior | None:
