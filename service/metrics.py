@@ -6,6 +6,7 @@ they share, and whichever is scraped adds all of them up.
 """
 
 import os
+import sys
 import time
 from collections import Counter as Counted
 from collections import defaultdict
@@ -168,12 +169,20 @@ class Metrics:
             )
         )
 
-    def settle(self) -> None:
-        """Tell `registry` of all requests and answers until now; to be repeated."""
-        requests, self._requests_lately = self._requests_lately, []
-        answers, self._answers_lately = self._answers_lately, []
+    def settle(self, most: int = sys.maxsize) -> bool:
+        """Tell `registry` of requests and answers until now, the first ones; to be repeated.
+
+        Args:
+            most: Of either.
+
+        Returns:
+            Whether any are left.
+        """
+        requests, self._requests_lately = self._requests_lately[:most], self._requests_lately[most:]
+        answers, self._answers_lately = self._answers_lately[:most], self._answers_lately[most:]
         self._settle_requests(requests)
         self._settle_answers(answers)
+        return bool(self._requests_lately or self._answers_lately)
 
     def record_recall(self, *, found: int, missed: int) -> None:
         """Count one check of the video index."""

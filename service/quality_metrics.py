@@ -4,6 +4,7 @@ Ratios are for whoever asks: counters of shown items and of what came of them, b
 """
 
 import math
+import sys
 import time
 from collections import Counter as Counted
 from collections import defaultdict
@@ -95,9 +96,9 @@ class QualityMetrics:
         )
         self._shown_lately.append(shown)
 
-    def settle(self) -> None:
-        """Tell the registry of all answers until now; to be repeated."""
-        shown, self._shown_lately = self._shown_lately, []
+    def settle(self, most: int = sys.maxsize) -> bool:
+        """As `Metrics.settle`."""
+        shown, self._shown_lately = self._shown_lately[:most], self._shown_lately[most:]
         items: Counted[tuple[str, str]] = Counted()
         scores: defaultdict[str, list[float]] = defaultdict(list)
         for one in shown:
@@ -114,6 +115,7 @@ class QualityMetrics:
             self._of_decile[decile].inc(count)
         self._seen.add({video_id for one in shown for video_id in one.video_ids})
         self._close_window()
+        return bool(self._shown_lately)
 
     def record_feedback(self, events: Iterable[Event], arm_of: Callable[[str], str]) -> None:
         """Count what came of recommendations.

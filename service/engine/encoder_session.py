@@ -25,8 +25,9 @@ VIDEO_OUTPUTS = ("video_preference", "video_share")
 ENCODER_OUTPUTS = (*VIDEO_OUTPUTS, "comment_state")
 HEAD_OUTPUTS = ("comment_preference", "comment_share")
 
-RUN = 16
-"""Users encoded in one run on the CPU; between two of them the event loop has its turn."""
+RUN = 8
+"""Users encoded in one run on the CPU; between two of them the event loop has its turn. A run of 16
+takes as long for each of them, and whoever is refused meanwhile waits twice as long for it."""
 
 logger = logging.getLogger(__name__)
 

@@ -49,8 +49,8 @@ def give_back() -> None:
     """Collect garbage, empty what interpreter and NumPy keep, return free pages.
 
     Takes a third of a second, nearly all of it in pauses, where what lives as long as the process
-    is frozen. Only a full collection empties the interpreter's lists of free objects: CPython 3.11 puts tuples of twenty
-    there and never takes them out again.
+    is frozen. Only a full collection empties the interpreter's lists of free objects: CPython 3.11
+    puts tuples of twenty there and never takes them out again.
     """
     gc.collect()
     _free_small_arrays()
