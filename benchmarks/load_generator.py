@@ -59,14 +59,12 @@ class Seen:
     """What became of all requests of one run; status 0 is a connection that failed.
 
     Attributes:
-        begun_N: Seconds from the start at which each was due.
         behind_ms: The median of how late requests were sent.
         degraded: Answers with status 200 for which something was missing.
         cpu_s: Processor time that the generators took while they sent.
     """
 
     load: Load
-    begun_N: NDArray[np.float64]
     latency_ms_N: NDArray[np.float64]
     status_N: NDArray[np.int64]
     behind_ms: float
@@ -118,7 +116,7 @@ def offer(port: int, load: Load) -> Seen:
         seen = [np.load(path) for path in sorted(Path(folder).iterdir())]
     return Seen(
         load,
-        *(np.concatenate([part[name] for part in seen]) for name in ("begun", "latency", "status")),
+        *(np.concatenate([part[name] for part in seen]) for name in ("latency", "status")),
         behind_ms=max(float(part["behind"]) for part in seen),
         degraded=sum(int(part["degraded"]) for part in seen),
         cpu_s=sum(float(part["cpu_s"]) for part in seen),
@@ -227,7 +225,7 @@ class _Generator:
         self.degraded = 0
         self._behind_ms: list[float] = []
         self._cpu_s = 0.0
-        self._seen: list[tuple[float, float, int]] = []
+        self._seen: list[tuple[float, int]] = []
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -246,14 +244,13 @@ class _Generator:
         while (self._under_way or self._late) and self._passed_s() < until_s:
             await asyncio.sleep(0.01)
         lost = self._under_way + len(self._late)
-        self._seen += [(0.0, DRAIN_S * 1000, 0)] * lost
+        self._seen += [(DRAIN_S * 1000, 0)] * lost
 
     def save(self, path: Path) -> None:
-        due, latency_ms, status = zip(*self._seen, strict=True)
+        latency_ms, status = zip(*self._seen, strict=True)
         behind = np.median(self._behind_ms)
         np.savez(
             path,
-            begun=due,
             latency=latency_ms,
             status=status,
             behind=behind,
@@ -264,7 +261,7 @@ class _Generator:
     def finish(self, connection: _Connection, status: int) -> None:
         now_s = self._passed_s()
         assert connection.due_s is not None
-        self._seen.append((connection.due_s, (now_s - connection.due_s) * 1000, status))
+        self._seen.append(((now_s - connection.due_s) * 1000, status))
         connection.due_s = None
         self._under_way -= 1
         if self._late:
@@ -276,7 +273,7 @@ class _Generator:
 
     def lose(self, connection: _Connection) -> None:
         if connection.due_s is not None:
-            self._seen.append((connection.due_s, (self._passed_s() - connection.due_s) * 1000, 0))
+            self._seen.append(((self._passed_s() - connection.due_s) * 1000, 0))
             self._under_way -= 1
         elif connection in self._idle:
             self._idle.remove(connection)

@@ -42,7 +42,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         timestamp: Unix milliseconds.
-        endpoint: `videos`, `comments`, `feed` or `similar`.
+        endpoint: `videos`, `comments` or `feed`.
         video_ids, comment_ids: What was shown, in order; a feed's comments video by video.
         scores: Of the videos, or of the comments where there are no videos.
         on_video: Under which video the comments stand.

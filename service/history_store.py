@@ -73,7 +73,7 @@ class HistoryStore:
     """Reads fail fast and writes fail closed, both with HistoryStoreError.
 
     Args:
-        url: redis://, rediss:// or unix://.
+        url: redis://, rediss:// or unix://; redis+cluster:// or rediss+cluster:// for a cluster.
         read_timeout_ms: Most that a failing store costs a request.
         write_timeout_ms: For one batch of events, an export or an erasure's step.
         max_events: Kept a side and user, the newest.
@@ -139,7 +139,14 @@ class HistoryStore:
             DeadlineExceededError: If the caller's time is up before.
         """
         value = await before(deadline_s, self._reads.read(self._keys.history(user_id)))
-        return None if value is None else decode_history(value, max_events=self._max_events)
+        if value is None:
+            return None
+        try:
+            return decode_history(value, max_events=self._max_events)
+        except HistoryStoreError as error:  # as an older release sees what a newer one wrote
+            self._on_failure()
+            logger.warning("a history cannot be read: %s", error)
+            raise
 
     async def fetch_arms(self, unit: str, deadline_s: float = math.inf) -> dict[str, str]:
         """The arms that a unit keeps, by experiment; joined with the other reads that wait.

@@ -117,7 +117,8 @@ def _find_events(value: bytes, max_events: int) -> tuple[int, int, int, slice, s
         _, videos, comments, _, _ = _HEADER_1.unpack_from(value)
         slots = videos + comments
         return _HEADER_1.size, _RECORD.size, slots, slice(0, videos), slice(videos, slots)
-    raise HistoryStoreError("a history value has an unknown format")
+    start = f"{len(value)} bytes that begin with {value[: len(_MAGIC)]!r}"
+    raise HistoryStoreError(f"a history value has an unknown format: {start}")
 
 
 def _newest(units: bytes, start: int, stop: int, max_events: int) -> slice:

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from service.errors import OverloadedError
 from service.joined_writes import JoinedWritesProtocol
 from service.metrics import Metrics
-from service.problem_details import MEDIA_TYPE, describe_problem
+from service.problem_details import MEDIA_TYPE, Problem, describe_problem
 from service.request_context import choose_request_id
 
 FIRST_SAMPLE, SAMPLE = 32, 256
@@ -154,6 +154,18 @@ class SheddingProtocol(JoinedWritesProtocol):
                 self._refuse(path)
                 return
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Tell what is no HTTP: a problem document, as every error is, and the connection ends."""
+        request_id = choose_request_id(None)
+        problem = Problem("about:blank", "Bad Request", 400, msg, request_id)
+        body = msgspec.json.encode(problem)
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        lines.append(b"content-type: %b\r\n" % MEDIA_TYPE.encode())
+        lines.append(b"content-length: %d\r\nconnection: close\r\n" % len(body))
+        lines.append(b"x-request-id: %b\r\n\r\n" % request_id.encode())
+        self.transport.write(b"".join([STATUS_LINE[400], *lines, body]))
+        self.transport.close()
 
     def _can_write(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete

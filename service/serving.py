@@ -93,7 +93,7 @@ def _serve(settings: Settings) -> int:
         os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
         options |= {"factory": True, "workers": settings.workers}
         config = uvicorn.Config("service.serving:worker_app", **options)
-        bound = sockets or [stack.enter_context(config.bind_socket())]
+        bound = sockets or [stack.enter_context(_bind(config))]
         own = [stack.enter_context(sent) for one in bound for sent in WorkerSocket.several(one)]
         Multiprocess(config, sockets=[*own]).run()
     return 0
@@ -112,7 +112,7 @@ def _serve_alone(
                 for one in bind_several(*address)
             ]
         except OSError as error:
-            raise SettingsError(f"--port {settings.port}: {error.strerror}") from error
+            raise _cannot_listen("", settings.listen_host, settings.port, error) from error
         config = uvicorn.Config(_app_that_answers_soon(settings), **options)
         server = uvicorn.Server(config) if sockets else _Server(config)  # those were announced
         server.run(several)
@@ -131,18 +131,47 @@ class _Server(uvicorn.Server):
 def _listen_on_both(settings: Settings, options: dict[str, Any]) -> list[socket.socket]:
     """Bind the public port and then that of the admins."""
     admin = {**options, "host": settings.admin_host, "port": settings.admin_port}
-    return [uvicorn.Config(worker_app, **one).bind_socket() for one in (options, admin)]
+    public = uvicorn.Config(worker_app, **options)
+    return [_bind(public), _bind(uvicorn.Config(worker_app, **admin), "admin-")]
+
+
+def _bind(config: uvicorn.Config, flags: str = "") -> socket.socket:
+    """As uvicorn does, which would end the process without a word of the address."""
+    try:
+        return config.bind_socket()
+    except SystemExit as ended:
+        raise _cannot_listen(flags, config.host, config.port, ended.__context__) from ended
+
+
+def _cannot_listen(flags: str, host: str, port: int, error: BaseException | None) -> SettingsError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return SettingsError(f"--{flags}host {host} --{flags}port {port}: {reason}")
 
 
 def _tls_options(settings: Settings) -> dict[str, Any]:
-    """With a CA for clients, only those whose certificate it signed may connect."""
+    """With a CA for clients, only those whose certificate it signed may connect.
+
+    Raises:
+        SettingsError: If a file can't be used: workers would end, and be started, again and again.
+    """
     if settings.tls_certificate is None:
         return {}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:
+        files = f"--tls-certificate {settings.tls_certificate}, --tls-key {settings.tls_key}"
+        raise SettingsError(f"{files}: {error.strerror or error}") from error
     options: dict[str, Any] = {
         "ssl_certfile": str(settings.tls_certificate),
         "ssl_keyfile": None if settings.tls_key is None else str(settings.tls_key),
     }
     if settings.tls_client_ca is not None:
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except OSError as error:
+            reason = error.strerror or error
+            raise SettingsError(f"--tls-client-ca {settings.tls_client_ca}: {reason}") from error
         options["ssl_ca_certs"] = str(settings.tls_client_ca)
         options["ssl_cert_reqs"] = ssl.CERT_REQUIRED
     return options

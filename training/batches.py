@@ -178,7 +178,7 @@ def build_rows(
     user_R = np.zeros(rows, np.int64)
     user_R[row_T] = user_T
     history = prepared.timelines.windows_before(user_R, cut_R, max_history)
-    video_slots, comment_slots = (_slots_in_rows(row_T, rows) for row_T in row_of_kind)
+    video_slots, comment_slots = map(_slots_in_rows, row_of_kind)
 
     def place(values_T: NDArray[np.integer], row_T: NDArray[np.int64], slots: "_Slots") -> Tensor:
         placed = np.zeros((rows, slots.width, *values_T.shape[1:]), np.int32)
@@ -214,7 +214,7 @@ class _Slots:
     width: int
 
 
-def _slots_in_rows(row_T: NDArray[np.int64], rows: int) -> _Slots:
+def _slots_in_rows(row_T: NDArray[np.int64]) -> _Slots:
     """Number the targets of each row 0, 1, …."""
     order_T = np.argsort(row_T, kind="stable")
     sorted_T = row_T[order_T]

@@ -1,4 +1,4 @@
-"""Ranks videos for a whole batch of plain queries at once: no filters by diversity, one prior.
+"""Ranks videos for a whole batch of plain queries at once: no diversity, one prior.
 
 Shape suffixes: B queries, V video rows, G groups of them, N (query, row) pairs, P popular rows,
 W width and one more for the prior.

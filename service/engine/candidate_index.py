@@ -138,7 +138,7 @@ class Index(Protocol):
 
 
 class CandidateIndex:
-    """Nearest candidates of one kind by inner product. One thread owns it.
+    """Nearest candidates of one kind by inner product. Threads may search it side by side.
 
     Args:
         index: Of FAISS.

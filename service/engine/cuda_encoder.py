@@ -245,4 +245,5 @@ def _open_shape(
     except NotReadyError:
         raise
     except Exception as error:
+        logger.warning("%s at batch %d: %s", path.name, shape[0], error)
         raise NotReadyError("device cuda: the encoder does not run there") from error

@@ -117,6 +117,7 @@ class CudaNearest:
         try:  # takes its memory now, not when there is a full batch for the first time
             self._find(largest_BW, 1, turns.prepare())
         except Exception as error:
+            logger.warning("a first search on the GPU: %s", error)
             raise NotReadyError("device cuda: there is no memory to search in") from error
 
     @staticmethod

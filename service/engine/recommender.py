@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
@@ -119,17 +119,6 @@ class Recommender:
     def catalogue(self) -> Catalogue:
         """What this bundle knows of its items; may be read from any thread."""
         return self._ranker.bundle.catalogue
-
-    def item_id(self, kind: Literal["video", "comment"], item_hash: int) -> str | None:
-        """Find the identifier behind an item hash; None if this bundle doesn't know it."""
-        catalogue = self._ranker.bundle.catalogue
-        index, identifiers = (
-            (catalogue.video_index, catalogue.video_id)
-            if kind == "video"
-            else (catalogue.comment_index, catalogue.comment_id)
-        )
-        row = int(index.rows(np.array([item_hash], np.uint64))[0])
-        return identifiers[row] if row else None
 
     def status(self) -> dict[str, object]:
         """Describe what is loaded and where it runs."""

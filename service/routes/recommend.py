@@ -29,19 +29,19 @@ router = APIRouter(route_class=JsonRoute, tags=["recommending"])
 @router.post("/recommend/videos", responses={200: {"model": VideosAnswer}})
 async def recommend_videos(request: Request, body: VideosBody) -> Response:
     """The videos to show next; the popular ones to somebody without a history."""
-    return _respond(request, await recommend(request, body))
+    return _respond(await recommend(request, body))
 
 
 @router.post("/recommend/comments", responses={200: {"model": CommentsAnswer}})
 async def recommend_comments(request: Request, body: CommentsBody) -> Response:
     """The comments to show under a video, or the best of all videos' comments."""
-    return _respond(request, await recommend(request, body))
+    return _respond(await recommend(request, body))
 
 
 @router.post("/recommend/feed", responses={200: {"model": FeedAnswer}})
 async def recommend_feed(request: Request, body: FeedBody) -> Response:
     """Videos, each with its best comments, in one pass."""
-    return _respond(request, await recommend(request, body))
+    return _respond(await recommend(request, body))
 
 
 @router.post("/recommend/batch", responses={200: {"model": BatchAnswer}})
@@ -71,10 +71,10 @@ async def similar_videos(
     if k > request.app.state.limits.max_k:
         message = f"Input should be at most {request.app.state.limits.max_k}"
         raise InvalidRequestError([(("query", "k"), message)])
-    return _respond(request, await recommend_similar(request, video_id, k))
+    return _respond(await recommend_similar(request, video_id, k))
 
 
-def _respond(request: Request, recommendation: Recommendation) -> Response:
+def _respond(recommendation: Recommendation) -> Response:
     headers = {"X-Model-Version": recommendation.answer.model_version}
     if recommendation.decision.label is not None:
         headers["X-Experiment"], headers["X-Arm"] = recommendation.decision.label

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from service.embedded_store import EmbeddedStore
 
-RECORDS, REVISION = "lsvcr:{experiments}:records", "lsvcr:{experiments}:revision"
+RECORDS = "lsvcr:{experiments}:records"
 
 
 def in_effect(client: TestClient, name: str = "x") -> bool:

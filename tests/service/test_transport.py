@@ -224,6 +224,8 @@ def test_no_header_is_smuggled_in(service: Service, known: ssl.SSLContext, raw: 
     head = answer.partition(b"\r\n\r\n")[0].lower()
     assert b"set-cookie" not in head and b" 500 " not in head
     assert answer.count(b"HTTP/1.1 ") <= 1
+    if b" 400 " in head:
+        assert b"content-type: application/problem+json" in head and b"x-request-id: " in head
     assert service.ask(known, "GET", "/health/live")[0] == 200
 
 

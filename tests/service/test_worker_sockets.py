@@ -97,11 +97,29 @@ def test_who_answers_alone_has_several_too(stack: contextlib.ExitStack) -> None:
         bind_several(*several[0].getsockname())
 
 
-def test_a_service_does_not_share_its_port_with_another_by_mistake() -> None:
+@pytest.mark.parametrize(
+    ("flag", "beside"),
+    [("--port", []), ("--port", ["--workers", "2"]), ("--admin-port", ["--port", "0"])],
+)
+def test_a_service_does_not_share_its_port_with_another_by_mistake(
+    flag: str, beside: list[str]
+) -> None:
     with contextlib.ExitStack() as stack:
         taken = listen(stack, reserve(stack))[0].getsockname()[1]
-        command = [sys.executable, "-m", "service", "--port", str(taken)]
-        command += ["--registry", ".", "--redis", "redis://127.0.0.1:1/0"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ended = serve_in_vain(flag, str(taken), *beside)
     assert ended.returncode == 2
-    assert f"--port {taken}: Address already in use" in ended.stderr
+    assert f"{flag} {taken}: Address already in use" in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_certificate_that_is_missing_is_named(workers: str) -> None:
+    ended = serve_in_vain("--port", "0", "--workers", workers, "--tls-certificate", "none.pem")
+    assert ended.returncode == 2
+    assert "--tls-certificate none.pem" in ended.stderr
+    assert "No such file or directory" in ended.stderr
+
+
+def serve_in_vain(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "service", "--registry", ".", *arguments]
+    command += ["--redis", "redis://127.0.0.1:1/0"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)

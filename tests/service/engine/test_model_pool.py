@@ -453,16 +453,13 @@ def test_the_smallest_catalogues_are_served(tmp_path: Path, videos: int, comment
     asyncio.run(main())
 
 
-def test_a_recommender_tells_ids_timings_and_errors(tiny_bundle: Path) -> None:
+def test_a_recommender_tells_timings_and_errors(tiny_bundle: Path) -> None:
     async def main() -> None:
         recommender = await load(tiny_bundle)
         answer = await recommender.recommend_videos(ask_videos(USER))
         timings_ms = answer.timings_ms
         assert set(timings_ms) == {"queue", "encode", "retrieve", "total"}
         assert timings_ms["total"] >= timings_ms["queue"] + timings_ms["encode"]
-        assert recommender.item_id("video", int(USER.video_hash_N[1])) == "v2"
-        assert recommender.item_id("comment", int(USER.comment_hash_M[0])) == "c5"
-        assert recommender.item_id("comment", int(USER.video_hash_N[0])) is None
         with pytest.raises(UnknownVideoError):
             await recommender.similar_videos("gone", 3)
         with pytest.raises(DeadlineExceededError):
