@@ -1,9 +1,10 @@
 """Requests a second and latencies of the whole service, against a bare FastAPI app and peers.
 
-All get the same load on the same cores in turn, round after round, the others halted: first as much
-as they can answer (a closed loop), then the service alone at fixed rates (an open loop whose
-arrivals don't wait for answers). Requests name random users with stored histories and ask for 20
-items. Peers answer with the same model, index and store: `baselines/`.
+All get the same load on the same cores in turn, round after round, the others halted; with
+`--service-cores` the load has its own. First as much as they can answer (a closed loop), then the
+service alone at fixed rates (an open loop whose arrivals don't wait for answers). Requests name
+random users with stored histories and ask for 20 items. Peers answer with the same model, index and
+store: `baselines/`.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from benchmarks.results_file import spread, write_results
 from benchmarks.service_process import (
     PEERS,
     USERS,
+    Cores,
+    add_cores_argument,
     cpu_s_of,
     fill_store,
     halted,
@@ -46,17 +49,19 @@ def main() -> None:
     arguments = ["--device", args.device, "--engine", args.engine, "--max-batch", str(args.batch)]
     arguments += ["--deadline-ms", "5000", "--store-timeout-ms", "2000"]  # measured, not cut off
     arguments += ["--gpus", args.gpus] if args.gpus else []
+    cores = Cores(args.service_cores)
     closed: dict[str, list[Seen]] = {"bare FastAPI": [], "service": []}
     cpu_us: dict[str, list[float]] = {"bare FastAPI": [], "service": []}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        store = stack.enter_context(EmbeddedStore(folder / "store"))
-        bare = stack.enter_context(running_app("bare", workers=args.workers))
-        arguments += ["--redis", store.url]
-        running = running_service(
-            registry, folder / "unused", workers=args.workers, arguments=arguments
-        )
-        service = stack.enter_context(running)
+        with cores.for_service():
+            store = stack.enter_context(EmbeddedStore(folder / "store"))
+            bare = stack.enter_context(running_app("bare", workers=args.workers))
+            arguments += ["--redis", store.url]
+            running = running_service(
+                registry, folder / "unused", workers=args.workers, arguments=arguments
+            )
+            service = stack.enter_context(running)
         fill_store(service, registry, full=args.full)
         offer(service, load(args, 0))  # the first round warms up
         ports = {"bare FastAPI": bare, "service": service}
@@ -67,7 +72,8 @@ def main() -> None:
         }
         for name in args.peers:
             peer = running_peer(name, asked, workers=args.workers, python=args.peers_python)
-            ports[name] = stack.enter_context(peer)
+            with cores.for_service():
+                ports[name] = stack.enter_context(peer)
             closed[name], cpu_us[name] = [], []
             offer(ports[name], load_of(args, name, 0))
         for number in range(args.rounds):
@@ -106,6 +112,8 @@ def main() -> None:
                 key: vars(args)[key]
                 for key in ("gpus", "workers", "connections", "generators", "full")
             },
+            "service_cores": len(cores.service),
+            "load_cores": len(cores.load),
             "closed_loop_per_s": {name: spread(values) for name, values in per_s.items()},
             "cpu_us_per_request": {name: spread(values) for name, values in cpu_us.items()},
             "closed_loop": {name: rounds[-1].describe() for name, rounds in closed.items()},
@@ -123,6 +131,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["auto", "inline", "process"], default="auto")
     parser.add_argument("--gpus", default="", help="as the service's: an engine process on each")
     parser.add_argument("--workers", type=int, default=2)
+    add_cores_argument(parser)
     parser.add_argument("--batch", type=int, default=16, help="--max-batch of the service")
     parser.add_argument("--full", action="store_true", help="everybody's history is full")
     parser.add_argument("--generators", type=int, default=1, help="processes that make the load")

@@ -8,7 +8,7 @@ would be left.
 """
 
 import argparse
-import os
+import contextlib
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
@@ -21,6 +21,8 @@ from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.load_generator import Load, offer
 from benchmarks.results_file import write_results
 from benchmarks.service_process import (
+    Cores,
+    add_cores_argument,
     cpu_s_of,
     fill_store,
     running_app,
@@ -35,12 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_bundle_arguments(parser)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--service-cores",
-        type=int,
-        default=0,
-        help="of the service and its store; generators have the others; 0 shares all of them",
-    )
+    add_cores_argument(parser)
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
@@ -51,26 +48,23 @@ def main() -> None:
     args = parser.parse_args()
     args.path = "videos"
     registry = large_registry_of(args.work, args.videos, args.comments)
-    cores = sorted(os.sched_getaffinity(0))
-    service_cores = cores[: args.service_cores] if args.service_cores else cores
-    load_cores = cores[args.service_cores :]
-    os.sched_setaffinity(0, service_cores)  # whatever is started has them, too
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_service(
-            registry, Path(folder), workers=args.workers, arguments=["--device", args.device]
-        ) as port,
-    ):
-        os.sched_setaffinity(0, load_cores)
+    cores = Cores(args.service_cores)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with cores.for_service():
+            running = running_service(
+                registry, folder, workers=args.workers, arguments=["--device", args.device]
+            )
+            port = stack.enter_context(running)
         fill_store(port, registry)
         closed = [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds + 1)][1:]
         peak = statistics.median(seen.goodput_per_s for seen in closed)
         runs = [offer(port, load(args, factor * peak)) for factor in args.factors]
         closed += [offer(port, load(args, 0, seed=seed)) for seed in range(args.rounds)]
         peak = statistics.median(seen.goodput_per_s for seen in closed)
-    os.sched_setaffinity(0, service_cores)
-    with running_app("refusing", workers=args.workers) as port:
-        os.sched_setaffinity(0, load_cores)
+    with contextlib.ExitStack() as stack:
+        with cores.for_service():
+            port = stack.enter_context(running_app("refusing", workers=args.workers))
         refusing = [refuse(port, load(args, factor * peak)) for factor in args.factors]
     print(f"peak {peak:,.0f} requests/s")
     shared = 0 if args.service_cores else 1  # of what the generators take
@@ -80,7 +74,7 @@ def main() -> None:
         in_time = seen.in_time_per_s(DEADLINE_MS) / peak
         rejected = float(np.mean(seen.status_N == 503))
         lost = shared * refused.generator_cores + refused.server_cores * rejected
-        possible = min(1.0, (len(service_cores) - lost) / (len(service_cores) - generating))
+        possible = min(1.0, (len(cores.service) - lost) / (len(cores.service) - generating))
         row = {
             "offered_of_peak": factor,
             "in_time_of_peak": round(in_time, 3),

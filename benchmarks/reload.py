@@ -6,6 +6,7 @@ many do so by chance.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +21,14 @@ from benchmarks.http import load
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.load_generator import offer
 from benchmarks.results_file import write_results
-from benchmarks.service_process import ask, fill_store, memory_of, running_service
+from benchmarks.service_process import (
+    Cores,
+    add_cores_argument,
+    ask,
+    fill_store,
+    memory_of,
+    running_service,
+)
 from lsvcr.registry import list_versions
 
 
@@ -29,6 +37,7 @@ def main() -> None:
     add_bundle_arguments(parser)
     parser.add_argument("--engine", choices=["inline", "process"], default="inline")
     parser.add_argument("--workers", type=int, default=1)
+    add_cores_argument(parser)
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)
@@ -36,6 +45,7 @@ def main() -> None:
     parser.add_argument("--activations", type=int, default=4)
     args = parser.parse_args()
     args.path = "videos"
+    cores = Cores(args.service_cores)
     source = large_registry_of(args.work, args.videos, args.comments)
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         registry = Path(folder, "registry")
@@ -43,9 +53,12 @@ def main() -> None:
         versions = [list_versions(registry)[0], "another"]
         add_version(registry, *versions)
         arguments = ["--device", args.device, "--engine", args.engine, "--refresh-s", "1"]
-        with running_service(
+        running = running_service(
             registry, Path(folder, "store"), workers=args.workers, arguments=arguments
-        ) as port:
+        )
+        with contextlib.ExitStack() as stack:
+            with cores.for_service():
+                port = stack.enter_context(running)
             fill_store(port, registry)
             offer(port, load(args, args.rate))  # warms up
             quiet = offer(port, load(args, args.rate))
@@ -62,6 +75,7 @@ def main() -> None:
     found = {
         "rate_per_s": args.rate,
         "engine": args.engine,
+        "service_cores": len(cores.service),
         "activations_s": [round(one, 2) for one in took_s],
         "failed": int((changed.status_N != 200).sum()) + changed.degraded,
         "slow_above_ms": round(limit_ms, 2),

@@ -1,5 +1,6 @@
 """The service as its operator runs it, filled with invented users; and what it is compared with."""
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -26,6 +27,44 @@ USERS = 2_000
 START_S = 180
 PEERS = ("plain", "litserve", "bentoml")
 UVICORN = ("uvicorn", "--no-access-log", "--log-level", "warning")
+
+
+class Cores:
+    """This process's cores, of which the service may have some for itself.
+
+    Attributes:
+        service: Those of whatever is started within `for_service`.
+        load: All others, the load generators'; the same where all are shared.
+
+    Args:
+        service_cores: How many; 0 shares all.
+    """
+
+    def __init__(self, service_cores: int) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self.service = cores[:service_cores] if service_cores else cores
+        self.load = cores[service_cores:]
+        if not self.load:
+            raise SystemExit(f"--service-cores {service_cores}: there are {len(cores)} in all")
+
+    @contextlib.contextmanager
+    def for_service(self) -> Iterator[None]:
+        """Start processes on the service's cores; afterwards they start on the load's."""
+        os.sched_setaffinity(0, self.service)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, self.load)
+
+
+def add_cores_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--service-cores` for `Cores`."""
+    parser.add_argument(
+        "--service-cores",
+        type=int,
+        default=0,
+        help="of the service and its store; generators have the others; 0 shares all of them",
+    )
 
 
 @contextlib.contextmanager
