@@ -17,14 +17,9 @@ import torch
 from benchmarks.invented_bundle import add_size_arguments, invent_run, registry_of
 from benchmarks.invented_users import build_timelines, invent_events
 from benchmarks.results_file import spread, write_results
-from lsvcr.bundle import load_bundle
+from lsvcr.bundle import ENCODER_GRAPH, ENCODER_TABLES, load_bundle
 from lsvcr.history import HistoryBatch
-from service.engine.encoder_session import (
-    ENCODER_OUTPUTS,
-    ENCODER_TABLES,
-    CpuEncoder,
-    one_thread,
-)
+from service.engine.encoder_session import ENCODER_OUTPUTS, CpuEncoder, one_thread
 from training.batches import to_tensors
 from training.encoder import now, unit
 
@@ -49,7 +44,7 @@ def main() -> None:
     history = build_timelines(bundle.catalogue, events, USERS, keep).latest_windows(most)
 
     served = CpuEncoder(bundle)
-    naive = ort.InferenceSession(str(bundle.folder / "encoder.onnx"), one_thread())
+    naive = ort.InferenceSession(str(bundle.folder / ENCODER_GRAPH), one_thread())
     tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
     recommender = invent_run(args.videos).recommender
     popular_comment_V = bundle.catalogue.popular_comment()

@@ -14,17 +14,11 @@ from benchmarks.invented_users import invent_histories
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.results_file import spread, write_results
 from benchmarks.timing import alternate, print_row
-from lsvcr.bundle import Bundle, load_bundle
+from lsvcr.bundle import ENCODER_GRAPH, ENCODER_TABLES, Bundle, load_bundle
 from lsvcr.history import HistoryBatch
 from lsvcr.registry import list_versions
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.encoder_session import (
-    ENCODER_OUTPUTS,
-    ENCODER_TABLES,
-    CpuEncoder,
-    one_thread,
-    open_session,
-)
+from service.engine.encoder_session import ENCODER_OUTPUTS, CpuEncoder, one_thread, open_session
 
 LIMIT_MS = {1: 0.30, 32: 0.37, 64: 0.43, 128: 0.57, 256: 0.88}
 
@@ -73,7 +67,7 @@ def cut(history: HistoryBatch, users: int) -> HistoryBatch:
 def dynamic_session(bundle: Bundle) -> Callable[[HistoryBatch], Callable[[], object]]:
     """The exported graph, run on the GPU without fixing any shape; tables lie there already."""
     session = open_session(
-        bundle.folder / "encoder.onnx", one_thread(), [("CUDAExecutionProvider", {})]
+        bundle.folder / ENCODER_GRAPH, one_thread(), [("CUDAExecutionProvider", {})]
     )
     tables = {
         name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(bundle.tables[name]), "cuda", 0)

@@ -15,20 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.candidate_index import IndexOptions, build_index, write_index
-from export.encoder_graph import (
-    ENCODER_GRAPH,
-    HALF_GRAPH,
-    HALF_VIDEOS_GRAPH,
-    export_graphs,
-)
+from export.encoder_graph import export_graphs
 from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
 from export.nearest_graph import write_nearest_graphs
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import (
+    ENCODER_GRAPH,
     ENCODER_WEIGHTS,
     FORMAT,
+    HALF_GRAPH,
+    HALF_VIDEOS_GRAPH,
     MANIFEST,
     PROFILE_TABLE,
     Counts,

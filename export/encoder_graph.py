@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.plain_encoder import PlainEncoderGraph
+from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, States, unit
@@ -31,9 +32,6 @@ from training.encoder import SequenceEncoder, States, unit
 OPSET = 18
 PLAIN_OPSET = 20
 """Has GELU as one operator, which is faster than five."""
-ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
-HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
-ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 
 BATCH, VIDEO_SLOTS, COMMENT_SLOTS = Dim("batch"), Dim("video_slots"), Dim("comment_slots")
 ENCODER_DIMENSIONS = {

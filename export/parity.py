@@ -14,13 +14,15 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from export.encoder_graph import (
+from lsvcr.bundle import (
     ENCODER_GRAPH,
     ENCODER_TABLES,
+    ENCODER_WEIGHTS,
+    GOLDEN_TOLERANCE,
     HALF_GRAPH,
     HEAD_GRAPH,
+    Golden,
 )
-from lsvcr.bundle import ENCODER_WEIGHTS, GOLDEN_TOLERANCE, Golden
 from lsvcr.catalogue import Catalogue
 from lsvcr.encoder import Encoder, EncoderShape
 from lsvcr.errors import BundleError

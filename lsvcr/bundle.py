@@ -59,6 +59,10 @@ TABLES = (
     "video_candidate_VD",
     "comment_candidate_CD",
 )
+ENCODER_TABLES = TABLES[:3]
+"""What histories look up; the encoder's graphs have them as inputs."""
+ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
+HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
 ENCODER_WEIGHTS = "encoder_weights.npy"
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
 NEAREST_ROWS_GRAPH = "nearest_rows.onnx"

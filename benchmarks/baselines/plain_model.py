@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from benchmarks.baselines.answer_models import Body
 from benchmarks.baselines.whole_lists import with_whole_vectors
-from lsvcr.bundle import load_bundle
+from lsvcr.bundle import ENCODER_GRAPH, load_bundle
 from lsvcr.history import HistoryBatch, Timelines
 from service.engine.queries import EventHistory
 from service.history_value import decode_history
@@ -40,7 +40,7 @@ class PlainModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(os.environ["THREADS"])  # 0: as many as there are cores
         self._session = ort.InferenceSession(
-            folder / "encoder.onnx", options, providers=["CPUExecutionProvider"]
+            folder / ENCODER_GRAPH, options, providers=["CPUExecutionProvider"]
         )
         index = faiss.read_index(str(folder / "index" / "video.faiss"))
         if isinstance(index, faiss.IndexIVFPQ):  # a plain search of shortened vectors finds too few

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle
+from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, Bundle
 from lsvcr.history import HistoryBatch
 from service.engine.cuda_memory import (
     GpuArray,
@@ -103,9 +103,9 @@ class CudaEncoder(CpuEncoder):
         golden = self._bundle.golden.history.arrays().values()
         one = HistoryBatch(*(array[:1] for array in golden))
         width = self._bundle.manifest.width
-        whole, part = (folder / name for name in ("encoder_half.onnx", "encoder_half_videos.onnx"))
+        whole, part = (folder / name for name in (HALF_GRAPH, HALF_VIDEOS_GRAPH))
         if not whole.exists():  # as in bundles of versions that had no such graphs
-            whole = part = folder / "encoder.onnx"
+            whole = part = folder / ENCODER_GRAPH
         self._shapes, self._video_shapes = (
             {
                 size: _open_shape(path, outputs, one, self._on_gpu, (size, slots, width))

@@ -13,14 +13,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from lsvcr.bundle import Bundle
+from lsvcr.bundle import ENCODER_GRAPH, ENCODER_TABLES, HEAD_GRAPH, Bundle
 from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
 
 FloatArray = NDArray[np.float32]
 
-ENCODER_TABLES = ("video_input_VD", "comment_video_input_VD", "comment_input_CD")
 VIDEO_OUTPUTS = ("video_preference", "video_share")
 ENCODER_OUTPUTS = (*VIDEO_OUTPUTS, "comment_state")
 HEAD_OUTPUTS = ("comment_preference", "comment_share")
@@ -51,8 +50,8 @@ class CommentHead:
     """The comment head, on one CPU thread: it is too small to be worth the way to a GPU."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._session = open_session(bundle.folder / "comment_head.onnx", one_thread())
-        expect_outputs(self._session, HEAD_OUTPUTS, "comment_head.onnx")
+        self._session = open_session(bundle.folder / HEAD_GRAPH, one_thread())
+        expect_outputs(self._session, HEAD_OUTPUTS, HEAD_GRAPH)
 
     def prefer_comments(
         self, comment_state_BJD: FloatArray, comment_last_BJ: NDArray[np.int32], target_BTD: Any
@@ -145,8 +144,8 @@ class CpuEncoder:
             self._loops = Encoder(shape, weight_W, self._tables)
             return
         # As in bundles of versions that had no such weights
-        self._graph = open_session(folder / "encoder.onnx", one_thread())
-        expect_outputs(self._graph, ENCODER_OUTPUTS, "encoder.onnx")
+        self._graph = open_session(folder / ENCODER_GRAPH, one_thread())
+        expect_outputs(self._graph, ENCODER_OUTPUTS, ENCODER_GRAPH)
 
 
 def runs_of(history: HistoryBatch) -> list[NDArray[np.int64]]:

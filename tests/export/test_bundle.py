@@ -12,12 +12,12 @@ import pytest
 from export.__main__ import main
 from export.bundle_writer import complete_bundle
 from export.candidate_index import IndexOptions
-from export.encoder_graph import HALF_GRAPH
 from export.parity import PARITY_TOLERANCE
 from export.trained_run import TrainedRun
 from export.verify import verify_bundle
 from lsvcr.bundle import (
     ENCODER_WEIGHTS,
+    HALF_GRAPH,
     MANIFEST,
     Bundle,
     Manifest,

@@ -7,23 +7,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.encoder_graph import (
-    ENCODER_GRAPH,
-    ENCODER_TABLES,
-    HALF_GRAPH,
-    HALF_VIDEOS_GRAPH,
-    HEAD_GRAPH,
-    OPSET,
-    PLAIN_OPSET,
-    EncoderGraph,
-    check_graph,
-)
+from export.encoder_graph import OPSET, PLAIN_OPSET, EncoderGraph, check_graph
 from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_tables
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
 from export.plain_encoder import PlainEncoderGraph
 from export.trained_run import TrainedRun
-from lsvcr.bundle import ENCODER_WEIGHTS, GOLDEN_TOLERANCE, TABLES, load_bundle
+from lsvcr.bundle import (
+    ENCODER_GRAPH,
+    ENCODER_TABLES,
+    ENCODER_WEIGHTS,
+    GOLDEN_TOLERANCE,
+    HALF_GRAPH,
+    HALF_VIDEOS_GRAPH,
+    HEAD_GRAPH,
+    TABLES,
+    load_bundle,
+)
 from lsvcr.catalogue import load_array
 from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
