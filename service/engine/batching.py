@@ -58,6 +58,8 @@ class Batcher(Generic[QueryT, AnswerT]):
         least_beside: How large a batch is at least, by its queries' sizes, which begins beside one
             that is under way: smaller ones do better to wait for its end, as a batch costs much
             whatever is in it.
+        few: Beside queries of this size in all, or less, any batch begins: where little is asked
+            there is nothing to gain by waiting.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         in_flight: int = 1,
         sent_together: int = SENT_TOGETHER,
         least_beside: int = 1,
+        few: int = 0,
     ) -> None:
         self._compute = compute
         self._max_queue = max_queue
@@ -76,6 +79,8 @@ class Batcher(Generic[QueryT, AnswerT]):
         self._in_flight = in_flight
         self._sent_together = sent_together
         self._least_beside = least_beside
+        self._few = few
+        self._computed = 0  # sizes of all queries that are being computed
         self._waiting: deque[_Job[QueryT, AnswerT]] = deque()
         self._drains: set[asyncio.Task[None]] = set()
         self._draining = 0  # those that will look for waiting queries once more
@@ -140,7 +145,7 @@ class Batcher(Generic[QueryT, AnswerT]):
 
     def _are_enough(self, beside: int) -> bool:
         """Whether what waits is worth a batch beside so many that are under way."""
-        if not beside:
+        if not beside or 0 < self._computed <= self._few:
             return bool(self._waiting)
         return sum(job.size for job in self._waiting) >= self._least_beside
 
@@ -157,7 +162,10 @@ class Batcher(Generic[QueryT, AnswerT]):
             # A caller that gave up has cancelled its future.
             jobs = [job for job in taken if not job.future.done()]
             if jobs:
+                size = sum(job.size for job in jobs)
+                self._computed += size
                 answers = await self._answer([job.query for job in jobs])
+                self._computed -= size
                 ended_s = time.monotonic()
                 query_s = (ended_s - started_s) / len(jobs)
                 self._query_s += NEWEST_WEIGHT * (query_s - self._query_s)

@@ -251,6 +251,25 @@ def test_a_batch_begins_beside_another_only_for_enough() -> None:
     assert double.batches == [[1], [2, 3, 4], [5]]
 
 
+def test_beside_few_one_is_enough() -> None:
+    double = Doubler()
+
+    async def main() -> None:
+        batcher = Batcher(double, max_queue=9, max_batch=4, in_flight=3, least_beside=3, few=1)
+        tasks = await start(batcher, 2)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 0
+        tasks.append(asyncio.create_task(ask(batcher, 3)))  # beside two it has to wait
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
+        double.gate.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+    run(main)
+    assert double.batches == [[1], [2], [3]]
+
+
 def test_large_queries_are_enough_sooner() -> None:
     double = Doubler()
 
