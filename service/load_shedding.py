@@ -5,7 +5,6 @@ as a request's head is read, without a task or the application, which costs a th
 least answer of an application does (docs/decisions/0074).
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from service.errors import OverloadedError
-from service.joined_writes import JoinedWritesProtocol
+from service.ignored_upgrades import Answered, IgnoredUpgradesProtocol
 from service.metrics import Metrics
 from service.problem_details import MEDIA_TYPE, Problem, describe_problem
 from service.request_context import choose_request_id
@@ -126,16 +125,7 @@ class CountUnderWay:
             self._shedding.end()
 
 
-class _Refused:
-    """Stands for a request where uvicorn keeps the last: it has its answer, so skip its body."""
-
-    response_complete = True
-
-    def __init__(self) -> None:
-        self.message_event = asyncio.Event()
-
-
-class SheddingProtocol(JoinedWritesProtocol):
+class SheddingProtocol(IgnoredUpgradesProtocol):
     """uvicorn's protocol, with requests refused as `app_state["load_shedding"]` wants it.
 
     Only where that can be written at once: what comes behind a request that is still being
@@ -181,7 +171,7 @@ class SheddingProtocol(JoinedWritesProtocol):
             headers.append(b"connection: close\r\n")
         refusal = self._shedding.refuse(path, request_id)
         self.transport.write(b"".join([STATUS_LINE[503], *headers, refusal]))
-        self.cycle = cast("RequestResponseCycle", _Refused())
+        self.cycle = cast("RequestResponseCycle", Answered())
         if not keeps_alive:
             self.transport.close()
         self.on_response_complete()
