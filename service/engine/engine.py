@@ -16,7 +16,7 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -120,11 +120,11 @@ class Engine(Protocol):
             NotReadyError: If `cuda` is wanted and can't be had.
         """
 
-    def problem(self) -> str | None:
-        """Why nothing can be computed now; None if it can."""
+    def problem(self, versions: Collection[str]) -> str | None:
+        """Why nothing can be computed now with some of these, all open; None if it can."""
 
-    def lost(self) -> list[str]:
-        """What doesn't compute now, while the rest goes on."""
+    def lost(self, versions: Collection[str]) -> list[str]:
+        """What doesn't compute with them now, while the rest goes on."""
 
     async def close(self) -> None:
         """End; what is open answers no more."""
@@ -345,11 +345,12 @@ class InlineEngine:
         give_back_after(opened, warm)
         return opened
 
-    def problem(self) -> str | None:
+    def problem(self, versions: Collection[str]) -> str | None:
         """As `Engine.problem`: what a bundle failed with that fails at everything."""
-        return next((one.problem for one in self._open if one.problem is not None), None)
+        wanted = (one for one in self._open if one.bundle.manifest.version in versions)
+        return next((one.problem for one in wanted if one.problem is not None), None)
 
-    def lost(self) -> list[str]:
+    def lost(self, versions: Collection[str]) -> list[str]:
         """There is nothing beside this process."""
         return []
 

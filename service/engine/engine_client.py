@@ -14,7 +14,7 @@ import itertools
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,9 +117,9 @@ class RemoteEngine:
         give_back_after(remote, bundle)
         return remote
 
-    def problem(self) -> str | None:
-        """Why nothing can be computed now; None if it can."""
-        if self._frames is None or self._missing:
+    def problem(self, versions: Collection[str]) -> str | None:
+        """As `Engine.problem`; what an old user of another version holds open doesn't count."""
+        if self._frames is None or not self._missing.isdisjoint(versions):
             return "the engine process ended; another one is starting"
         return "the engine process does not answer" if self._is_silent else None
 
@@ -128,7 +128,7 @@ class RemoteEngine:
         """Questions that it hasn't answered yet."""
         return len(self._asked)
 
-    def lost(self) -> list[str]:
+    def lost(self, versions: Collection[str]) -> list[str]:
         """As `Engine.lost`: where the only engine is lost, `problem` tells."""
         return []
 

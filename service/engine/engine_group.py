@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -65,17 +65,17 @@ class EngineGroup:
         weakref.finalize(bundle, _cancel_in, loop, opening).atexit = False
         return bundle
 
-    def problem(self) -> str | None:
-        """Why nothing can be computed now; None while one engine can."""
-        problems = [engine.problem() for engine in self._engines]
+    def problem(self, versions: Collection[str]) -> str | None:
+        """As `Engine.problem`; None while one engine can."""
+        problems = [engine.problem(versions) for engine in self._engines]
         return None if None in problems else problems[0]
 
-    def lost(self) -> list[str]:
+    def lost(self, versions: Collection[str]) -> list[str]:
         """Which engines do not compute now."""
         return [
             f"engine {number}"
             for number, engine in enumerate(self._engines)
-            if engine.problem() is not None
+            if engine.problem(versions) is not None
         ]
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class EngineGroup:
             engine for engine, task in zip(self._engines, opening, strict=True) if not task.done()
         ]
         is_open = any(_has_opened(task) for task in opening)
-        return not busy or (is_open and all(engine.problem() is not None for engine in busy))
+        return not busy or (is_open and all(engine.problem(()) is not None for engine in busy))
 
 
 class GroupBundle:
@@ -108,6 +108,7 @@ class GroupBundle:
         self.bundle = first.bundle
         self.sizes = first.sizes
         self.in_flight = first.in_flight * len(engines)
+        self._versions = {first.bundle.manifest.version}
         self._description = first.describe()
 
     async def encode(
@@ -170,7 +171,7 @@ class GroupBundle:
         return {
             number
             for number, (engine, task) in enumerate(zip(self._engines, self._opening, strict=True))
-            if _has_opened(task) and engine.problem() is None
+            if _has_opened(task) and engine.problem(self._versions) is None
         }
 
     def _order(self, number: int) -> tuple[int, int]:

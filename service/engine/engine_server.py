@@ -144,7 +144,7 @@ class EngineServer:
             reply = answering.result()
         with contextlib.suppress(EngineLostError):  # who asked has gone
             frames.send(reply)
-        if (problem := self._engine.problem()) is not None:
+        if (problem := self._engine.problem(self._served.keys())) is not None:
             logger.error("this engine ends: %s", problem)
             self.has_broken.set()
 

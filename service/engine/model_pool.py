@@ -203,12 +203,12 @@ class ModelPool:
         """Why the service can't answer; empty if it can."""
         if self._current is None:
             return [self._failure or "no bundle is loaded"]
-        problem = self._engine.problem()
+        problem = self._engine.problem(self._loaded_versions())
         return [] if problem is None else [problem]
 
     def lost(self) -> list[str]:
         """Which parts of the engine don't compute now, while the rest answers."""
-        return self._engine.lost()
+        return self._engine.lost(self._loaded_versions())
 
     def _read_current(self) -> Current | None:
         if self._only is not None:
@@ -218,6 +218,9 @@ class ModelPool:
     def _loaded(self) -> list[Recommender]:
         current = [] if self._current is None else [self._current]
         return [*current, *(one for one in self._beside.values() if one is not self._current)]
+
+    def _loaded_versions(self) -> set[str]:
+        return {recommender.version for recommender in self._loaded()}
 
     def _find(self, version: str) -> Recommender | None:
         if self._current is not None and self._current.version == version:

@@ -30,8 +30,8 @@ from service.engine.recall_check import RecallCheck, check_recall
 LEAST_BESIDE = 4
 """Queries of a batch that begins beside one under way. Fewer cost the engine more than they gain;
 with many more a front-end stands still until the engine has answered."""
-FEW = 1
-"""Queries under way beside which one is enough all the same: the engine has little to do then."""
+FEW = 2
+"""Queries under way, or fewer, beside which one is enough: the engine has little to do then."""
 
 
 class Recommender:

@@ -119,7 +119,7 @@ def test_answers_are_those_of_one_ranker_alone(new_engine: NewEngine, tiny_regis
         together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
         assert without_timings([answer for [answer] in together]) == expected
         assert ranker.opened.describe()["device"] == "cpu"
-        assert engine.problem() is None
+        assert engine.problem([FIRST]) is None
         await engine.close()
 
     asyncio.run(main())
@@ -242,6 +242,22 @@ def test_a_new_engine_that_refuses_what_the_last_one_had_is_asked_again(
         await until(lambda: pool.readiness() == [])
         answer = await pool.current().recommend_videos(ask_videos(USER))
         assert (answer.source, answer.degraded) == ("model", ())
+
+    run_with_pool(tiny_registry, main)
+
+
+def test_what_a_new_engine_refuses_matters_only_while_it_is_wanted(tiny_registry: Path) -> None:
+    async def main(process: EngineProcess, pool: ModelPool) -> None:
+        under_way = pool.current()  # a request, or a traceback, may hold a bundle for long
+        (tiny_registry / FIRST / "manifest.json").unlink()
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: pool.readiness() != [])
+        await pool.activate(SECOND)
+        assert pool.readiness() == []
+        answer = await pool.current().recommend_videos(ask_videos(USER))
+        assert (answer.source, answer.model_version) == ("model", SECOND)
+        with pytest.raises(EngineLostError):
+            await under_way.similar_videos("v1", 3)
 
     run_with_pool(tiny_registry, main)
 

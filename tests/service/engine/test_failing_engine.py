@@ -156,11 +156,11 @@ def test_an_engine_that_computes_nothing_says_so_until_it_does(engine: ScarceEng
         assert isinstance(first, Answer)
         assert (first.source, first.degraded) == ("popular", ("encoder",))
         async with asyncio.timeout(60):
-            while engine.problem() is None:
+            while engine.problem([VERSION]) is None:
                 await asyncio.sleep(0.01)
-            assert engine.problem() == "the engine fails even at the golden inputs"
+            assert engine.problem([VERSION]) == "the engine fails even at the golden inputs"
             engine.encoder.fails = lambda _: False  # type: ignore[method-assign]
-            while engine.problem() is not None:
+            while engine.problem([VERSION]) is not None:
                 await asyncio.sleep(0.01)
         await engine.close()
 
