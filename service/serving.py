@@ -2,13 +2,16 @@
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 import socket
 import ssl
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import structlog
@@ -56,7 +59,20 @@ def worker_app() -> FastAPI:
     settings = read_settings([])
     configure_logging(settings.log_level)
     keep_process_id()
+    _end_with_parent()
     return _app_that_answers_soon(settings)
+
+
+def _end_with_parent() -> None:
+    """End when the process that started this one has, however it did: nobody else would end us."""
+
+    def follow(parent: BaseProcess) -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=follow, args=[parent], name="parent-watch", daemon=True).start()
 
 
 def _app_that_answers_soon(settings: Settings) -> FastAPI:

@@ -34,7 +34,9 @@ def running_service(registry: Path, folder: Path, *arguments: str) -> Iterator[s
 
 
 @contextlib.contextmanager
-def running_process(registry: Path, folder: Path, *arguments: str) -> Iterator[LiveService]:
+def running_process(
+    registry: Path, folder: Path, *arguments: str, ends_with: int = 0
+) -> Iterator[LiveService]:
     """A service on a free port, with an embedded store below `folder` unless told otherwise.
 
     Its log is `folder`/log; it has to stop by itself, and well, when it is told to.
@@ -52,7 +54,7 @@ def running_process(registry: Path, folder: Path, *arguments: str) -> Iterator[L
             status = process.wait(timeout=20)
         finally:
             process.kill()
-    assert status == 0
+    assert status == ends_with
 
 
 def _wait_for_url(process: "subprocess.Popen[bytes]", log_path: Path) -> str:
