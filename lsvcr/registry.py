@@ -78,8 +78,11 @@ def write_current(registry: Path, version: str) -> Current:
     """
     if version not in list_versions(registry):
         raise BundleError(f"the registry has no version {version!r}")
-    before = read_current(registry)
     previous = None
+    try:
+        before = read_current(registry)
+    except BundleError:  # to activate a version mends a damaged file
+        before = None
     if before is not None:
         previous = before.previous if before.version == version else before.version
     now = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,5 +1,6 @@
 """What `POST /events` may contain: checked at once where nothing is wrong, else one by one."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -44,6 +45,9 @@ class EventBody(Body):
 
 
 _PlainId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_FiniteNumber = Annotated[
+    float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)
+]  # JSON's 1e999 is read as infinity
 _PlainNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIMESTAMP_MS)]
 
 
@@ -58,6 +62,7 @@ class _PlainEvent(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     comment_id: _PlainId | None = None
     recommendation_id: _PlainId | None = None
     watch_time_ms: _PlainNumber | None = None
+    value: _FiniteNumber | None = None
 
 
 def _take_all_at_once(value: Any, validate: ValidatorFunctionWrapHandler) -> list[Event | Refused]:

@@ -55,3 +55,11 @@ def test_a_damaged_current_file_is_refused(registry: Path, text: str) -> None:
     (registry / "current.json").write_text(text)
     with pytest.raises(BundleError, match=r"current\.json"):
         read_current(registry)
+
+
+def test_to_activate_a_version_mends_a_damaged_file(registry: Path) -> None:
+    (registry / "current.json").write_text("{")
+    write_current(registry, "v1")
+    current = read_current(registry)
+    assert current is not None
+    assert (current.version, current.previous) == ("v1", None)

@@ -52,6 +52,10 @@ CHANGES = st.dictionaries(
 )
 
 
+INFINITY = msgspec.Raw(b"1e999")
+"""As JSON may have it, which knows no infinity."""
+
+
 def check(events: list[Any]) -> list[Any]:
     body = parse_body(msgspec.json.encode({"events": events}), EventsBody, LIMITS)
     return [
@@ -63,6 +67,8 @@ def check(events: list[Any]) -> list[Any]:
 @given(changes=CHANGES, missing=st.sets(st.sampled_from(tuple(WHOLE)), max_size=1))
 @example(changes={}, missing=set())
 @example(changes={"type": "comment_like", "comment_id": "c"}, missing={"video_id"})
+@example(changes={"value": 1.7976931348623157e308}, missing=set())
+@example(changes={"value": INFINITY}, missing=set())
 def test_an_event_alone_is_taken_as_beside_one_that_is_wrong(
     changes: dict[str, Any], missing: set[str]
 ) -> None:
