@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.current_request import current_request
@@ -14,8 +15,11 @@ from service.metrics import Metrics
 from service.problem_details import problem_response
 from service.random_ids import new_request_id
 
+CLIENT_LEFT = 499
+"""Counted where a client went before its request was there: no status that HTTP has."""
+
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
-_DEADLINE = re.compile(rb"[0-9]{1,9}")
+_DEADLINE = re.compile(rb"[0-9]{1,18}")
 
 logger = structlog.get_logger(__name__)
 _plain_logger = logging.getLogger(__name__)
@@ -62,6 +66,8 @@ class RequestContext:
             allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
             scope["state"]["deadline_s"] = started_s + allowed_s
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or CLIENT_LEFT  # nobody is there to be told
         except Exception as error:
             if status:  # half an answer is out: only cutting the connection tells the client
                 raise

@@ -226,7 +226,7 @@ def test_or_else_made(client: TestClient, given: bytes | None) -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
 
 
-@pytest.mark.parametrize("given", ["-1", "x", "1.5", "", "1e3", "9" * 10, "٣"])
+@pytest.mark.parametrize("given", ["-1", "x", "1.5", "", "1e3", "9" * 19, "٣"])
 def test_a_wrong_deadline_is_refused(client: TestClient, given: str) -> None:
     headers = {"X-Deadline-Ms": given.encode()}
     response = client.post(VIDEOS, json={"user_id": "u"}, headers=headers)
