@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
-import timeit
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -43,23 +43,10 @@ def surroundings() -> dict[str, Any]:
         "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 1),  # above `cores`, others were at work too
-        "python": platform.python_version(),
-        "interpreter_ms": interpreter_ms(),
+        "python": " ".join(sys.version.split()),  # builds of one version differ by a quarter
         "libraries": {name: version for name in LIBRARIES if (version := installed(name))},
         "commit": commit(),
     }
-
-
-def interpreter_ms() -> float:
-    """How long calls and sums take that are nothing but Python's, the best of five times.
-
-    Builds of one version differ by a third, and no version tells (docs/decisions/0081).
-    """
-
-    def fibonacci(number: int) -> int:
-        return number if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
-
-    return round(min(timeit.repeat(lambda: fibonacci(22), number=1, repeat=5)) * 1000, 2)
 
 
 def processor() -> str:
