@@ -159,7 +159,7 @@ class SheddingProtocol(IgnoredUpgradesProtocol):
 
     def _can_write(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered and not self.flow.write_paused
+        return is_answered and not self.flow.write_paused and not self.parser.should_upgrade()
 
     def _refuse(self, path: str) -> None:
         request_id = choose_request_id(dict(self.headers).get(b"x-request-id"))

@@ -243,6 +243,19 @@ def test_a_connection_ends_where_nobody_knows_how_it_goes_on() -> None:
     against_a_full_server(scenario)
 
 
+def test_nothing_is_read_behind_a_head_that_asks_for_another_protocol() -> None:
+    async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
+        connection = await Connection.to(port)
+        asking = head(body=6, Upgrade="h2c", Connection="upgrade")
+        await connection.send(asking[:40], asking[40:])
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (400, "close")
+        assert await connection.is_closed()
+        connection.close()
+
+    against_a_full_server(scenario)
+
+
 def test_other_paths_and_methods_are_let_in() -> None:
     async def scenario(port: int, shedding: LoadShedding, app: App) -> None:
         connection = await Connection.to(port)
