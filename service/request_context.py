@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.current_request import current_request
-from service.errors import InvalidRequestError
+from service.errors import DeadlineExceededError, InvalidRequestError
 from service.metrics import Metrics
 from service.problem_details import problem_response
 from service.random_ids import new_request_id
@@ -65,6 +65,8 @@ class RequestContext:
         try:
             allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
             scope["state"]["deadline_s"] = started_s + allowed_s
+            if not allowed_s:
+                raise DeadlineExceededError("the time was up before the work began")
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or CLIENT_LEFT  # nobody is there to be told

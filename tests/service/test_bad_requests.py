@@ -242,7 +242,8 @@ def test_a_request_whose_time_is_up_is_told_so(client: TestClient) -> None:
         (EVENTS, {"events": [EVENT]}),
     ):
         check_problem(client.post(path, json=body, headers={"X-Deadline-Ms": "0"}), 504)
-    check_problem(client.get("/videos/v1/similar", headers={"X-Deadline-Ms": "0"}), 504)
+    for path in ("/videos/v1/similar", "/users/u/history", "/videos?id=v1"):
+        check_problem(client.get(path, headers={"X-Deadline-Ms": "0"}), 504)
 
 
 def test_a_body_that_comes_too_slowly_is_told_so(client: TestClient) -> None:
