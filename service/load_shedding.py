@@ -138,7 +138,8 @@ class SheddingProtocol(IgnoredUpgradesProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse a request, or have it answered."""
-        if self._shedding.is_full and self._can_write():
+        # Behind one that asks for another protocol its body would be read as the next request.
+        if self._shedding.is_full and self._can_write() and not self.parser.should_upgrade():
             path = self.url.decode("latin-1")
             if self._shedding.counts(path) and self.parser.get_method() == b"POST":
                 self._refuse(path)
@@ -159,7 +160,7 @@ class SheddingProtocol(IgnoredUpgradesProtocol):
 
     def _can_write(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered and not self.flow.write_paused and not self.parser.should_upgrade()
+        return is_answered and not self.flow.write_paused
 
     def _refuse(self, path: str) -> None:
         request_id = choose_request_id(dict(self.headers).get(b"x-request-id"))
