@@ -39,7 +39,7 @@ from service.popularity_follower import PopularityFollower
 from service.problem_details import MEDIA_TYPE, add_problem_handlers
 from service.quality_metrics import QualityMetrics
 from service.rate_limit import RateLimiter
-from service.request_context import RequestContext
+from service.request_context import RequestContext, refuse_late
 from service.routes import (
     documentation,
     events,
@@ -120,10 +120,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.tracing = tracing
     app.state.limits = _limits(settings)
     app.state.trusts_arm_header = settings.trust_arm_header
+    strict = [Depends(refuse_unknown), Depends(refuse_late)]
     routed = (recommend, items, events, models, experiments, health, documentation, playground)
     for module in routed:
-        strict = [] if module in (health, documentation, playground) else [Depends(refuse_unknown)]
-        app.include_router(module.router, dependencies=strict)
+        is_strict = module not in (health, documentation, playground)
+        app.include_router(module.router, dependencies=strict if is_strict else [])
     add_problem_handlers(app)
     complete_openapi(app, app.state.limits)
     return app

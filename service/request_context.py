@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 
 import structlog
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.current_request import current_request
-from service.errors import DeadlineExceededError, InvalidRequestError
+from service.deadline import within_deadline
+from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.problem_details import problem_response
 from service.random_ids import new_request_id
@@ -65,8 +66,6 @@ class RequestContext:
         try:
             allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
             scope["state"]["deadline_s"] = started_s + allowed_s
-            if not allowed_s:
-                raise DeadlineExceededError("the time was up before the work began")
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or CLIENT_LEFT  # nobody is there to be told
@@ -86,6 +85,16 @@ class RequestContext:
         if _plain_logger.isEnabledFor(level):  # a line that isn't written takes 2 us to lay out
             told = {"method": scope["method"], "route": route, "status": status}
             logger.log(level, "request", **told, seconds=round(seconds, 6))
+
+
+async def refuse_late(request: Request) -> None:
+    """A dependency of documented routes: what nobody waits for any more is not begun.
+
+    Raises:
+        DeadlineExceededError: If the request's time is up.
+    """
+    with within_deadline(request.state.deadline_s):
+        pass
 
 
 def choose_request_id(given: bytes | None) -> str:

@@ -89,7 +89,8 @@ class EngineGroup:
             engine for engine, task in zip(self._engines, opening, strict=True) if not task.done()
         ]
         is_open = any(_has_opened(task) for task in opening)
-        return not busy or (is_open and all(engine.problem(()) is not None for engine in busy))
+        are_gone = (engine.problem(()) is not None for engine in busy)  # whatever they have open
+        return not busy or (is_open and all(are_gone))
 
 
 class GroupBundle:
