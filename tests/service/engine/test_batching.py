@@ -46,6 +46,14 @@ async def start(batcher: Batcher[int, int], *queries: int) -> list[asyncio.Task[
     return tasks
 
 
+async def add(batcher: Batcher[int, int], query: int) -> asyncio.Task[int]:
+    """Submit one more, and let its batch begin if it is to."""
+    task = asyncio.create_task(ask(batcher, query))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
 def test_what_waits_is_computed_together_up_to_the_limit() -> None:
     double = Doubler()
 
@@ -237,12 +245,9 @@ def test_a_batch_begins_beside_another_only_for_enough() -> None:
         tasks = await start(batcher, 2, 3)
         await asyncio.sleep(0)
         assert batcher.waiting == 2
-        tasks.append(asyncio.create_task(ask(batcher, 4)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        tasks.append(await add(batcher, 4))
         assert batcher.waiting == 0
-        tasks.append(asyncio.create_task(ask(batcher, 5)))
-        await asyncio.sleep(0)
+        tasks.append(await add(batcher, 5))
         assert batcher.waiting == 1
         double.gate.set()
         assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
@@ -259,9 +264,7 @@ def test_beside_few_one_is_enough() -> None:
         tasks = await start(batcher, 2)
         await asyncio.sleep(0)
         assert batcher.waiting == 0
-        tasks.append(asyncio.create_task(ask(batcher, 3)))  # beside two it has to wait
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        tasks.append(await add(batcher, 3))  # beside two it has to wait
         assert batcher.waiting == 1
         double.gate.set()
         assert await asyncio.gather(*tasks) == [2, 4, 6]
