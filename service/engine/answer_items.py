@@ -32,23 +32,25 @@ class VideoNames:
     def of(self, row_K: Rows) -> list[tuple[str, str, int]]:
         """Id, title and decile of each row."""
         rows = row_K.tolist()
-        missing = [row for row in rows if row not in self._known]
-        if missing:
-            if len(self._known) + len(missing) > MAX_NAMED:
-                self._known.clear()
-                missing = rows
-            self._read(missing)
-        return [self._known[row] for row in rows]
+        try:
+            return [self._known[row] for row in rows]
+        except KeyError:
+            self._read(rows)
+            return [self._known[row] for row in rows]
 
     def _read(self, rows: list[int]) -> None:
-        row_N = np.array(rows, np.int64)
+        missing = [row for row in rows if row not in self._known]
+        if len(self._known) + len(missing) > MAX_NAMED:
+            self._known.clear()
+            missing = rows
+        row_N = np.array(missing, np.int64)
         named = zip(
             self._catalogue.video_id.texts(row_N),
             self._catalogue.video_title.texts(row_N),
             self._popular.deciles(row_N).tolist(),
             strict=True,
         )
-        self._known.update(zip(rows, named, strict=True))
+        self._known.update(zip(missing, named, strict=True))
 
 
 class VideoItems(msgspec.Struct, frozen=True, eq=False):

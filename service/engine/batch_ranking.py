@@ -122,11 +122,11 @@ class BatchRanking:
         """
         fetched = self._fetched.fetched(queries)
         score_N = fetched.score_N
-        score_N += _weights(queries)[fetched.owner_N] * prior.logit_V[fetched.row_N]
+        score_N += fetched.for_each(_weights(queries)) * prior.logit_V[fetched.row_N]
         popular = prior.propose(self._popular)
         compared = self._compare(prior, popular.row_N, prior.place_V)
         owner_N, row_N, floor_B = self._best_of(queries, compared)
-        fetched = fetched.take(fetched.score_N >= floor_B[fetched.owner_N])
+        fetched = fetched.take(fetched.score_N >= fetched.for_each(floor_B))
         fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
         fetched = self._fetched.best_allowed(queries, fetched)
         owner_N = np.append(owner_N, fetched.owner_N)
@@ -210,7 +210,7 @@ def _beside(queries: Sequence[PlainQuery], prior: PopularityPrior | None) -> Bes
         return None
 
     def parts_of(pairs: Pairs) -> Parts:
-        return {"prior": prior.logit_V[pairs.row_N] * _weights(queries)[pairs.owner_N]}
+        return {"prior": prior.logit_V[pairs.row_N] * pairs.for_each(_weights(queries))}
 
     return parts_of
 

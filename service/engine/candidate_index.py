@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 import faiss
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +24,7 @@ Kind = Literal["video", "comment"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, eq=False):
     """What one search of an index proposed.
 
     Attributes:
@@ -42,8 +42,7 @@ class Candidates:
     with_parts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateBatch:
+class CandidateBatch(msgspec.Struct, frozen=True, eq=False):
     """What one search proposed for several queries; iterate for the `Candidates` of each.
 
     Attributes:

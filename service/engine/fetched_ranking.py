@@ -8,6 +8,7 @@ Shape suffixes: B queries, V catalogue rows, N (query, row) pairs, E excluded ro
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from lsvcr import loops
 from service.engine.candidate_index import Candidates
 from service.engine.retrieval import ROUNDING
-from service.engine.scoring import Parts, Ranked, Rows, cosines, sum_parts
+from service.engine.scoring import Parts, Ranked, Rows, cosines
 from service.engine.video_conditions import Allows
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 class RankedQuery(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -59,7 +62,11 @@ class Pairs(msgspec.Struct, frozen=True, eq=False):
     @property
     def owner_N(self) -> NDArray[np.int64]:
         """The query that each is one of."""
-        return np.repeat(np.arange(len(self.start_B1) - 1), np.diff(self.start_B1))
+        return self.for_each(np.arange(len(self.start_B1) - 1))
+
+    def for_each(self, value_B: NDArray[ScalarT]) -> NDArray[ScalarT]:
+        """What each query has, beside each of its items."""
+        return np.repeat(value_B, np.diff(self.start_B1))
 
 
 class RoughPairs(Pairs, frozen=True, eq=False):
@@ -92,9 +99,10 @@ class FetchedRanking:
     def fetched(self, queries: Sequence[FetchedQuery]) -> RoughPairs:
         """What the index found, by its inner product over the temperature: no less than it is."""
         fetched = [query.fetched for query in queries]
-        score_N = np.concatenate([one.part_N + np.float32(one.error) for one in fetched])
-        score_N /= self.temperature
         pairs = Pairs.of([one.row_N for one in fetched])
+        score_N = np.concatenate([one.part_N for one in fetched])
+        score_N += pairs.for_each(np.array([one.error for one in fetched], np.float32))
+        score_N /= self.temperature
         return RoughPairs(pairs.start_B1, pairs.row_N, score_N)
 
     def best_allowed(
@@ -133,9 +141,8 @@ class FetchedRanking:
         parts: Parts = {"encoder": cosine_N / self.temperature}
         if beside is not None:
             parts |= beside(pairs)
-        score_N = sum_parts(parts, len(pairs.row_N))
-        order_N = np.lexsort((pairs.row_N, -score_N, pairs.owner_N))
-        ordered = Ranked(pairs.row_N, parts).take(order_N)
+        scored = Ranked.of(pairs.row_N, parts)
+        ordered = scored.take(np.lexsort((pairs.row_N, -scored.score_K, pairs.owner_N)))
         return [
             ordered.take(slice(start, min(start + query.count, end)))
             for query, (start, end) in zip(queries, pairwise(pairs.start_B1.tolist()), strict=True)
@@ -152,7 +159,7 @@ class FetchedRanking:
         if len(best) < query.count:
             return False
         left_out = (query.fetched.floor + ROUNDING) / float(self.temperature) + beside_floor
-        return sum(float(values[-1]) for values in best.parts.values()) > left_out
+        return float(best.score_K[-1]) > left_out
 
 
 def preferences(queries: Sequence[RankedQuery]) -> NDArray[np.float32]:

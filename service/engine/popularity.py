@@ -56,7 +56,7 @@ class PopularItems:
             position_N = np.flatnonzero(allows(self.row_P[:count]))
             if len(position_N) >= wanted or count >= len(self.row_P):
                 position_N = position_N[:wanted]
-                return Ranked(self.row_P[position_N], {"popularity": _place_scores(position_N)})
+                return Ranked.of(self.row_P[position_N], {"popularity": _place_scores(position_N)})
             count *= WIDENING
 
 
@@ -91,7 +91,7 @@ class PopularComments:
             if found >= wanted:
                 break
         place_K = np.concatenate(places)[:wanted]
-        return Ranked(np.concatenate(rows)[:wanted], {"popularity": _place_scores(place_K)})
+        return Ranked.of(np.concatenate(rows)[:wanted], {"popularity": _place_scores(place_K)})
 
     def _in_order(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """All comments with their places, some at a time and more each time."""

@@ -184,7 +184,7 @@ class PopularityPrior:
             row_N = row_N[allows(row_N)]
             count *= WIDENING
         row_N = row_N[:wanted]
-        return Ranked(row_N, self.parts(row_N))
+        return Ranked.of(row_N, self.parts(row_N))
 
     def _first_of(self, row_N: Rows | slice, count: int) -> NDArray[np.int64]:
         place_N = self.overall.place_V[row_N]

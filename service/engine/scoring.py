@@ -27,25 +27,28 @@ class Ranked(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         row_K: Catalogue rows.
         parts: As `Parts`, in the order of `row_K`.
+        score_K: The sum of the parts.
     """
 
     row_K: Rows
     parts: Parts
+    score_K: NDArray[np.float64]
 
-    @staticmethod
-    def by_score(row_N: Rows, parts: Parts) -> "Ranked":
+    @classmethod
+    def of(cls, row_K: Rows, parts: Parts) -> "Ranked":
+        """Rows that are in order already."""
+        return cls(row_K, parts, sum_parts(parts, len(row_K)))
+
+    @classmethod
+    def by_score(cls, row_N: Rows, parts: Parts) -> "Ranked":
         """Order rows by score, descending, then by catalogue row."""
-        return Ranked(row_N, parts).take(np.lexsort((row_N, -sum_parts(parts, len(row_N)))))
-
-    @property
-    def score_K(self) -> NDArray[np.float64]:
-        """The sum of the parts."""
-        return sum_parts(self.parts, len(self.row_K))
+        scored = cls.of(row_N, parts)
+        return scored.take(np.lexsort((row_N, -scored.score_K)))
 
     def take(self, positions: slice | NDArray[np.intp]) -> "Ranked":
         """Keep the rows at some positions, in the order given."""
         parts = {name: values[positions] for name, values in self.parts.items()}
-        return Ranked(self.row_K[positions], parts)
+        return Ranked(self.row_K[positions], parts, self.score_K[positions])
 
     def __len__(self) -> int:
         return len(self.row_K)
