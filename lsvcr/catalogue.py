@@ -42,6 +42,8 @@ def item_digest(identifier: str) -> bytes:
 
 def item_hashes(identifiers: Sequence[str]) -> NDArray[np.uint64]:
     """Hash ids, in order; shape (N,)."""
+    if not identifiers:  # as most requests exclude nothing
+        return np.empty(0, np.uint64)
     digests = b"".join(map(item_digest, identifiers))
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 

@@ -18,7 +18,7 @@ from service.admission import Admission
 from service.auth import Authentication, KeyRing
 from service.body_limit import BodyLimit
 from service.draining import drain_on_sigterm
-from service.embedded_store import EmbeddedStore
+from service.embedded_store import lasting_store
 from service.engine.engine import Engine, InlineEngine
 from service.engine.engine_client import SHORTEST_BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
@@ -163,9 +163,9 @@ async def _open_store_server(settings: Settings, stack: contextlib.AsyncExitStac
     """Start the embedded store where it is wanted; its URL, or the one of the settings."""
     if settings.redis != EMBEDDED:
         return settings.store_url
-    embedded = EmbeddedStore(settings.store_folder)
-    await asyncio.to_thread(embedded.start)
-    stack.push_async_callback(asyncio.to_thread, embedded.stop)
+    running = lasting_store(settings.store_folder)
+    embedded = await asyncio.to_thread(running.__enter__)
+    stack.push_async_callback(asyncio.to_thread, running.__exit__, None, None, None)
     return embedded.url
 
 

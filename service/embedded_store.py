@@ -3,12 +3,15 @@
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -21,6 +24,10 @@ from lsvcr.errors import LsvcrError
 _MAX_SOCKET_PATH_BYTES = 100
 _SHUTDOWN = b"*1\r\n$8\r\nSHUTDOWN\r\n"
 _PING = b"*1\r\n$4\r\nPING\r\n"
+_LOOK_S, _LONGEST_PAUSE_S = 0.5, 30.0
+"""How often to see whether the server runs; the pause between two starts that failed doubles."""
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedStoreError(LsvcrError):
@@ -56,8 +63,13 @@ class EmbeddedStore:
         """The server's process, None while it isn't started."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a server that was started runs no more."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> None:
-        """Start the server and wait until it answers.
+        """Start the server, also one that has ended, and wait until it answers.
 
         Raises:
             EmbeddedStoreError: If another service uses the folder, or the server doesn't start.
@@ -100,6 +112,8 @@ class EmbeddedStore:
         self.stop()
 
     def _lock_folder(self) -> None:
+        if self._lock is not None:
+            return
         self._lock = (self._folder / "lock").open("ab")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,6 +173,41 @@ class EmbeddedStore:
                     f"the embedded store did not start ({log}): {' | '.join(tail)}"
                 )
             time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def lasting_store(folder: Path) -> Iterator[EmbeddedStore]:
+    """Run a server, and the next one whenever it has ended, for as long as the block lasts.
+
+    Raises:
+        EmbeddedStoreError: As `EmbeddedStore.start` does, of the first one.
+    """
+    ending = threading.Event()
+
+    def keep_alive() -> None:
+        pause_s = _LOOK_S
+        while not ending.wait(pause_s):
+            pause_s = _LOOK_S if is_running() else min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def is_running() -> bool:
+        """Whether it runs, if need be from now on."""
+        if store.pid is not None and not store.has_ended:
+            return True
+        logger.error("the embedded store has ended: it is started again")
+        try:
+            store.start()
+        except EmbeddedStoreError as error:
+            logger.error("%s", error)
+        return store.pid is not None
+
+    with EmbeddedStore(folder) as store:
+        keeper = threading.Thread(target=keep_alive, name="store-keeper", daemon=True)
+        keeper.start()
+        try:
+            yield store
+        finally:
+            ending.set()
+            keeper.join()
 
 
 def _choose_socket_path(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from lsvcr.errors import LsvcrError
 from service.app import create_app
-from service.embedded_store import EmbeddedStore
+from service.embedded_store import lasting_store
 from service.engine.cuda_encoder import has_cuda
 from service.engine_process import EngineProcess
 from service.load_shedding import SheddingProtocol
@@ -199,7 +199,7 @@ def _one_store_for_all(settings: Settings) -> Iterator[Settings]:
     if settings.redis != EMBEDDED:
         yield settings
         return
-    with EmbeddedStore(settings.store_folder) as embedded:
+    with lasting_store(settings.store_folder) as embedded:
         yield settings.model_copy(update={"redis": embedded.url})
 
 

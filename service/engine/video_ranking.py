@@ -149,13 +149,12 @@ class VideoRanking:
         return allow_except(self._excluded(query, user), self._matching(query))
 
     def _excluded(self, query: VideoQuery, user: User) -> Rows:
-        excluded = [user.events.video_N[:0]]
-        if len(query.exclude_M):
-            excluded.append(self._catalogue.video_index.rows(query.exclude_M))
-        if query.exclude_seen:
-            excluded.append(user.events.video_N)
-            excluded.append(self._catalogue.comment_video_C[user.events.comment_M])
-        return np.concatenate(excluded)
+        events, excluded = user.events, self._catalogue.video_index.rows(query.exclude_M)
+        if not query.exclude_seen:
+            return excluded
+        talked_about = self._catalogue.comment_video_C[events.comment_M]
+        seen = [events.video_N, talked_about]
+        return np.concatenate([*seen, excluded] if len(excluded) else seen)
 
     def _matching(self, query: VideoQuery) -> Allows | None:
         return None if query.filter is None else allow_matching(query.filter, self._catalogue)

@@ -1,12 +1,15 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError
 
-from service.embedded_store import EmbeddedStore, EmbeddedStoreError
+from service.embedded_store import EmbeddedStore, EmbeddedStoreError, lasting_store
 
 
 def test_what_was_written_is_there_after_a_restart(store_folder: Path) -> None:
@@ -51,6 +54,32 @@ def test_the_server_that_a_killed_service_left_is_replaced(store_folder: Path) -
     with EmbeddedStore(store_folder) as embedded, Redis.from_url(embedded.url) as redis:
         assert redis.ping()
         assert embedded.pid != orphan
+
+
+def test_a_server_that_is_killed_is_started_again_with_what_it_had(store_folder: Path) -> None:
+    with lasting_store(store_folder) as embedded, Redis.from_url(embedded.url) as redis:
+        redis.set("key", "kept")
+        time.sleep(1.1)  # the append-only file reaches the disk each second
+        for _ in range(2):
+            killed = embedded.pid
+            assert killed is not None
+            os.kill(killed, signal.SIGKILL)
+            assert _read_again(redis, "key") == b"kept"
+            assert embedded.pid != killed
+    assert embedded.pid is None
+    with EmbeddedStore(store_folder):
+        pass  # its folder is free
+
+
+def _read_again(redis: Redis, key: str) -> object:
+    """What a server answers that is being started."""
+    end_s = time.monotonic() + 30
+    while True:
+        try:
+            return redis.get(key)
+        except ConnectionError:
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
 
 
 def test_damaged_files_are_told_with_the_servers_reason(store_folder: Path) -> None:
