@@ -82,7 +82,8 @@ class InvalidRequestError(RequestError):
     """Something in the request is wrong.
 
     Attributes:
-        errors: Each with its place (`body`, `query` or `header` first) and what is wrong there.
+        errors: Each with its place (`body`, `query`, `path` or `header` first) and what is wrong
+            there.
     """
 
     def __init__(self, errors: Sequence[tuple[Sequence[str | int], str]]) -> None:

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +22,8 @@ CLIENT_LEFT = 499
 
 _REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 _DEADLINE = re.compile(rb"[0-9]{1,18}")
+_REPLACED = "\ufffd"
+"""What the server puts in a path for bytes that aren't UTF-8: an id that nobody meant."""
 
 logger = structlog.get_logger(__name__)
 _plain_logger = logging.getLogger(__name__)
@@ -66,6 +69,8 @@ class RequestContext:
         try:
             allowed_s = _read_deadline_ms(headers, self._deadline_ms) / 1000
             scope["state"]["deadline_s"] = started_s + allowed_s
+            if _REPLACED in scope["path"]:
+                _refuse_other_bytes(scope.get("raw_path", b""))
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = status or CLIENT_LEFT  # nobody is there to be told
@@ -100,6 +105,13 @@ async def refuse_late(request: Request) -> None:
 def choose_request_id(given: bytes | None) -> str:
     """The one that a header brings, if it can be taken over, or a new one."""
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else new_request_id()
+
+
+def _refuse_other_bytes(raw_path: bytes) -> None:
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError([(("path",), "should be UTF-8")]) from error
 
 
 def _read_deadline_ms(headers: Mapping[bytes, bytes], most_ms: int) -> int:

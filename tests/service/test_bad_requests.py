@@ -255,6 +255,15 @@ def test_a_body_that_comes_too_slowly_is_told_so(client: TestClient) -> None:
     check_problem(client.post(VIDEOS, content=slowly(), headers={"X-Deadline-Ms": "100"}), 504)
 
 
+def test_a_path_that_is_no_text_is_refused(client: TestClient) -> None:
+    meant = "/users/%EF%BF%BD/history"  # U+FFFD, which bytes that are no text would become
+    for path in ("/users/%ff/history", "/users/a%C3/history", "/nowhere/%80"):
+        refused = client.get(path)
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == "path: should be UTF-8"
+    assert client.get(meant).json()["user_id"] == "\ufffd"
+
+
 def test_too_many_waiting_are_refused_at_once(tiny_master: Path, store_url: str) -> None:
     app_settings = make_settings(tiny_master, store_url, max_queue=3, max_batch=1)
     body = {"requests": [{"kind": "videos", "history": history(1)}] * 50}

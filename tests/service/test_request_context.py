@@ -24,7 +24,7 @@ def test_a_client_that_left_is_no_failure_of_ours(caplog: pytest.LogCaptureFixtu
         sent.append(message)
 
     context = RequestContext(leave, metrics=metrics, deadline_ms=1000)
-    scope = {"type": "http", "method": "POST", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     with caplog.at_level(logging.INFO):
         asyncio.run(context(scope, receive, send))
     metrics.settle()
