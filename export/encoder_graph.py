@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.plain_encoder import PlainEncoderGraph
+from export.plain_encoder import PlainCommentHead, PlainEncoderGraph
 from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
-from training.encoder import SequenceEncoder, States, unit
+from training.encoder import SequenceEncoder, unit
 
 OPSET = 18
 PLAIN_OPSET = 20
@@ -92,29 +92,6 @@ class EncoderGraph(nn.Module):
         return unit(preference_B1D.squeeze(1)), states.comment_BJD, share_B1I.squeeze(1)
 
 
-class CommentHeadGraph(nn.Module):
-    """Comment states and any number of target videos to comment preferences."""
-
-    def __init__(self, sequence: SequenceEncoder) -> None:
-        super().__init__()
-        self.sequence = sequence
-
-    def forward(
-        self, comment_state: Tensor, comment_last: Tensor, target: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Read (B, J, D) states with (B, T, D) target videos.
-
-        Returns:
-            comment_preference_BTD (unit vectors), comment_share_BTJ.
-        """
-        nothing = comment_state[:, :0]  # this head reads no video states
-        states = States(nothing, comment_state, nothing[..., 0], comment_last)
-        preference_BTD, share_BTJ = self.sequence.comment_preferences(
-            states, target, _now(target[..., 0])
-        )
-        return unit(preference_BTD), share_BTJ
-
-
 def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event: int) -> None:
     """Write all graphs into a folder.
 
@@ -155,7 +132,7 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
     )
     check_graph(folder / HALF_VIDEOS_GRAPH)
     _export(
-        CommentHeadGraph(sequence),
+        PlainCommentHead(sequence),
         head_example,
         HEAD_DIMENSIONS,
         ["comment_preference", "comment_share"],

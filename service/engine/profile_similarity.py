@@ -51,8 +51,16 @@ class ProfileSimilarity:
             for start, end in pairwise(timelines.comment_start_U1.tolist())
         ]
         feature_NF = self._features(np.concatenate(rows))
-        bounds = pairwise(loops.starts_of(rows).tolist())
-        return [self._profile(feature_NF[start:end]) for start, end in bounds]
+        start_B, count_B = loops.starts_of(rows)[:-1], np.array([*map(len, rows)])
+        mean_BF = np.zeros((len(rows), self.width), np.float32)
+        if len(feature_NF):
+            has_any_B = count_B > 0  # without, it would take what stands there, the next one's
+            mean_BF[has_any_B] = np.add.reduceat(feature_NF, start_B[has_any_B])
+        mean_BF /= np.maximum(count_B, 1).astype(np.float32)[:, None]
+        length_B = np.linalg.norm(mean_BF, axis=1)
+        mean_BF /= np.maximum(length_B, np.float32(SHORTEST_PROFILE))[:, None]
+        scale_B = self._entry.scale + self._entry.scale_by_count * np.log1p(count_B)
+        return [*map(Profile, mean_BF, scale_B.tolist())]
 
     @property
     def width(self) -> int:
@@ -79,12 +87,6 @@ class ProfileSimilarity:
         place_N = np.ascontiguousarray(row_N, np.int64)
         loops.read_halves(len(table_CF), self.width, table_CF, place_N, feature_NF)
         return feature_NF
-
-    def _profile(self, feature_NF: NDArray[np.float32]) -> Profile:
-        mean_F = feature_NF.sum(axis=0) / max(len(feature_NF), 1)
-        direction_F = mean_F / np.float32(max(float(np.linalg.norm(mean_F)), SHORTEST_PROFILE))
-        scale = self._entry.scale + self._entry.scale_by_count * np.log1p(len(feature_NF))
-        return Profile(direction_F, float(scale))
 
 
 def _comments(comment_MK: IntArray) -> IntArray:

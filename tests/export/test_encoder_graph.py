@@ -11,7 +11,7 @@ from export.encoder_graph import OPSET, PLAIN_OPSET, EncoderGraph, check_graph
 from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_tables
 from export.parity import Answers, BundleGraphs, answer_by_model, invent_histories, measure_parity
-from export.plain_encoder import PlainEncoderGraph
+from export.plain_encoder import PlainCommentHead, PlainEncoderGraph
 from export.trained_run import TrainedRun
 from lsvcr.bundle import (
     ENCODER_GRAPH,
@@ -29,6 +29,7 @@ from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
 from tests.export.invented_run import COMMENTS, CONFIG, VIDEOS, invent_run
+from training.encoder import States, unit
 
 SETTINGS = [
     "model.pool=additive",
@@ -89,6 +90,31 @@ def test_few_plain_steps_compute_what_the_model_does(setting: str) -> None:
     for one, other in ((whole[0], plain[0]), (whole[1][is_slot_BJ], plain[1][is_slot_BJ])):
         assert torch.allclose(one, other, atol=1e-5)
     assert torch.allclose(whole[2], plain[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("targets", [1, 7])
+def test_a_head_without_keys_and_values_prefers_what_the_models_does(
+    setting: str, targets: int
+) -> None:
+    run, history, _ = world_with(setting)
+    sequence, random = run.recommender.sequence, torch.Generator().manual_seed(3)
+    state_BJD, target_BTD = (
+        torch.randn(
+            (len(history.comment_last_BJ), extent, run.config.model.width), generator=random
+        )
+        for extent in (history.comment_last_BJ.shape[1], targets)
+    )
+    with torch.no_grad():
+        for bias in (linear.bias for linear in sequence.read_out.children()):
+            bias.normal_(generator=random)  # they begin as zeros
+        last_BJ = torch.from_numpy(history.comment_last_BJ)
+        states = States(state_BJD[:, :0], state_BJD, last_BJ[:, :0], last_BJ)
+        cut_BT = torch.full((len(last_BJ), targets), NEVER)
+        preference_BTD, share_BTJ = sequence.comment_preferences(states, target_BTD, cut_BT)
+        found = PlainCommentHead(sequence)(state_BJD, last_BJ, target_BTD)
+    assert torch.allclose(found[0], unit(preference_BTD), atol=1e-5)
+    assert torch.allclose(found[1], share_BTJ, atol=1e-5)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
