@@ -50,6 +50,7 @@ class EmbeddedStore:
         self._folder = folder.resolve()
         self._start_timeout_s = start_timeout_s
         self._socket_path = _choose_socket_path(self._folder)
+        self._log_path = self._folder / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
@@ -64,9 +65,9 @@ class EmbeddedStore:
         return None if self._process is None else self._process.pid
 
     @property
-    def has_ended(self) -> bool:
-        """Whether a server that was started runs no more."""
-        return self._process is not None and self._process.poll() is not None
+    def end_status(self) -> int | None:
+        """With what a server that was started has ended; None while it runs, or isn't started."""
+        return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
         """Start the server, also one that has ended, and wait until it answers.
@@ -152,7 +153,7 @@ class EmbeddedStore:
             "daemonize": "no",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        with (self._folder / "valkey.log").open("wb") as log:
+        with self._log_path.open("wb" if self._process is None else "ab") as log:  # why one ended
             return subprocess.Popen(
                 [str(get_binary_path()), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -166,11 +167,10 @@ class EmbeddedStore:
         end_s = time.monotonic() + self._start_timeout_s
         while not _answers(self._socket_path):
             if self._process.poll() is not None or time.monotonic() > end_s:
-                log = self._folder / "valkey.log"
-                tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+                tail = self._log_path.read_text(errors="replace").strip().splitlines()[-3:]
                 self.stop()
                 raise EmbeddedStoreError(
-                    f"the embedded store did not start ({log}): {' | '.join(tail)}"
+                    f"the embedded store did not start ({self._log_path}): {' | '.join(tail)}"
                 )
             time.sleep(0.01)
 
@@ -191,9 +191,11 @@ def lasting_store(folder: Path) -> Iterator[EmbeddedStore]:
 
     def is_running() -> bool:
         """Whether it runs, if need be from now on."""
-        if store.pid is not None and not store.has_ended:
+        status = store.end_status
+        if store.pid is not None and status is None:
             return True
-        logger.error("the embedded store has ended: it is started again")
+        if status is not None:
+            logger.error("the embedded store ended with status %d; it is started again", status)
         try:
             store.start()
         except EmbeddedStoreError as error:
