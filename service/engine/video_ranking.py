@@ -149,12 +149,12 @@ class VideoRanking:
         return allow_except(self._excluded(query, user), self._matching(query))
 
     def _excluded(self, query: VideoQuery, user: User) -> Rows:
-        events, excluded = user.events, self._catalogue.video_index.rows(query.exclude_M)
-        if not query.exclude_seen:
-            return excluded
-        talked_about = self._catalogue.comment_video_C[events.comment_M]
-        seen = [events.video_N, talked_about]
-        return np.concatenate([*seen, excluded] if len(excluded) else seen)
+        events, excluded = user.events, []
+        if query.exclude_seen:
+            excluded = [events.video_N, self._catalogue.comment_video_C[events.comment_M]]
+        if len(query.exclude_M) or not excluded:
+            excluded.append(self._catalogue.video_index.rows(query.exclude_M))
+        return np.concatenate(excluded)
 
     def _matching(self, query: VideoQuery) -> Allows | None:
         return None if query.filter is None else allow_matching(query.filter, self._catalogue)
