@@ -44,7 +44,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         timestamp: Unix milliseconds.
         endpoint: `videos`, `comments` or `feed`.
         video_ids, comment_ids: What was shown, in order; a feed's comments video by video.
-        scores: Of the videos, or of the comments where there are no videos.
+        scores: Of the videos, or of the comments where there are no videos; rounded.
         on_video: Under which video the comments stand.
         latency_ms: From the request's arrival.
         is_shadow: Computed beside another answer, and shown to nobody.

@@ -159,6 +159,7 @@ class Answer(msgspec.Struct, frozen=True):
         timings_ms: Durations by stage: `queue`, `encode`, `retrieve`, …
         batch_size: Queries that were answered together, this one included.
         video_ids, comment_ids: What is shown, in its order; a feed's comments video by video.
+        scores: Of the items, rounded as logs keep them.
         popularity_deciles: Of the videos: tenth of the catalogue by training events, 1 the most
             popular.
     """
@@ -173,4 +174,5 @@ class Answer(msgspec.Struct, frozen=True):
     batch_size: int
     video_ids: tuple[str, ...] = ()
     comment_ids: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
     popularity_deciles: tuple[int, ...] = ()

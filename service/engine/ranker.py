@@ -45,6 +45,9 @@ from service.engine.users import EncodedHistory, User, UserEncoding
 from service.engine.video_ranking import VideoRanking
 from service.errors import EngineFailedError, EngineLostError
 
+LOGGED_DECIMALS = 5
+"""Of scores in the log of exposures, of whose bytes a quarter would be further digits."""
+
 
 class _CommentTaste(msgspec.Struct, frozen=True, eq=False):
     """What the comment head said of one user and one target video."""
@@ -278,6 +281,7 @@ class Ranker:
                 comments = self._comment_items(best, user, taste, query.explain)
                 return self._answer_with(
                     comments,
+                    best,
                     user,
                     comment_ids=tuple([comment.comment_id for comment in comments]),
                     ignored_candidates=ignored,
@@ -297,6 +301,7 @@ class Ranker:
         videos = video_items(ranked, self._video_names, because)
         return self._answer_with(
             videos.items,
+            ranked,
             user,
             video_ids=videos.video_ids,
             popularity_deciles=videos.deciles,
@@ -343,6 +348,7 @@ class Ranker:
     def _answer_with(
         self,
         items: tuple[RankedVideo, ...] | tuple[RankedComment, ...],
+        ranked: Ranked,
         user: User,
         *,
         video_ids: tuple[str, ...] = (),
@@ -361,6 +367,7 @@ class Ranker:
             batch_size=1,
             video_ids=video_ids,
             comment_ids=comment_ids,
+            scores=tuple(ranked.score_K.round(LOGGED_DECIMALS).tolist()),
             popularity_deciles=popularity_deciles,
         )
 

@@ -55,7 +55,7 @@ def test_an_answer_leaves_what_was_shown_to_whom_and_by_what(client: TestClient)
         assert (one["user_id"], one["unit_id"], one["k"]) == ("somebody", unit, 2)
         assert one["experiments"] == [{"experiment": "x", "arm": "treatment", "reason": "bucket"}]
         assert one["model_version"] == SECOND
-        assert one["scores"] == [item["score"] for item in answer["items"]]
+        assert one["scores"] == [round(item["score"], 5) for item in answer["items"]]
         assert one["latency_ms"] == answer["timings_ms"]["total"]
     videos, comments, feed = logged
     assert videos["video_ids"] == [item["video_id"] for item in answers["videos"]["items"]]
