@@ -184,7 +184,7 @@ class CommentRanking:
             return None
 
         def parts_of(pairs: Pairs) -> Parts:
-            return {"profile": similarity.logits(profiles, pairs.row_N, pairs.start_B1)}
+            return {"profile": similarity.logits(profiles, pairs)}
 
         return parts_of
 

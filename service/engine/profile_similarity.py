@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lsvcr import loops
 from lsvcr.bundle import SHORTEST_PROFILE, Bundle, ProfileEntry
 from lsvcr.history import IntArray, Timelines
+from service.engine.fetched_ranking import Pairs
 from service.engine.scoring import Rows, cosines
 
 
@@ -67,17 +68,15 @@ class ProfileSimilarity:
         """F."""
         return int(self._table_CF.shape[1])
 
-    def logits(
-        self, profiles: Sequence[Profile], row_N: Rows, start_B1: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Compute the profile's part of some rows' scores: user b's, `start_B1[b]` to `[b + 1]`."""
-        feature_NF = self._features(row_N)
+    def logits(self, profiles: Sequence[Profile], pairs: Pairs) -> NDArray[np.float32]:
+        """Compute the profiles' part of the scores of some pairs, which belong to them in turn."""
+        feature_NF = self._features(pairs.row_N)
         direction_BF = np.stack([profile.direction_F for profile in profiles])
-        cosine_N = cosines(feature_NF, np.arange(len(row_N)), direction_BF, start_B1)
+        cosine_N = cosines(feature_NF, np.arange(len(feature_NF)), direction_BF, pairs.start_B1)
         norm_N = np.sqrt(np.einsum("nf,nf->n", feature_NF, feature_NF))
         cosine_N /= np.maximum(norm_N, np.float32(SHORTEST_PROFILE))
         scale_B = np.array([profile.scale for profile in profiles], np.float32)
-        return cosine_N * np.repeat(scale_B, np.diff(start_B1))
+        return cosine_N * pairs.for_each(scale_B)
 
     def _features(self, row_N: Rows) -> NDArray[np.float32]:
         table_CF = self._table_CF

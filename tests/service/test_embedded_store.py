@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
+from running_service import wait_for
 
 from service.embedded_store import EmbeddedStore, EmbeddedStoreError, lasting_store
 
@@ -64,22 +65,18 @@ def test_a_server_that_is_killed_is_started_again_with_what_it_had(store_folder:
             killed = embedded.pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
-            assert _read_again(redis, "key") == b"kept"
+            wait_for(lambda: _holds(redis, "key", b"kept"))
             assert embedded.pid != killed
     assert embedded.pid is None
     with EmbeddedStore(store_folder):
         pass  # its folder is free
 
 
-def _read_again(redis: Redis, key: str) -> object:
-    """What a server answers that is being started."""
-    end_s = time.monotonic() + 30
-    while True:
-        try:
-            return redis.get(key)
-        except ConnectionError:
-            assert time.monotonic() < end_s
-            time.sleep(0.05)
+def _holds(redis: Redis, key: str, value: bytes) -> bool:
+    try:
+        return redis.get(key) == value
+    except ConnectionError:  # the next server is being started
+        return False
 
 
 def test_damaged_files_are_told_with_the_servers_reason(store_folder: Path) -> None:
