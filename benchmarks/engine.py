@@ -29,7 +29,6 @@ from benchmarks.invented_users import (
 from benchmarks.large_bundle import add_bundle_arguments, large_registry_of
 from benchmarks.results_file import spread, write_results
 from benchmarks.timing import print_row
-from lsvcr.history import HistoryBatch
 from lsvcr.registry import list_versions
 from service.engine.engine import Engine, InlineEngine, OpenBundle
 from service.engine.engine_client import RemoteEngine
@@ -151,10 +150,8 @@ class Encoding:
         self._opened = opened
         self.in_flight = opened.in_flight
         history = invent_histories(opened.bundle, 16 * batch, full=full)
-        self._parts = [
-            HistoryBatch(*(array[start : start + batch] for array in history.arrays().values()))
-            for start in range(0, 16 * batch, batch)
-        ]
+        content_BSF = history.packed()
+        self._parts = [content_BSF[start : start + batch] for start in range(0, 16 * batch, batch)]
 
     async def until(self, until_s: float) -> int:
         users = 0
@@ -163,8 +160,8 @@ class Encoding:
             encoded = await self._opened.encode(
                 part,
                 with_comments=False,
-                counts=[COUNT] * len(part.video_BI),
-                weights=[1.0] * len(part.video_BI),
+                counts=[COUNT] * len(part),
+                weights=[1.0] * len(part),
                 until_s=np.inf,
             )
             users += len(encoded.candidates)

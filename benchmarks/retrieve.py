@@ -154,7 +154,7 @@ async def ask_all(opened: OpenBundle, users: int) -> Asked:
     """What invented users are encoded to, and the best for each, found by comparing all."""
     history = invent_histories(opened.bundle, users, full=False)
     encoded = await opened.encode(
-        history,
+        history.packed(),
         with_comments=False,
         counts=[0] * users,
         weights=[0.0] * users,

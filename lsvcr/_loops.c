@@ -94,6 +94,25 @@ static int find_rows(const uint64_t *hash_H, int64_t count, const uint64_t *sort
     return DONE;
 }
 
+/* Closes up the events whose row isn't 0. */
+static int keep_known(int32_t *row_N, int64_t *ms_N, int64_t count, const int64_t *start_U1,
+                      int64_t users, int64_t *known_start_U1)
+{
+    if (!are_parts(start_U1, users, count))
+        return OUT_OF_RANGE;
+    int64_t kept = 0;
+    for (int64_t u = 0; u < users; u++) {
+        known_start_U1[u] = kept;
+        for (int64_t i = start_U1[u]; i < start_U1[u + 1]; i++)
+            if (row_N[i]) {
+                row_N[kept] = row_N[i];
+                ms_N[kept++] = ms_N[i];
+            }
+    }
+    known_start_U1[users] = kept;
+    return DONE;
+}
+
 /* ---- catalogue.TextColumn ---------------------------------------------------------------- */
 
 /* A list of the texts of some rows; NULL with an exception, or where something is out of range. */
@@ -119,27 +138,6 @@ static PyObject *read_texts(const char *blob_T, int64_t bytes, const int64_t *of
             Py_CLEAR(read);
     }
     return read;
-}
-
-/* ---- known_events.find_events ------------------------------------------------------------ */
-
-/* Closes up the events whose row isn't 0. */
-static int keep_known(int32_t *row_N, int64_t *ms_N, int64_t count, const int64_t *start_U1,
-                      int64_t users, int64_t *known_start_U1)
-{
-    if (!are_parts(start_U1, users, count))
-        return OUT_OF_RANGE;
-    int64_t kept = 0;
-    for (int64_t u = 0; u < users; u++) {
-        known_start_U1[u] = kept;
-        for (int64_t i = start_U1[u]; i < start_U1[u + 1]; i++)
-            if (row_N[i]) {
-                row_N[kept] = row_N[i];
-                ms_N[kept++] = ms_N[i];
-            }
-    }
-    known_start_U1[users] = kept;
-    return DONE;
 }
 
 /* ---- history.Timelines ------------------------------------------------------------------- */
@@ -357,22 +355,11 @@ static int gather_by_user(Given given, int64_t users, int64_t *start_U1, int64_t
     return DONE;
 }
 
-/* `Timelines.build`. Outputs have room for as many events as come in, and `comments.row_K` is all
- * zeros. The last of both starts say how much of them is filled. */
-static int build_timelines(int64_t users, Given video, Given comment, Videos videos,
-                           int64_t *video_start_U1, Comments comments, int64_t *comment_start_U1)
+/* Puts all users' events in order. Starts say where each user's are in `given.event`, and then in
+ * the outputs, which have room for as many as are given; `comments.row_K` is all zeros. */
+static int order_users(int64_t users, Given video, Given comment, Videos *videos,
+                       int64_t *video_start_U1, Comments *comments, int64_t *comment_start_U1)
 {
-    Workplace at = {0};
-    int64_t *event = malloc((size_t)(video.count + comment.count + 1) * sizeof *event);
-    if (!event)
-        return OUT_OF_MEMORY;
-    int64_t *comment_event = event + video.count;
-    int status = gather_by_user(video, users, video_start_U1, event);
-    if (!status)
-        status = gather_by_user(comment, users, comment_start_U1, comment_event);
-    if (status)
-        goto done;
-
     int64_t most = 1, most_comments = 1;
     for (int64_t u = 0; u < users; u++) {
         int64_t singles = comment_start_U1[u + 1] - comment_start_U1[u];
@@ -380,39 +367,56 @@ static int build_timelines(int64_t users, Given video, Given comment, Videos vid
         most = instants > most ? instants : most;
         most_comments = singles > most_comments ? singles : most_comments;
     }
-    at.instant = malloc((size_t)most * sizeof(Key));
-    at.spare = malloc((size_t)most * sizeof(Key));
-    at.comment = malloc((size_t)most_comments * sizeof(Key));
-    at.group = malloc((size_t)most_comments * sizeof(Group));
-    if (!at.instant || !at.spare || !at.comment || !at.group) {
-        status = OUT_OF_MEMORY;
-        goto done;
-    }
+    Workplace at = {
+        malloc((size_t)most_comments * sizeof(Key)),
+        malloc((size_t)most * sizeof(Key)),
+        malloc((size_t)most * sizeof(Key)),
+        malloc((size_t)most_comments * sizeof(Group)),
+    };
+    int status = at.comment && at.instant && at.spare && at.group ? DONE : OUT_OF_MEMORY;
 
+    const int64_t *video_event = video.event, *comment_event = comment.event;
     int64_t video_from = 0, comment_from = 0;
-    for (int64_t u = 0; u < users; u++) {
+    for (int64_t u = 0; u < users && !status; u++) {
         int64_t video_to = video_start_U1[u + 1], comment_to = comment_start_U1[u + 1];
-        int64_t start = video_start_U1[u] = videos.count;
-        comment_start_U1[u] = comments.count;
-        video.event = event + video_from, video.count = video_to - video_from;
-        order_videos(video, at, &videos);
+        int64_t start = video_start_U1[u] = videos->count;
+        comment_start_U1[u] = comments->count;
+        video.event = video_event + video_from, video.count = video_to - video_from;
+        order_videos(video, at, videos);
         comment.event = comment_event + comment_from, comment.count = comment_to - comment_from;
         int64_t groups = group_comments(comment, at);
         for (int64_t g = 0; g < groups; g++)
-            delay_behind_like(&at.group[g], videos.row + start, videos.ms + start,
-                              videos.count - start);
-        order_instants(at, groups, &videos, start, &comments);
+            delay_behind_like(&at.group[g], videos->row + start, videos->ms + start,
+                              videos->count - start);
+        order_instants(at, groups, videos, start, comments);
         video_from = video_to;
         comment_from = comment_to;
     }
-    video_start_U1[users] = videos.count;
-    comment_start_U1[users] = comments.count;
-done:
-    free(event);
+    video_start_U1[users] = videos->count;
+    comment_start_U1[users] = comments->count;
+    free(at.comment);
     free(at.instant);
     free(at.spare);
-    free(at.comment);
     free(at.group);
+    return status;
+}
+
+/* `Timelines.build`. The last of both starts say how much of the outputs is filled. */
+static int build_timelines(int64_t users, Given video, Given comment, Videos videos,
+                           int64_t *video_start_U1, Comments comments, int64_t *comment_start_U1)
+{
+    int64_t *event = malloc((size_t)(video.count + comment.count + 1) * sizeof *event);
+    if (!event)
+        return OUT_OF_MEMORY;
+    int64_t *comment_event = event + video.count;
+    video.event = event, comment.event = comment_event;
+    int status = gather_by_user(video, users, video_start_U1, event);
+    if (!status)
+        status = gather_by_user(comment, users, comment_start_U1, comment_event);
+    if (!status)
+        status = order_users(users, video, comment, &videos, video_start_U1, &comments,
+                             comment_start_U1);
+    free(event);
     return status;
 }
 
@@ -475,6 +479,132 @@ static int fill_windows(int64_t rows, const int64_t *user_B, int64_t users, Slic
         memcpy(to + keep, comments.row_K + from * keep, (size_t)(count * keep) * sizeof *to);
     }
     return DONE;
+}
+
+/* ---- history.LatestHistories ------------------------------------------------------------- */
+
+enum { FIELDS = 6 }; /* beside a comment event's comments, as in `HistoryBatch.packed` */
+
+/* The newest events of one side. */
+typedef struct {
+    int64_t from, count;
+} Newest;
+
+static Newest newest_of(const int64_t *start_U1, int64_t user, int64_t most)
+{
+    int64_t end = start_U1[user + 1], count = smaller(end - start_U1[user], most);
+    return (Newest){end - count, count};
+}
+
+/* Both sides of one user, slot by slot; how many comments are in them. */
+static int64_t fill_latest(int32_t *slot, int64_t slots, Newest video, Videos videos, Newest comment,
+                           Comments comments)
+{
+    int64_t keep = comments.keep, used = 0;
+    for (int64_t s = 0; s < slots; s++, slot += FIELDS + keep) {
+        int64_t v = video.from + s - 1, c = comment.from + s - 1;
+        memset(slot, 0, (size_t)(FIELDS + keep) * sizeof *slot);
+        slot[1] = slot[4] = s ? NEVER : START;
+        if (!s) {
+            slot[2] = video.count ? videos.order[video.from] : NEVER;
+            slot[5] = comment.count ? comments.earliest[comment.from] : NEVER;
+        }
+        if (s && s <= video.count) {
+            slot[0] = videos.row[v];
+            slot[1] = videos.order[v];
+            slot[2] = videos.cut[v];
+        }
+        if (s && s <= comment.count) {
+            slot[3] = comments.video[c];
+            slot[4] = comments.last[c];
+            slot[5] = comments.cut[c];
+            memcpy(slot + FIELDS, comments.row_K + c * keep, (size_t)keep * sizeof *slot);
+            for (int64_t k = 0; k < keep; k++)
+                used += slot[FIELDS + k] > 0;
+        }
+    }
+    return used;
+}
+
+/* What is put in order on the way: everything but the comments of comment events. */
+typedef struct {
+    int64_t *event, *video_start_U1, *ms;
+    int32_t *videos_3N, *comments_5M;
+} Scratch;
+
+/* `latest_histories` with all memory at hand. */
+static int fill_all_latest(int64_t users, int64_t most, Given video, Given comment, Scratch scratch,
+                           int32_t *content, int64_t room, int64_t *slots_2, int64_t *used_U2,
+                           Comments comments, int64_t *comment_start_U1)
+{
+    int64_t n = video.count, m = comment.count;
+    for (int64_t i = 0; i < n; i++)
+        scratch.event[i] = i;
+    for (int64_t i = 0; i < m; i++)
+        scratch.event[n + i] = i;
+    video.event = scratch.event, comment.event = scratch.event + n;
+    Videos videos = {scratch.videos_3N, scratch.videos_3N + n, scratch.videos_3N + 2 * n, scratch.ms, 0};
+    int32_t *field = scratch.comments_5M;
+    comments.video = field, comments.first = field + m, comments.last = field + 2 * m;
+    comments.cut = field + 3 * m, comments.earliest = field + 4 * m, comments.ms = scratch.ms + n;
+    int64_t *video_start_U1 = scratch.video_start_U1;
+    int status =
+        order_users(users, video, comment, &videos, video_start_U1, &comments, comment_start_U1);
+    if (status)
+        return status;
+
+    slots_2[0] = slots_2[1] = 1;
+    for (int64_t u = 0; u < users; u++) {
+        int64_t own = 1 + newest_of(video_start_U1, u, most).count;
+        slots_2[0] = own > slots_2[0] ? own : slots_2[0];
+        own = 1 + newest_of(comment_start_U1, u, most).count;
+        slots_2[1] = own > slots_2[1] ? own : slots_2[1];
+    }
+    int64_t slots = slots_2[0] > slots_2[1] ? slots_2[0] : slots_2[1];
+    int64_t row = slots * (FIELDS + comments.keep);
+    if (users * row > room)
+        return OUT_OF_RANGE;
+    for (int64_t u = 0; u < users; u++) {
+        Newest own = newest_of(video_start_U1, u, most);
+        used_U2[2 * u] = own.count;
+        used_U2[2 * u + 1] = fill_latest(content + u * row, slots, own, videos,
+                                         newest_of(comment_start_U1, u, most), comments);
+    }
+    return DONE;
+}
+
+/* Everything that `Timelines.build`, `Timelines.latest_windows` and `HistoryBatch.packed` make in
+ * turn, of events that come user by user. `video_C` is the catalogue's, of all comments. */
+static int latest_histories(int64_t users, int64_t most, Given video, const int64_t *video_start_U1,
+                            Given comment, const int64_t *single_start_U1, const int32_t *video_C,
+                            int64_t catalogue, int32_t *content, int64_t room, int64_t *slots_2,
+                            int64_t *used_U2, Comments comments, int64_t *comment_start_U1)
+{
+    int64_t n = video.count, m = comment.count;
+    if (!are_parts(video_start_U1, users, n) || !are_parts(single_start_U1, users, m))
+        return OUT_OF_RANGE;
+    int64_t *memory = malloc((size_t)(2 * (n + m) + users + 1) * sizeof *memory);
+    int32_t *fields = malloc((size_t)(3 * n + 6 * m + 1) * sizeof *fields);
+    int status = memory && fields ? DONE : OUT_OF_MEMORY;
+    int32_t *video_of = fields + 3 * n + 5 * m;
+    for (int64_t i = 0; i < m && !status; i++) {
+        int32_t row = comment.row[i];
+        if (row < 0 || row >= catalogue)
+            status = OUT_OF_RANGE;
+        else
+            video_of[i] = video_C[row];
+    }
+    if (!status) {
+        Scratch scratch = {memory, memory + 2 * (n + m), memory + n + m, fields, fields + 3 * n};
+        memcpy(scratch.video_start_U1, video_start_U1, (size_t)(users + 1) * sizeof *memory);
+        memcpy(comment_start_U1, single_start_U1, (size_t)(users + 1) * sizeof *memory);
+        comment.video = video_of;
+        status = fill_all_latest(users, most, video, comment, scratch, content, room, slots_2,
+                                 used_U2, comments, comment_start_U1);
+    }
+    free(memory);
+    free(fields);
+    return status;
 }
 
 /* ---- scoring and batch_ranking ----------------------------------------------------------- */
@@ -644,14 +774,18 @@ static PyObject *call_read_texts(PyObject *module, PyObject *const *arguments, P
     return read;
 }
 
-static PyObject *call_keep_known(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *call_find_known(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
     Call c;
-    if (take(&c, "IN QN qU QU", arguments, count)) /* U: users and one more */
+    if (take(&c, "qH QH qU qN iN qT ns IH QU", arguments, count)) /* U: users and one more */
         return NULL;
-    return finish(&c, keep_known(c.data[0], c.data[1], c.extent['N'], c.data[2], c.extent['U'] - 1,
-                                 c.data[3]));
+    int64_t events = c.extent['H'];
+    int status = find_rows(c.data[0], events, c.data[3], c.data[4], c.extent['N'], c.data[5],
+                           c.extent['T'], c.extent['s'], c.data[7]);
+    if (!status)
+        status = keep_known(c.data[7], c.data[1], events, c.data[2], c.extent['U'] - 1, c.data[8]);
+    return finish(&c, status);
 }
 
 static PyObject *call_build_timelines(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
@@ -691,6 +825,25 @@ static PyObject *call_fill_windows(PyObject *module, PyObject *const *arguments,
                                    comments, d[18], d[19], d[20]));
 }
 
+static PyObject *call_latest_histories(PyObject *module, PyObject *const *arguments,
+                                       Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nB nI nK qU iN qN qU iM qM iC IF Q2 Q2B IMK QU", arguments, count))
+        return NULL;
+    void **d = c.data;
+    int64_t users = c.extent['B'];
+    if (c.extent['U'] != users + 1) /* U: users and one more */
+        return finish(&c, OUT_OF_RANGE);
+    Given video = {NULL, d[4], NULL, d[5], NULL, c.extent['N']};
+    Given comment = {NULL, d[7], NULL, d[8], NULL, c.extent['M']};
+    Comments comments = {.row_K = d[13], .keep = c.extent['K']};
+    return finish(&c, latest_histories(users, c.extent['I'], video, d[3], comment, d[6], d[9],
+                                       c.extent['C'], d[10], c.extent['F'], d[11], d[12], comments,
+                                       d[14]));
+}
+
 static PyObject *call_score_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
@@ -727,10 +880,10 @@ static PyObject *call_read_halves(PyObject *module, PyObject *const *arguments, 
 }
 
 static PyMethodDef functions[] = {FUNCTION(find_rows),       FUNCTION(read_texts),
-                                  FUNCTION(keep_known),      FUNCTION(build_timelines),
-                                  FUNCTION(fill_windows),    FUNCTION(score_rows),
-                                  FUNCTION(choose_best),     FUNCTION(read_halves),
-                                  {NULL, NULL, 0, NULL}};
+                                  FUNCTION(find_known),      FUNCTION(build_timelines),
+                                  FUNCTION(fill_windows),    FUNCTION(latest_histories),
+                                  FUNCTION(score_rows),      FUNCTION(choose_best),
+                                  FUNCTION(read_halves),     {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 

@@ -32,16 +32,22 @@ def read_texts(
 ) -> list[str]:
     """`TextColumn.texts`; raises UnicodeDecodeError where one isn't UTF-8."""
 
-def keep_known(
-    row_N: NDArray[np.int32],
-    time_N: NDArray[np.int64],
+def find_known(
+    hash_H: NDArray[np.uint64],
+    time_H: NDArray[np.int64],
     start_U1: NDArray[np.int64],
+    sorted_hash_N: NDArray[np.uint64],
+    row_N: NDArray[np.int32],
+    start_T: NDArray[np.int64],
+    shift: int,
+    found_H: NDArray[np.int32],
     known_start_U1: NDArray[np.int64],
     /,
 ) -> None:
-    """Close up the events whose row isn't 0, in place.
+    """`IdIndex.known`: as `find_rows`, and closes up the events whose item is known.
 
     Args:
+        time_H: Is closed up in place.
         start_U1: User u's events are `start_U1[u]` to `[u + 1]`.
         known_start_U1: Is filled: the same afterwards.
     """
@@ -102,6 +108,36 @@ def fill_windows(
     Args:
         video_3BI: Is filled: rows, orders, cuts.
         comment_3BJ: Is filled: videos, last orders, cuts.
+    """
+
+def latest_histories(
+    users: int,
+    max_history: int,
+    keep: int,
+    video_start_U1: NDArray[np.int64],
+    video_N: NDArray[np.int32],
+    video_time_N: NDArray[np.int64],
+    comment_start_U1: NDArray[np.int64],
+    comment_M: NDArray[np.int32],
+    comment_time_M: NDArray[np.int64],
+    comment_video_C: NDArray[np.int32],
+    content_F: NDArray[np.int32],
+    slots_2: NDArray[np.int64],
+    used_U2: NDArray[np.int64],
+    comment_MK: NDArray[np.int32],
+    group_start_U1: NDArray[np.int64],
+    /,
+) -> None:
+    """`LatestHistories.build`.
+
+    Args:
+        comment_video_C: The catalogue's.
+        content_F: With room for `max_history` events a side of whoever has so many; is filled from
+            its beginning.
+        slots_2: Is filled: slots of the video side and of the comment side.
+        used_U2: Is filled: videos and comments among those events.
+        comment_MK: All zeros; is filled with the comments of comment events.
+        group_start_U1: Is filled: where in it each user's begin.
     """
 
 def score_rows(

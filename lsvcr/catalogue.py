@@ -119,6 +119,38 @@ class IdIndex:
             loops.find_rows(hash_N, self.sorted_hash_N, self.row_N, start_T, shift, found_N)
         return found_N
 
+    def known(
+        self,
+        hash_N: NDArray[np.uint64],
+        time_N: NDArray[np.int64],
+        start_U1: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Keep the events whose item the catalogue knows.
+
+        Args:
+            hash_N: Of the items of many users' events.
+            time_N: When they were; is overwritten.
+            start_U1: User u's events are `start_U1[u]` to `[u + 1]`.
+
+        Returns:
+            Rows, times, and where each user's begin.
+        """
+        row_N, known_start_U1 = np.empty(len(hash_N), np.int32), np.empty_like(start_U1)
+        start_T, shift = self._starts
+        loops.find_known(
+            hash_N,
+            time_N,
+            start_U1,
+            self.sorted_hash_N,
+            self.row_N,
+            start_T,
+            shift,
+            row_N,
+            known_start_U1,
+        )
+        known = int(known_start_U1[-1])
+        return row_N[:known], time_N[:known], known_start_U1
+
     @cached_property
     def _starts(self) -> tuple[NDArray[np.int64], int]:
         """Where the hashes with each beginning start, and how far to shift a hash to its beginning.

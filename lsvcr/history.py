@@ -1,7 +1,8 @@
 """Turns raw events into the encoder's inputs: the only code that does so, offline and online.
 
 Shape suffixes: U users, N video events, C single comment events, M comment events (groups),
-K comments per comment event, B rows of a batch, I and J slots of the video and comment side.
+K comments per comment event, B rows of a batch, I and J slots of the video and comment side, S
+slots of either side, F numbers of a slot.
 
 Events become two timelines per user. Single comment events under one video, at most 30 minutes
 apart, form one *comment event*: an interval that is predicted at its first instant and may be
@@ -10,6 +11,7 @@ read only after its last one. All instants of a user get unique integers, their 
 target's cut may influence its prediction.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +40,8 @@ _PADDED_START = {
     "comment_cut": NEVER,
 }
 """What padding and the start state of an empty history are, by input; 0 in the others."""
+
+_FIELDS_BESIDE_COMMENTS = 6
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,29 @@ class HistoryBatch:
                 target[:, 0] = _PADDED_START.get(name, 0)
             target[: array.shape[0], : array.shape[1]] = array
 
+    def packed(self) -> NDArray[np.int32]:
+        """Lay out all of it slot by slot, as many on either side: one array to send, (B, S, F)."""
+        users, comment_slots, comments = self.comment_BJK.shape
+        slots = max(self.video_BI.shape[1], comment_slots)
+        content_BSF = np.empty((users, slots, _FIELDS_BESIDE_COMMENTS + comments), np.int32)
+        self.pad_into(HistoryBatch.unpacked(content_BSF))
+        return content_BSF
+
+    @classmethod
+    def unpacked(cls, content_BSF: NDArray[np.int32]) -> Self:
+        """The encoder's inputs as views of what `packed` made."""
+        field_BS = [content_BSF[:, :, field] for field in range(_FIELDS_BESIDE_COMMENTS)]
+        video_BI, video_order_BI, video_cut_BI, comment_video_BJ, comment_last_BJ, cut_BJ = field_BS
+        return cls(
+            video_BI,
+            video_order_BI,
+            video_cut_BI,
+            comment_video_BJ,
+            content_BSF[:, :, _FIELDS_BESIDE_COMMENTS:],
+            comment_last_BJ,
+            cut_BJ,
+        )
+
     def arrays(self) -> dict[str, NDArray[np.int32]]:
         """The arrays under the names of the encoder graph's inputs, in the graph's order."""
         return {
@@ -277,6 +304,81 @@ class HistoryBatch:
             "comment_last": self.comment_last_BJ,
             "comment_cut": self.comment_cut_BJ,
         }
+
+
+@dataclass(frozen=True)
+class LatestHistories:
+    """Every user's newest events as serving encodes them: packed, and what is told of them besides.
+
+    Attributes:
+        content_BSF: `HistoryBatch.packed` of `Timelines.latest_windows`.
+        comment_slots: J; `content_BSF` has more where the video side does.
+        used_B: Events in it: (videos, comments).
+        comment_MK, comment_start_B1: As in `Timelines`, of all comment events.
+    """
+
+    content_BSF: NDArray[np.int32]
+    comment_slots: int
+    used_B: list[tuple[int, int]]
+    comment_MK: NDArray[np.int32]
+    comment_start_B1: NDArray[np.int64]
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        video_N: NDArray[np.int32],
+        video_time_N: NDArray[np.int64],
+        video_start_B1: NDArray[np.int64],
+        comment_C: NDArray[np.int32],
+        comment_time_C: NDArray[np.int64],
+        comment_start_B1: NDArray[np.int64],
+        comment_video: NDArray[np.int32],
+        comments_per_event: int,
+        max_history: int,
+    ) -> Self:
+        """As `Timelines.build` and `latest_windows`, in one step: few users ask at a time.
+
+        Args:
+            video_N, video_time_N: Video rows and Unix milliseconds, user by user.
+            video_start_B1: User b's are from `video_start_B1[b]` to `[b + 1]`.
+            comment_C, comment_time_C, comment_start_B1: Likewise of comments.
+            comment_video: The row of the video that each of the catalogue's comments stands under.
+            comments_per_event: K.
+            max_history: Events of each side, at most.
+        """
+        users, fields = len(video_start_B1) - 1, _FIELDS_BESIDE_COMMENTS + comments_per_event
+        most = min(max_history, max(len(video_N), len(comment_C)))
+        content_F = np.empty(users * (1 + most) * fields, np.int32)
+        slots_2, used_B2 = np.empty(2, np.int64), np.empty((users, 2), np.int64)
+        comment_MK = np.zeros((len(comment_C), comments_per_event), np.int32)
+        group_start_B1 = np.empty(users + 1, np.int64)
+        loops.latest_histories(
+            users,
+            max_history,
+            comments_per_event,
+            video_start_B1,
+            video_N,
+            video_time_N,
+            comment_start_B1,
+            comment_C,
+            comment_time_C,
+            comment_video,
+            content_F,
+            slots_2,
+            used_B2,
+            comment_MK,
+            group_start_B1,
+        )
+        video_slots, comment_slots = slots_2.tolist()
+        shape = users, max(video_slots, comment_slots), fields
+        return cls(
+            content_BSF=content_F[: math.prod(shape)].reshape(shape),
+            comment_slots=comment_slots,
+            used_B=[(videos, comments) for videos, comments in used_B2.tolist()],
+            comment_MK=comment_MK,
+            comment_start_B1=group_start_B1,
+        )
 
 
 def _count_before(

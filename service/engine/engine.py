@@ -8,7 +8,8 @@ Ranking, candidates' vectors and catalogue stay with whoever asks; only inputs o
 queries of an index and, where an index takes it, the popularity prior cross the seam, as plain
 arrays, whole batches at a time.
 
-Shape suffixes: B users, N candidates, V video rows, D width.
+Shape suffixes: B users, S slots of either side, F numbers of a slot, N candidates, V video rows,
+D width.
 """
 
 import asyncio
@@ -76,7 +77,7 @@ class OpenBundle(Protocol):
 
     async def encode(
         self,
-        history: HistoryBatch,
+        history_BSF: NDArray[np.int32],
         *,
         with_comments: bool,
         counts: Sequence[int],
@@ -86,7 +87,7 @@ class OpenBundle(Protocol):
         """Encode B >= 1 users and fetch candidate videos for each.
 
         Args:
-            history: The encoder's inputs.
+            history_BSF: The encoder's inputs, as `HistoryBatch.packed` lays them out.
             with_comments: Whether the comment head's input is wanted too.
             counts: How many candidates for each user.
             weights: Of the prior for each of them, where the index takes parts; 0 takes the nearest
@@ -186,7 +187,7 @@ class LocalBundle:
 
     async def encode(
         self,
-        history: HistoryBatch,
+        history_BSF: NDArray[np.int32],
         *,
         with_comments: bool,
         counts: Sequence[int],
@@ -194,6 +195,7 @@ class LocalBundle:
         until_s: float,
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
+        history = HistoryBatch.unpacked(history_BSF)
         if self._threads is None:
             encoding = await self._encode_in_turns(history, with_comments)
             candidates = await self._find_in_turns(encoding.video_preference_BD, counts, weights)
@@ -215,6 +217,7 @@ class LocalBundle:
     async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
         """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
         encoder = self._warm.encoder
+        history = HistoryBatch(*map(np.ascontiguousarray, history.arrays().values()))
         encoding = encoder.nothing_encoded(history, with_comments=with_comments)
         for row_B in runs_of(history):
             await self._run(None, partial(encoder.encode_run, encoding, history, row_B))
@@ -285,7 +288,7 @@ class LocalBundle:
         history = HistoryBatch(*(array[:1] for array in golden.arrays().values()))
         try:
             await self.encode(
-                history, with_comments=True, counts=[1], weights=[0.0], until_s=math.inf
+                history.packed(), with_comments=True, counts=[1], weights=[0.0], until_s=math.inf
             )
         except EngineFailedError:
             self.problem = "the engine fails even at the golden inputs"

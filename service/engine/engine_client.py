@@ -4,7 +4,7 @@ When that process dies, all that was asked of it fails with `EngineLostError` at
 tells, and the client connects again and again until another one has opened the same bundles. The
 same holds when it gives no sign of life for some beats, until it answers again.
 
-Shape suffixes: B users, D width.
+Shape suffixes: B users, S slots of either side, F numbers of a slot, D width.
 """
 
 import asyncio
@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle, map_bundle
 from lsvcr.errors import LsvcrError
-from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, Kind
-from service.engine.encoder_session import Encoding
 from service.engine.engine import EncodedUsers
 from service.engine.engine_messages import (
     Beat,
@@ -42,7 +40,6 @@ from service.engine.engine_messages import (
     Release,
     Reply,
     Search,
-    pack_history,
     unpack_candidates,
     unpack_encoding,
     unpack_error,
@@ -290,7 +287,7 @@ class RemoteBundle:
 
     async def encode(
         self,
-        history: HistoryBatch,
+        history_BSF: NDArray[np.int32],
         *,
         with_comments: bool,
         counts: Sequence[int],
@@ -298,19 +295,13 @@ class RemoteBundle:
         until_s: float,
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
-        wanted = with_comments, list(counts), list(weights), pack_history(history)
+        wanted = with_comments, list(counts), list(weights), history_BSF
         reply = await self._ask(
             lambda number: Encode(number, self._version, until_s, *wanted), Encoded
         )
-        encoding = unpack_encoding(reply.encoding)
-        encoding = Encoding(
-            encoding.video_preference_BD,
-            encoding.video_share_BI[:, : history.video_BI.shape[1]],
-            encoding.comment_state_BJD[:, : history.comment_BJK.shape[1]],
-        )
         if self._logit_V is not None and any(weights) and not reply.found.with_parts:
             self._tell_again(self._logit_V)
-        return EncodedUsers(encoding, unpack_candidates(reply.found))
+        return EncodedUsers(unpack_encoding(reply.encoding), unpack_candidates(reply.found))
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]

@@ -3,7 +3,7 @@
 A question goes to the engine at which this front-end has the fewest under way, so that a slow one
 gets fewer. One that is lost gets none until it is back; what it had not answered another answers.
 
-Shape suffixes: B users, D width.
+Shape suffixes: B users, S slots of either side, F numbers of a slot, D width.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
-from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, Kind
 from service.engine.engine import EncodedUsers
 from service.engine.engine_client import RemoteBundle, RemoteEngine
@@ -114,7 +113,7 @@ class GroupBundle:
 
     async def encode(
         self,
-        history: HistoryBatch,
+        history_BSF: NDArray[np.int32],
         *,
         with_comments: bool,
         counts: Sequence[int],
@@ -124,7 +123,7 @@ class GroupBundle:
         """As `OpenBundle.encode`."""
         return await self._ask(
             lambda opened: opened.encode(
-                history,
+                history_BSF,
                 with_comments=with_comments,
                 counts=counts,
                 weights=weights,

@@ -31,7 +31,6 @@ Array = np.ndarray
 MessageT = TypeVar("MessageT")
 
 _LENGTH = struct.Struct("<I")
-_FIELDS_BESIDE_COMMENTS = 6
 _RAISED_THERE: dict[str, type[LsvcrError]] = {
     kind.__name__: kind
     for kind in (
@@ -154,41 +153,16 @@ Question = Open | Release | Encode | Search | Prior | Beat
 Reply = Opened | Encoded | Found | PriorKnown | Failed | Alive
 
 
-def pack_history(history: HistoryBatch) -> Array:
-    """Lay out the encoder's inputs slot by slot, as many on either side: one array to send."""
-    users, comment_slots, comments = history.comment_BJK.shape
-    slots = max(history.video_BI.shape[1], comment_slots)
-    content_BSF = np.empty((users, slots, _FIELDS_BESIDE_COMMENTS + comments), np.int32)
-    history.pad_into(unpack_history(content_BSF))
-    return content_BSF
-
-
-def unpack_history(content_BSF: Array) -> HistoryBatch:
-    """The encoder's inputs as views of what `pack_history` made."""
-    field_BS = [content_BSF[:, :, field] for field in range(_FIELDS_BESIDE_COMMENTS)]
-    video_BI, video_order_BI, video_cut_BI, comment_video_BJ, comment_last_BJ, cut_BJ = field_BS
-    comment_BJK = content_BSF[:, :, _FIELDS_BESIDE_COMMENTS:]
-    return HistoryBatch(
-        video_BI,
-        video_order_BI,
-        video_cut_BI,
-        comment_video_BJ,
-        comment_BJK,
-        comment_last_BJ,
-        cut_BJ,
-    )
-
-
 def join_histories(contents: Sequence[Array]) -> Array:
-    """Stack what `pack_history` made of several batches, padded to the longest among them."""
+    """Stack several batches of packed histories, padded to the longest among them."""
     slots = max(content_BSF.shape[1] for content_BSF in contents)
     return np.concatenate(
         [
             content_BSF
             if content_BSF.shape[1] == slots
-            else pack_history(
-                unpack_history(content_BSF).padded(rows=len(content_BSF), slots=slots)
-            )
+            else HistoryBatch.unpacked(content_BSF)
+            .padded(rows=len(content_BSF), slots=slots)
+            .packed()
             for content_BSF in contents
         ]
     )

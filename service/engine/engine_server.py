@@ -39,7 +39,6 @@ from service.engine.engine_messages import (
     pack_candidates,
     pack_encoding,
     pack_error,
-    unpack_history,
 )
 from service.errors import EngineLostError
 
@@ -233,7 +232,7 @@ async def encode_together(
     """Encode the users of several questions as one batch; each gets what it would get alone."""
     histories = [question.history_BSF for question in questions]
     encoded = await opened.encode(
-        unpack_history(join_histories(histories)),
+        join_histories(histories),
         with_comments=any(question.with_comments for question in questions),
         counts=[count for question in questions for count in question.counts],
         weights=[weight for question in questions for weight in question.weights],

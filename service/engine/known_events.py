@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr import loops
-from lsvcr.catalogue import Catalogue, IdIndex
-from lsvcr.history import HistoryBatch, Timelines
+from lsvcr.catalogue import Catalogue
 from service.engine.queries import EventHistory
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -60,79 +59,83 @@ class KnownEvents(msgspec.Struct, frozen=True, eq=False):
         )
 
 
-def find_events(
-    histories: Sequence[EventHistory | None], catalogue: Catalogue
-) -> list[KnownEvents]:
+class KnownBatch(msgspec.Struct, frozen=True, eq=False):
+    """Several users' events, one user after another.
+
+    Attributes:
+        users: Each user's, as slices of the arrays.
+        video_start_B1: User b's are from `video_start_B1[b]` to `[b + 1]`; likewise of comments.
+    """
+
+    users: list[KnownEvents]
+    video_N: NDArray[np.int32]
+    video_time_N: NDArray[np.int64]
+    video_start_B1: NDArray[np.int64]
+    comment_M: NDArray[np.int32]
+    comment_time_M: NDArray[np.int64]
+    comment_start_B1: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, users: list[KnownEvents]) -> "KnownBatch":
+        """Join some users' events."""
+        videos, comments = [user.video_N for user in users], [user.comment_M for user in users]
+        return cls(
+            users,
+            _join(videos, np.int32),
+            _join([user.video_time_N for user in users], np.int64),
+            loops.starts_of(videos),
+            _join(comments, np.int32),
+            _join([user.comment_time_M for user in users], np.int64),
+            loops.starts_of(comments),
+        )
+
+    def to_encode(self, positions: Sequence[int]) -> "KnownBatch":
+        """What the encoder may read of some of them."""
+        is_all = len(positions) == len(self.users)
+        if is_all and all(user.max_events is None for user in self.users):  # as mostly
+            return self
+        return KnownBatch.of([self.users[position].newest() for position in positions])
+
+
+def find_events(histories: Sequence[EventHistory | None], catalogue: Catalogue) -> KnownBatch:
     """Look up the items of many users at once."""
     given = [_NO_EVENTS if history is None else history for history in histories]
-    videos = _known_of_each(
-        [history.video_hash_N for history in given],
-        [history.video_timestamp_N for history in given],
-        catalogue.video_index,
+    video_hashes = [history.video_hash_N for history in given]
+    comment_hashes = [history.comment_hash_M for history in given]
+    videos = catalogue.video_index.known(
+        _join(video_hashes, np.uint64),
+        _join([history.video_timestamp_N for history in given], np.int64),
+        loops.starts_of(video_hashes),
     )
-    comments = _known_of_each(
-        [history.comment_hash_M for history in given],
-        [history.comment_timestamp_M for history in given],
-        catalogue.comment_index,
+    comments = catalogue.comment_index.known(
+        _join(comment_hashes, np.uint64),
+        _join([history.comment_timestamp_M for history in given], np.int64),
+        loops.starts_of(comment_hashes),
     )
-    return [
+    video_N, video_time_N, video_start_B1 = videos
+    comment_M, comment_time_M, comment_start_B1 = comments
+    asked_B = [
+        len(video) + len(comment)
+        for video, comment in zip(video_hashes, comment_hashes, strict=True)
+    ]
+    users = [
         KnownEvents(
-            video_N=video_N,
-            video_time_N=video_time_N,
-            comment_M=comment_M,
-            comment_time_M=comment_time_M,
-            ignored=unknown_videos + unknown_comments,
-            max_events=history.max_events,
+            video_N[video:video_end],
+            video_time_N[video:video_end],
+            comment_M[comment:comment_end],
+            comment_time_M[comment:comment_end],
+            asked - (video_end - video) - (comment_end - comment),
+            history.max_events,
         )
-        for history, (video_N, video_time_N, unknown_videos), (
-            comment_M,
-            comment_time_M,
-            unknown_comments,
-        ) in zip(given, videos, comments, strict=True)
+        for history, asked, (video, video_end), (comment, comment_end) in zip(
+            given,
+            asked_B,
+            pairwise(video_start_B1.tolist()),
+            pairwise(comment_start_B1.tolist()),
+            strict=True,
+        )
     ]
-
-
-def build_timelines(
-    users: Sequence[KnownEvents], catalogue: Catalogue, *, comments_per_event: int
-) -> Timelines:
-    """Group and order the events of some users, as training does."""
-    comment_C = _join([user.comment_M for user in users], np.int32)
-    return Timelines.build(
-        users=len(users),
-        video_user_N=_owners([user.video_N for user in users]),
-        video_N=_join([user.video_N for user in users], np.int32),
-        video_time_N=_join([user.video_time_N for user in users], np.int64),
-        comment_user_C=_owners([user.comment_M for user in users]),
-        comment_C=comment_C,
-        comment_video_C=catalogue.comment_video_C[comment_C],
-        comment_time_C=_join([user.comment_time_M for user in users], np.int64),
-        comments_per_event=comments_per_event,
-    )
-
-
-def count_used(history: HistoryBatch) -> list[tuple[int, int]]:
-    """Count the events in each row of a batch: (videos, comments)."""
-    videos_B = np.count_nonzero(history.video_BI, axis=1)
-    comments_B = np.count_nonzero(history.comment_BJK, axis=(1, 2))
-    return list(zip(videos_B.tolist(), comments_B.tolist(), strict=True))
-
-
-def _known_of_each(
-    hashes: Sequence[NDArray[np.uint64]], times: Sequence[NDArray[np.int64]], index: IdIndex
-) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
-    """Rows and times of the events whose item is known, and how many aren't, of each user."""
-    row_N, time_N = index.rows(_join(hashes, np.uint64)), _join(times, np.int64)
-    start_U1 = loops.starts_of(hashes)
-    known_start_U1 = np.empty_like(start_U1)
-    loops.keep_known(row_N, time_N, start_U1, known_start_U1)
-    return [
-        (row_N[start:end], time_N[start:end], len(hash_N) - (end - start))
-        for hash_N, (start, end) in zip(hashes, pairwise(known_start_U1.tolist()), strict=True)
-    ]
-
-
-def _owners(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+    return KnownBatch(users, *videos, *comments)
 
 
 def _join(arrays: Sequence[NDArray[ScalarT]], dtype: type[ScalarT]) -> NDArray[ScalarT]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsvcr import loops
 from lsvcr.bundle import SHORTEST_PROFILE, Bundle, ProfileEntry
-from lsvcr.history import IntArray, Timelines
+from lsvcr.history import IntArray
 from service.engine.fetched_ranking import Pairs
 from service.engine.scoring import Rows, cosines
 
@@ -45,11 +45,18 @@ class ProfileSimilarity:
             return None
         return cls(bundle.comment_profile_CF, bundle.manifest.profile)
 
-    def profiles(self, timelines: Timelines) -> list[Profile]:
-        """Each user's profile from all comment events, as training knows them at the last one."""
+    def profiles(
+        self, comment_MK: NDArray[np.int32], comment_start_B1: NDArray[np.int64]
+    ) -> list[Profile]:
+        """Each user's profile from all comment events, as training knows them at the last one.
+
+        Args:
+            comment_MK: Comment rows of the events, user by user; 0 where there are fewer.
+            comment_start_B1: User b's events are from `comment_start_B1[b]` to `[b + 1]`.
+        """
         rows = [
-            _comments(timelines.comment_MK[max(start, end - self._entry.events) : end])
-            for start, end in pairwise(timelines.comment_start_U1.tolist())
+            _comments(comment_MK[max(start, end - self._entry.events) : end])
+            for start, end in pairwise(comment_start_B1.tolist())
         ]
         feature_NF = self._features(np.concatenate(rows))
         start_B, count_B = loops.starts_of(rows)[:-1], np.array([*map(len, rows)])

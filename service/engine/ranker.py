@@ -122,7 +122,7 @@ class Ranker:
         events = find_events([_history(query) for query in queries], self._catalogue)
         users = await self._users.encode(
             events,
-            *self._first_candidates(queries, events),
+            *self._first_candidates(queries, events.users),
             with_comments=any(isinstance(query, CommentQuery | FeedQuery) for query in queries),
             until_s=max(_deadline_s(query) for query in queries),
         )

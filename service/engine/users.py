@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
+from lsvcr.history import HistoryBatch, LatestHistories
 from service.engine.candidate_index import Candidates
 from service.engine.engine import OpenBundle
-from service.engine.known_events import KnownEvents, build_timelines, count_used
+from service.engine.known_events import KnownBatch, KnownEvents
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.errors import EngineFailedError, EngineLostError
 
@@ -78,7 +79,7 @@ class UserEncoding:
 
     async def encode(
         self,
-        events: Sequence[KnownEvents],
+        events: KnownBatch,
         counts: Sequence[int],
         weights: Sequence[float],
         *,
@@ -97,28 +98,29 @@ class UserEncoding:
             with_comments: Whether comments will be ranked.
             until_s: When nobody waits for any of them any more.
         """
-        users = [User(known) for known in events]
-        known_B = [position for position, known in enumerate(events) if not known.is_empty]
+        users = [User(known) for known in events.users]
+        known_B = [position for position, user in enumerate(users) if not user.events.is_empty]
         if not known_B:
             return users
         count_B = [counts[position] for position in known_B]
         weight_B = [weights[position] for position in known_B]
-        known = [events[position].newest() for position in known_B]
         encoded: list[EncodedHistory | None]
         try:
+            known = events.to_encode(known_B)
             encoded = await self._encode(known, count_B, weight_B, with_comments, until_s)
         except EngineLostError:  # known and logged where it was lost
-            encoded = [None] * len(known)
+            encoded = [None] * len(known_B)
         except Exception as error:  # out of memory, say, or a history that nobody foresaw
             if isinstance(error, LsvcrError) and not isinstance(error, EngineFailedError):
                 raise
-            logger.warning("encoding %d histories failed", len(known), exc_info=error)
-            if len(known) > 1:
+            logger.warning("encoding %d histories failed", len(known_B), exc_info=error)
+            if len(known_B) > 1:
+                middle = len(users) // 2
                 return [
                     user
-                    for half in (slice(len(events) // 2), slice(len(events) // 2, None))
+                    for half in (slice(middle), slice(middle, None))
                     for user in await self.encode(
-                        events[half],
+                        KnownBatch.of(events.users[half]),
                         counts[half],
                         weights[half],
                         with_comments=with_comments,
@@ -128,42 +130,53 @@ class UserEncoding:
             encoded = [None]
         for position, row in zip(known_B, encoded, strict=True):
             degraded = () if row is not None else ("encoder",)
-            users[position] = User(events[position], row, degraded)
+            users[position] = User(users[position].events, row, degraded)
         return users
 
     async def _encode(
         self,
-        users: Sequence[KnownEvents],
+        events: KnownBatch,
         counts: Sequence[int],
         weights: Sequence[float],
         with_comments: bool,
         until_s: float,
     ) -> list[EncodedHistory | None]:
         manifest, catalogue = self.opened.bundle.manifest, self.opened.bundle.catalogue
-        timelines = build_timelines(
-            users, catalogue, comments_per_event=manifest.comments_per_event
+        latest = LatestHistories.build(
+            video_N=events.video_N,
+            video_time_N=events.video_time_N,
+            video_start_B1=events.video_start_B1,
+            comment_C=events.comment_M,
+            comment_time_C=events.comment_time_M,
+            comment_start_B1=events.comment_start_B1,
+            comment_video=catalogue.comment_video_C,
+            comments_per_event=manifest.comments_per_event,
+            max_history=manifest.max_history,
         )
-        history = timelines.latest_windows(manifest.max_history)
-        profiles: list[Profile | None] = [None] * len(users)
+        profiles: list[Profile | None] = [None] * len(events.users)
         if self.similarity is not None and with_comments:
-            profiles = [*self.similarity.profiles(timelines)]
+            profiles = [*self.similarity.profiles(latest.comment_MK, latest.comment_start_B1)]
         encoded = await self.opened.encode(
-            history, with_comments=with_comments, counts=counts, weights=weights, until_s=until_s
+            latest.content_BSF,
+            with_comments=with_comments,
+            counts=counts,
+            weights=weights,
+            until_s=until_s,
         )
-        encoding = encoded.encoding
-        used_B = count_used(history)
+        encoding, history = encoded.encoding, HistoryBatch.unpacked(latest.content_BSF)
+        comment = slice(latest.comment_slots)
         is_finite_B = np.all(np.isfinite(encoding.video_preference_BD), axis=1)
         return [
             EncodedHistory(
                 video_preference_D=preference_D,
                 video_I=history.video_BI[row],
                 video_share_I=encoding.video_share_BI[row],
-                comment_JK=history.comment_BJK[row],
-                comment_last_J=history.comment_last_BJ[row],
-                comment_state_JD=encoding.comment_state_BJD[row],
+                comment_JK=history.comment_BJK[row, comment],
+                comment_last_J=history.comment_last_BJ[row, comment],
+                comment_state_JD=encoding.comment_state_BJD[row, comment],
                 profile=profiles[row],
                 candidates=candidates,
-                used=used_B[row],
+                used=latest.used_B[row],
             )
             if is_finite_B[row]
             else None

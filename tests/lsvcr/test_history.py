@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsvcr.history import GROUP_GAP_MS, NEVER, START, Timelines
+from lsvcr.history import GROUP_GAP_MS, NEVER, START, LatestHistories, Timelines
 
 MINUTE = 60_000
 
@@ -175,6 +175,36 @@ def test_the_newest_events_are_those_before_a_cut_that_nothing_reaches(videos, c
     fast = timelines.latest_windows(most)
     for name, array in fast.arrays().items():
         np.testing.assert_array_equal(array, slow.arrays()[name], err_msg=name)
+
+
+@given(events, comments, st.integers(0, 4), st.integers(1, 3))
+def test_latest_histories_are_the_latest_windows_of_timelines(videos, comments, most, keep):
+    comments = [(user, comment, 1 + comment % 5, time) for user, comment, time in comments]
+    timelines = build(videos, comments, users=4, keep=keep)
+    windows = timelines.latest_windows(most)
+    videos, comments = sorted(videos, key=lambda e: e[0]), sorted(comments, key=lambda e: e[0])
+    video_3N = np.array(videos, np.int64).reshape(-1, 3).T
+    comment_4C = np.array(comments, np.int64).reshape(-1, 4).T
+    latest = LatestHistories.build(
+        video_N=video_3N[1].astype(np.int32),
+        video_time_N=video_3N[2] * MINUTE,
+        video_start_B1=np.searchsorted(video_3N[0], np.arange(5)),
+        comment_C=comment_4C[1].astype(np.int32),
+        comment_time_C=comment_4C[3] * MINUTE,
+        comment_start_B1=np.searchsorted(comment_4C[0], np.arange(5)),
+        comment_video=np.array([1 + comment % 5 for comment in range(21)], np.int32),
+        comments_per_event=keep,
+        max_history=most,
+    )
+    np.testing.assert_array_equal(latest.content_BSF, windows.packed())
+    assert latest.comment_slots == windows.comment_BJK.shape[1]
+    assert latest.used_B == [
+        (np.count_nonzero(video_I), np.count_nonzero(comment_JK))
+        for video_I, comment_JK in zip(windows.video_BI, windows.comment_BJK, strict=True)
+    ]
+    start_U1 = timelines.comment_start_U1
+    assert latest.comment_start_B1.tolist() == start_U1.tolist()
+    np.testing.assert_array_equal(latest.comment_MK[: start_U1[-1]], timelines.comment_MK)
 
 
 def plain_timeline(videos, comments):

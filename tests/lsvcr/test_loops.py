@@ -51,7 +51,63 @@ def test_an_array_with_gaps_is_refused():
 def test_users_whose_events_do_not_follow_one_another_are_refused(starts):
     start_U1 = np.array(starts, np.int64)
     with pytest.raises(IndexError, match="out of range"):
-        loops.keep_known(ROW.copy(), np.zeros(2, np.int64), start_U1, np.empty_like(start_U1))
+        loops.find_known(
+            HASH,
+            np.zeros(2, np.int64),
+            start_U1,
+            HASH,
+            ROW,
+            STARTS,
+            63,
+            FOUND,
+            np.empty_like(start_U1),
+        )
+
+
+def latest(
+    *,
+    rows: np.ndarray = ROW,
+    video_start_B1: np.ndarray = STARTS,
+    comment_start_B1: np.ndarray = STARTS,
+    users: int = 1,
+    room: int = 3 * 8,
+) -> None:
+    """Ask for one user's two videos and two comments, with room for just as many."""
+    times = np.zeros(2, np.int64)
+    loops.latest_histories(
+        users,
+        50,
+        2,
+        video_start_B1,
+        ROW,
+        times,
+        comment_start_B1,
+        rows,
+        times,
+        np.array([0, 1, 2], np.int32),
+        np.empty(room, np.int32),
+        np.empty(2, np.int64),
+        np.empty(2 * users, np.int64),
+        np.zeros((2, 2), np.int32),
+        np.empty_like(comment_start_B1),
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": np.array([1, 3], np.int32)},
+        {"rows": np.array([-1, 1], np.int32)},
+        {"video_start_B1": np.array([0, 3])},
+        {"comment_start_B1": np.array([1, 2])},
+        {"users": 2},
+        {"room": 3 * 8 - 1},
+    ],
+)
+def test_histories_that_do_not_fit_are_refused(wrong):
+    latest()
+    with pytest.raises(IndexError, match="out of range"):
+        latest(**wrong)
 
 
 def test_arrays_are_let_go_whatever_happens():

@@ -27,7 +27,7 @@ from service.engine.candidate_index import CandidateBatch
 from service.engine.engine import Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
-from service.engine.engine_messages import Encode, Search, pack_history
+from service.engine.engine_messages import Encode, Search
 from service.engine.engine_server import EngineServer, encode_together, search_together
 from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import LiveCounts
@@ -186,7 +186,7 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
     def ask(rows: slice, slots: int, with_comments: bool, counts: list[int]) -> Encode:
         part = type(ranker.bundle.golden.history)(*(array[rows, :slots] for array in arrays))
         weights = [0.0] * len(counts)
-        return Encode(1, FIRST, float("inf"), with_comments, counts, weights, pack_history(part))
+        return Encode(1, FIRST, float("inf"), with_comments, counts, weights, part.packed())
 
     slots = arrays[0].shape[1]
     questions = [ask(slice(0, 2), slots, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
@@ -448,13 +448,17 @@ def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
     async def main(pair: list[EngineProcess], engine: Engine) -> None:
         opened = await engine.open(FIRST)
         await until(lambda: opened.describe()["engines"] == 2)
-        history = opened.bundle.golden.history
-        counts = [1] * len(history.video_BI)
+        content_BSF = opened.bundle.golden.history.packed()
+        counts = [1] * len(content_BSF)
 
         async def ask() -> None:
             nobody = [0.0] * len(counts)
             await opened.encode(
-                history, with_comments=False, counts=counts, weights=nobody, until_s=float("inf")
+                content_BSF,
+                with_comments=False,
+                counts=counts,
+                weights=nobody,
+                until_s=float("inf"),
             )
 
         os.kill(pair[1].pid, signal.SIGSTOP)

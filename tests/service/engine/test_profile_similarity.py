@@ -17,7 +17,7 @@ COMMENTED = [[3], [], [1, 4, 2], [], [5, 5]]
 def test_profiles_of_a_batch_are_each_users_own() -> None:
     table_CF = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     entry = ProfileEntry(events=50, scale=8.0, scale_by_count=0.5)
-    profiles = ProfileSimilarity(table_CF, entry).profiles(timelines_of(COMMENTED))
+    profiles = ProfileSimilarity(table_CF, entry).profiles(*comment_events(COMMENTED))
     for profile, rows in zip(profiles, COMMENTED, strict=True):
         assert profile.scale == pytest.approx(8 + 0.5 * math.log1p(len(rows)))
         mean_F = table_CF[rows].mean(axis=0) if rows else np.zeros(8)
@@ -27,10 +27,10 @@ def test_profiles_of_a_batch_are_each_users_own() -> None:
         assert profile.direction_F.dtype == np.float32
 
 
-def timelines_of(commented: list[list[int]]) -> Timelines:
+def comment_events(commented: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Each comment under a video of its own, hours after the one before."""
     user_C = np.repeat(np.arange(len(commented)), [len(rows) for rows in commented])
-    return Timelines.build(
+    timelines = Timelines.build(
         users=len(commented),
         video_user_N=np.empty(0, np.int64),
         video_N=np.empty(0, np.int64),
@@ -41,3 +41,4 @@ def timelines_of(commented: list[list[int]]) -> Timelines:
         comment_time_C=np.arange(len(user_C)) * 300 * MINUTE_MS,
         comments_per_event=2,
     )
+    return timelines.comment_MK, timelines.comment_start_U1
