@@ -655,7 +655,7 @@ static uint64_t place_of(RowSet set, int64_t row)
 }
 
 /* Keeps the largest values that come, the smallest of them first. */
-static void keep_largest(float *heap, int64_t *size, int64_t most, float value)
+static void keep_largest(double *heap, int64_t *size, int64_t most, double value)
 {
     int64_t at;
     if (*size < most) {
@@ -694,7 +694,7 @@ static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *
     while (places < 2 * (uint64_t)most_excluded)
         places *= 2;
     RowSet set = {malloc(places * sizeof(int64_t)), places};
-    float *heap = malloc((size_t)most * sizeof *heap);
+    double *heap = malloc((size_t)most * sizeof *heap);
     int64_t kept = 0;
     for (int64_t b = 0; b < queries && set.row && heap; b++) {
         memset(set.row, -1, places * sizeof(int64_t));
@@ -707,7 +707,7 @@ static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *
                 place_N[kept++] = i;
                 keep_largest(heap, &size, smaller(count_B[b] > 0 ? count_B[b] : 0, most), score_N[i]);
             }
-        float floor = size && size == count_B[b] ? heap[0] - slack_B[b] : -FLT_MAX;
+        float floor = size && size == count_B[b] ? (float)heap[0] - slack_B[b] : -FLT_MAX;
         int64_t allowed = kept;
         kept = first;
         for (int64_t i = first; i < allowed; i++)
@@ -718,6 +718,86 @@ static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *
     kept_start_B1[queries] = kept;
     free(set.row);
     free(heap);
+    return status;
+}
+
+/* A number for each score, a larger one for a lower score; the same for both zeros. */
+static int64_t as_descending(double score)
+{
+    int64_t bits;
+    score += 0.0; /* not -0.0 */
+    if (score != score)
+        return INT64_MAX;
+    memcpy(&bits, &score, sizeof bits);
+    return bits < 0 ? bits ^ INT64_MIN : ~bits;
+}
+
+/* What `rank_pairs` fills, best first, query by query; it begins with what each query's rows score. */
+typedef struct {
+    int64_t *row, *start_B1;
+    float *encoder, *beside_PN;
+    double *score;
+} RankedPairs;
+
+/* Where one query's are, from `start` to `end`: puts its `count` best at `to`; how many they are.
+ * Reads only what is from `start` on, and `to` is never behind it. */
+static int64_t order_best(RankedPairs ranked, int64_t items, int64_t parts, const int64_t *row_N,
+                          const float *beside_PN, int64_t start, int64_t end, int64_t count,
+                          int64_t to, Key *key, double *heap, float *encoder)
+{
+    int64_t size = 0, kept = 0;
+    for (int64_t i = start; i < end; i++)
+        keep_largest(heap, &size, smaller(count, end - start), ranked.score[i]);
+    for (int64_t i = start; i < end; i++)
+        if (size < count || !(ranked.score[i] < heap[0]))
+            key[kept++] = (Key){as_descending(ranked.score[i]), row_N[i], 0, i};
+    sort_keys(key, key + (end - start), kept);
+    kept = smaller(kept, count);
+    for (int64_t k = 0; k < kept; k++) {
+        int64_t i = key[k].place;
+        heap[k] = ranked.score[i];
+        encoder[k] = ranked.encoder[i];
+        for (int64_t p = 0; p < parts; p++)
+            ranked.beside_PN[p * items + to + k] = beside_PN[p * items + i];
+        ranked.row[to + k] = row_N[i];
+    }
+    memcpy(ranked.score + to, heap, (size_t)kept * sizeof *heap);
+    memcpy(ranked.encoder + to, encoder, (size_t)kept * sizeof *encoder);
+    return kept;
+}
+
+static int rank_pairs(const float *candidate_VD, int64_t rows, int64_t width, const int64_t *row_N,
+                      int64_t items, const float *preference_BD, const int64_t *start_B1,
+                      int64_t queries, float temperature, const float *beside_PN, int64_t parts,
+                      const int64_t *count_B, RankedPairs ranked)
+{
+    int status = score_rows(candidate_VD, rows, width, row_N, items, preference_BD, start_B1, queries,
+                            ranked.encoder);
+    if (status)
+        return status;
+    for (int64_t i = 0; i < items; i++) {
+        ranked.encoder[i] /= temperature;
+        ranked.score[i] = ranked.encoder[i];
+        for (int64_t p = 0; p < parts; p++)
+            ranked.score[i] += beside_PN[p * items + i];
+    }
+    int64_t most = 1;
+    for (int64_t b = 0; b < queries; b++)
+        most = start_B1[b + 1] - start_B1[b] > most ? start_B1[b + 1] - start_B1[b] : most;
+    Key *key = malloc(2 * (size_t)most * sizeof *key);
+    double *heap = malloc((size_t)most * sizeof *heap);
+    float *encoder = malloc((size_t)most * sizeof *encoder);
+    status = key && heap && encoder ? DONE : OUT_OF_MEMORY;
+    int64_t to = 0;
+    for (int64_t b = 0; b < queries && !status; b++) {
+        ranked.start_B1[b] = to;
+        to += order_best(ranked, items, parts, row_N, beside_PN, start_B1[b], start_B1[b + 1],
+                         count_B[b] > 0 ? count_B[b] : 0, to, key, heap, encoder);
+    }
+    ranked.start_B1[queries] = to;
+    free(key);
+    free(heap);
+    free(encoder);
     return status;
 }
 
@@ -869,6 +949,20 @@ static PyObject *call_choose_best(PyObject *module, PyObject *const *arguments, 
                                   c.data[7], c.data[8]));
 }
 
+static PyObject *call_rank_pairs(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    Call c;
+    if (take(&c, "nV nD iVD qN nB iBD qS i1 nP iPN qB QN QS IN IPN QN", arguments, count))
+        return NULL;
+    if (c.extent['S'] != c.extent['B'] + 1) /* S: queries and one more */
+        return finish(&c, OUT_OF_RANGE);
+    void **d = c.data;
+    RankedPairs ranked = {d[11], d[12], d[13], d[14], d[15]};
+    return finish(&c, rank_pairs(d[2], c.extent['V'], c.extent['D'], d[3], c.extent['N'], d[5], d[6],
+                                 c.extent['B'], *(float *)d[7], d[9], c.extent['P'], d[10], ranked));
+}
+
 static PyObject *call_read_halves(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
@@ -883,7 +977,8 @@ static PyMethodDef functions[] = {FUNCTION(find_rows),       FUNCTION(read_texts
                                   FUNCTION(find_known),      FUNCTION(build_timelines),
                                   FUNCTION(fill_windows),    FUNCTION(latest_histories),
                                   FUNCTION(score_rows),      FUNCTION(choose_best),
-                                  FUNCTION(read_halves),     {NULL, NULL, 0, NULL}};
+                                  FUNCTION(rank_pairs),      FUNCTION(read_halves),
+                                  {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 

@@ -180,6 +180,35 @@ def choose_best(
         kept_start_B1: Is filled: where in `place_N` each query's begin.
     """
 
+def rank_pairs(
+    rows: int,
+    width: int,
+    candidate_VD: NDArray[np.float32],
+    row_N: NDArray[np.int64],
+    queries: int,
+    preference_BD: NDArray[np.float32],
+    start_B1: NDArray[np.int64],
+    temperature: np.float32,
+    parts: int,
+    beside_PN: NDArray[np.float32],
+    count_B: NDArray[np.int64],
+    row_K: NDArray[np.int64],
+    ranked_start_B1: NDArray[np.int64],
+    encoder_K: NDArray[np.float32],
+    beside_PK: NDArray[np.float32],
+    score_K: NDArray[np.float64],
+    /,
+) -> None:
+    """Score each query's rows as `score_rows` does, and put its best in order; equal ones by row.
+
+    Args:
+        temperature: What products are divided by.
+        beside_PN: What else is added to each.
+        count_B: How many of each query's are its best.
+        row_K, encoder_K, beside_PK, score_K: As long as `row_N`; are filled from the beginning.
+        ranked_start_B1: Is filled: where in them each query's begin.
+    """
+
 def read_halves(
     rows: int,
     width: int,

@@ -17,10 +17,11 @@ from service.engine.fetched_ranking import (
     FetchedRanking,
     Pairs,
     preferences,
+    slack_of,
 )
 from service.engine.popularity_prior import FIRST, PopularityPrior
 from service.engine.retrieval import ROUNDING
-from service.engine.scoring import Parts, Ranked, Rows
+from service.engine.scoring import Parts, Ranked
 
 MIN_GROUPS = 256
 POPULAR, POPULAR_OF_ROOT = 4096, 10
@@ -51,7 +52,7 @@ class _Compared:
         place_V: Where in `row_P` a catalogue row stands; behind its end where it doesn't.
     """
 
-    row_P: Rows
+    row_P: NDArray[np.int64]
     vector_WP: NDArray[np.float32]
     place_V: NDArray[np.integer]
 
@@ -105,8 +106,9 @@ class BatchRanking:
                 return [self.rank_candidates([query], prior)[0] for query in queries]
             ranked, popular_floor = self._rank_beside_popular(queries, prior)
         else:
-            fetched = self._fetched.best_allowed(queries, self._fetched.fetched(queries))
-            ranked = self._fetched.rank(queries, fetched, _beside(queries, prior))
+            fetched = self._fetched.fetched(queries)
+            allowed = self._fetched.best_allowed(queries, fetched, slack_of(queries))
+            ranked = self._fetched.rank(queries, allowed, _beside(queries, prior))
             popular_floor = 0.0
         return [
             best if self._fetched.suffices(best, query, query.weight * popular_floor) else None
@@ -121,17 +123,21 @@ class BatchRanking:
         Of what was fetched ever less is looked at, as each step costs more than the one before.
         """
         fetched = self._fetched.fetched(queries)
+        error_B = np.array([query.fetched.error for query in queries], np.float32)
         score_N = fetched.score_N
+        score_N += fetched.for_each(error_B)
+        score_N /= self._fetched.temperature
         score_N += fetched.for_each(_weights(queries)) * prior.logit_V[fetched.row_N]
         popular = prior.propose(self._popular)
         compared = self._compare(prior, popular.row_N, prior.place_V)
         owner_N, row_N, floor_B = self._best_of(queries, compared)
         fetched = fetched.take(fetched.score_N >= fetched.for_each(floor_B))
         fetched = fetched.take(prior.place_V[fetched.row_N] >= len(popular.row_N))
-        fetched = self._fetched.best_allowed(queries, fetched)
-        owner_N = np.append(owner_N, fetched.owner_N)
+        slack_B = slack_of(queries) / self._fetched.temperature
+        allowed = self._fetched.best_allowed(queries, fetched, slack_B)
+        owner_N = np.append(owner_N, allowed.owner_N)
         by_owner_N = np.argsort(owner_N, kind="stable")
-        row_N = np.append(row_N, fetched.row_N)[by_owner_N]
+        row_N = np.append(row_N, allowed.row_N)[by_owner_N]
         pairs = Pairs(_starts_by(owner_N[by_owner_N], queries), row_N)
         return self._fetched.rank(queries, pairs, _beside(queries, prior)), popular.floor
 
@@ -141,7 +147,7 @@ class BatchRanking:
         return np.maximum(lower_B, np.finfo(np.float32).min)
 
     def _compare(
-        self, prior: PopularityPrior | None, row_P: Rows, place_V: NDArray[np.integer]
+        self, prior: PopularityPrior | None, row_P: NDArray[np.int64], place_V: NDArray[np.integer]
     ) -> _Compared:
         """The rows' vectors, gathered once for each prior."""
         known = self._compared
@@ -156,7 +162,7 @@ class BatchRanking:
 
     def _best_of(
         self, queries: Sequence[PlainQuery], compared: _Compared
-    ) -> tuple[NDArray[np.intp], Rows, NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.float32]]:
         """Pairs that hold each query's best of some rows, ties included, and few others.
 
         Scores everything roughly: equal videos only nearly equally. Also what a video must score

@@ -28,14 +28,14 @@ class Candidates(msgspec.Struct, frozen=True, eq=False):
     """What one search of an index proposed.
 
     Attributes:
-        row_N: Catalogue rows, nearest first.
+        row_N: int32 or int64 catalogue rows, nearest first.
         part_N: float32, the inner product of each, give or take the error.
         floor: No row left out has a larger one; -inf if none was left out.
         error: At most.
         with_parts: Whether parts of the score that the index knows are in all this.
     """
 
-    row_N: NDArray[np.int64]
+    row_N: NDArray[np.integer[Any]]
     part_N: NDArray[np.float32]
     floor: float
     error: float = 0.0
@@ -72,9 +72,8 @@ class CandidateBatch(msgspec.Struct, frozen=True, eq=False):
         return len(self.counts)
 
     def __iter__(self) -> Iterator[Candidates]:
-        row_BN = self.row_BN.astype(np.int64, copy=False)
-        found_B = np.minimum(np.count_nonzero(row_BN > 0, axis=1), self.counts)
-        for row_N, part_N, found in zip(row_BN, self.part_BN, found_B.tolist(), strict=True):
+        found_B = np.minimum(np.sum(self.row_BN > 0, axis=1), self.counts)
+        for row_N, part_N, found in zip(self.row_BN, self.part_BN, found_B.tolist(), strict=True):
             floor = float(part_N[found - 1]) + self.error if found else np.inf
             floor = -np.inf if found == self.rows else floor
             yield Candidates(row_N[:found], part_N[:found], floor, self.error, self.with_parts)

@@ -19,6 +19,7 @@ from service.engine.fetched_ranking import (
     FetchedRanking,
     Pairs,
     RankedQuery,
+    slack_of,
 )
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
@@ -162,8 +163,10 @@ class CommentRanking:
         ]
         beside = self._beside([one.user for one in asked])
         is_whole = beside is None or all(query.fetched.with_parts for query in queries)
-        fetched = self._pairs.best_allowed(queries, self._pairs.fetched(queries), is_whole=is_whole)
-        ranked = self._pairs.rank(queries, fetched, beside)
+        # Else all of them may be among the best, whatever their inner product.
+        slack_B = slack_of(queries) if is_whole else np.full(len(queries), np.inf, np.float32)
+        allowed = self._pairs.best_allowed(queries, self._pairs.fetched(queries), slack_B)
+        ranked = self._pairs.rank(queries, allowed, beside)
         # What profiles alone lift, and no index proposes, is missed: see `_best_of_all`.
         floor = 0.0 if beside is None else -np.inf
         return [

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lsvcr import loops
 from service.engine.candidate_index import Candidates
 from service.engine.retrieval import ROUNDING
-from service.engine.scoring import Parts, Ranked, Rows, cosines
+from service.engine.scoring import Parts, Ranked, Rows
 from service.engine.video_conditions import Allows
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -51,12 +51,12 @@ class Pairs(msgspec.Struct, frozen=True, eq=False):
     """
 
     start_B1: NDArray[np.int64]
-    row_N: Rows
+    row_N: NDArray[np.int64]
 
     @classmethod
     def of(cls, rows: Sequence[Rows]) -> "Pairs":
         """Those of each query."""
-        row_N = np.concatenate([np.empty(0, np.int64), *rows])
+        row_N = np.concatenate([np.empty(0, np.int64), *rows], dtype=np.int64)
         return cls(loops.starts_of(rows), row_N)
 
     @property
@@ -66,7 +66,7 @@ class Pairs(msgspec.Struct, frozen=True, eq=False):
 
     def for_each(self, value_B: NDArray[ScalarT]) -> NDArray[ScalarT]:
         """What each query has, beside each of its items."""
-        return np.repeat(value_B, np.diff(self.start_B1))
+        return np.repeat(value_B, self.start_B1[1:] - self.start_B1[:-1])
 
 
 class RoughPairs(Pairs, frozen=True, eq=False):
@@ -97,55 +97,79 @@ class FetchedRanking:
         self.temperature = np.float32(temperature)
 
     def fetched(self, queries: Sequence[FetchedQuery]) -> RoughPairs:
-        """What the index found, by its inner product over the temperature: no less than it is."""
+        """What the index found, by its inner product."""
         fetched = [query.fetched for query in queries]
-        pairs = Pairs.of([one.row_N for one in fetched])
-        score_N = np.concatenate([one.part_N for one in fetched])
-        score_N += pairs.for_each(np.array([one.error for one in fetched], np.float32))
-        score_N /= self.temperature
-        return RoughPairs(pairs.start_B1, pairs.row_N, score_N)
+        rows = [one.row_N for one in fetched]
+        return RoughPairs(
+            loops.starts_of(rows),
+            np.concatenate(rows, dtype=np.int64),
+            np.concatenate([one.part_N for one in fetched]),
+        )
 
     def best_allowed(
-        self, queries: Sequence[FetchedQuery], pairs: RoughPairs, *, is_whole: bool = True
-    ) -> RoughPairs:
+        self, queries: Sequence[FetchedQuery], pairs: RoughPairs, slack_B: NDArray[np.float32]
+    ) -> Pairs:
         """Those that may be shown and may be among each query's best, ties included.
 
         Args:
-            is_whole: Whether rough scores are of the whole score: else all may be among the best.
+            slack_B: How much less than the worst of these others may score, roughly.
         """
         if any(query.matching is not None for query in queries):
             pairs = pairs.take(_match(queries, pairs))
         excluded = [query.excluded_E for query in queries]
-        error = [ROUNDING + query.fetched.error if is_whole else np.inf for query in queries]
         place_N, start_B1 = np.empty(len(pairs.row_N), np.int64), np.empty_like(pairs.start_B1)
         loops.choose_best(
             pairs.start_B1,
-            np.ascontiguousarray(pairs.row_N, np.int64),
+            pairs.row_N,
             pairs.score_N,
             loops.starts_of(excluded),
             np.concatenate(excluded).astype(np.int32, copy=False),
             np.array([query.count for query in queries], np.int64),
-            2 * np.array(error, np.float32) / self.temperature,
+            slack_B,
             place_N,
             start_B1,
         )
-        place_N = place_N[: start_B1[-1]]
-        return RoughPairs(start_B1, pairs.row_N[place_N], pairs.score_N[place_N])
+        return Pairs(start_B1, pairs.row_N[place_N[: start_B1[-1]]])
 
     def rank(
         self, queries: Sequence[RankedQuery], pairs: Pairs, beside: Beside | None
     ) -> list[Ranked]:
         """Score pairs exactly and keep each query's best, as `Scorer.rank` would."""
-        preference_BD = preferences(queries)
-        cosine_N = cosines(self._candidate_VD, pairs.row_N, preference_BD, pairs.start_B1)
-        parts: Parts = {"encoder": cosine_N / self.temperature}
+        preference_BD, (rows, width) = preferences(queries), self._candidate_VD.shape
+        beside_PN = np.empty((0, len(pairs.row_N)), np.float32)
+        names: tuple[str, ...] = ()
         if beside is not None:
-            parts |= beside(pairs)
-        scored = Ranked.of(pairs.row_N, parts)
-        ordered = scored.take(np.lexsort((pairs.row_N, -scored.score_K, pairs.owner_N)))
+            parts = beside(pairs)
+            names, beside_PN = (*parts,), np.stack([*parts.values()])
+        row_K, start_B1 = np.empty_like(pairs.row_N), np.empty_like(pairs.start_B1)
+        encoder_K, beside_PK = np.empty(len(row_K), np.float32), np.empty_like(beside_PN)
+        score_K = np.empty(len(row_K), np.float64)
+        loops.rank_pairs(
+            rows,
+            width,
+            self._candidate_VD,
+            pairs.row_N,
+            len(queries),
+            preference_BD,
+            pairs.start_B1,
+            self.temperature,
+            len(names),
+            beside_PN,
+            np.array([query.count for query in queries], np.int64),
+            row_K,
+            start_B1,
+            encoder_K,
+            beside_PK,
+            score_K,
+        )
+        part_K = {"encoder": encoder_K, **dict(zip(names, beside_PK, strict=True))}
         return [
-            ordered.take(slice(start, min(start + query.count, end)))
-            for query, (start, end) in zip(queries, pairwise(pairs.start_B1.tolist()), strict=True)
+            Ranked(
+                row_K[start:end],
+                {name: values[start:end] for name, values in part_K.items()},
+                score_K[start:end],
+            )
+            for start, end in pairwise(start_B1.tolist())
         ]
 
     def suffices(self, best: Ranked, query: FetchedQuery, beside_floor: float) -> bool:
@@ -160,6 +184,11 @@ class FetchedRanking:
             return False
         left_out = (query.fetched.floor + ROUNDING) / float(self.temperature) + beside_floor
         return float(best.score_K[-1]) > left_out
+
+
+def slack_of(queries: Sequence[FetchedQuery]) -> NDArray[np.float32]:
+    """What two inner products of an index may be wrong by, one of them of the worst of the best."""
+    return np.array([2 * (ROUNDING + query.fetched.error) for query in queries], np.float32)
 
 
 def preferences(queries: Sequence[RankedQuery]) -> NDArray[np.float32]:

@@ -1,9 +1,12 @@
 """What the compiled loops refuse, so that no mistake in Python reads or writes beyond an array."""
 
 import contextlib
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lsvcr import loops
 
@@ -155,3 +158,78 @@ def test_rows_outside_of_a_table_are_refused(row):
     table_VF = np.zeros((2, 3), np.float16)
     with pytest.raises(IndexError, match="out of range"):
         loops.read_halves(2, 3, table_VF, np.array([row]), np.empty((1, 3), np.float32))
+
+
+def rank(
+    preference_BD: np.ndarray,
+    candidate_VD: np.ndarray,
+    rows: list[list[int]],
+    beside_PN: np.ndarray,
+    count_B: list[int],
+) -> list[list[tuple[int, float, float, list[float]]]]:
+    """Row, score, the encoder's part and the others of each query's best."""
+    row_N = np.array([row for some in rows for row in some], np.int64)
+    row_K, start_B1 = np.empty_like(row_N), np.empty(len(rows) + 1, np.int64)
+    encoder_K, beside_PK = np.empty(len(row_N), np.float32), np.empty_like(beside_PN)
+    score_K = np.empty(len(row_N))
+    loops.rank_pairs(
+        *candidate_VD.shape,
+        candidate_VD,
+        row_N,
+        len(rows),
+        preference_BD,
+        loops.starts_of(rows),
+        np.float32(0.5),
+        len(beside_PN),
+        beside_PN,
+        np.array(count_B, np.int64),
+        row_K,
+        start_B1,
+        encoder_K,
+        beside_PK,
+        score_K,
+    )
+    ranked = zip(
+        row_K.tolist(), score_K.tolist(), encoder_K.tolist(), beside_PK.T.tolist(), strict=True
+    )
+    return [list(islice(ranked, end - start)) for start, end in pairwise(start_B1.tolist())]
+
+
+ROWS, VALUES = 30, [-1.0, -0.0, 0.0, 0.25, 1.0]
+"""Few values, so that many scores are equal."""
+
+
+@given(
+    st.lists(st.lists(st.integers(0, ROWS - 1), max_size=40), min_size=1, max_size=4),
+    st.integers(0, 2),
+    st.integers(0, 12),
+    st.randoms(use_true_random=False),
+)
+def test_pairs_are_ranked_as_numpy_sorts_them(rows, parts, count, random):
+    """Best first, equal ones by row, and each with its parts."""
+    rng = np.random.default_rng(random.randrange(1 << 32))
+    candidate_VD = rng.choice(VALUES, (ROWS, 3)).astype(np.float32)
+    preference_BD = rng.choice(VALUES, (len(rows), 3)).astype(np.float32)
+    beside_PN = rng.choice(VALUES, (parts, sum(map(len, rows)))).astype(np.float32)
+    ranked = rank(preference_BD, candidate_VD, rows, beside_PN, [count] * len(rows))
+    start = 0
+    for some, preference_D, best in zip(rows, preference_BD, ranked, strict=True):
+        own_PN = beside_PN[:, start : start + len(some)]
+        start += len(some)
+        encoder_N = candidate_VD[some] @ preference_D / np.float32(0.5)
+        score_N = encoder_N + own_PN.sum(axis=0, dtype=np.float64)
+        order_K = np.lexsort((some, -score_N))[:count]
+        assert [row for row, *_ in best] == [some[place] for place in order_K]
+        assert [score for _, score, *_ in best] == score_N[order_K].tolist()
+        assert [encoder for _, _, encoder, _ in best] == encoder_N[order_K].tolist()
+        if len({*some}) == len(some):  # else equal ones may be told apart by their parts
+            assert [beside for *_, beside in best] == own_PN.T[order_K].tolist()
+
+
+def test_pairs_outside_of_what_there_is_are_refused():
+    vectors, none = np.ones((2, 3), np.float32), np.empty((0, 1), np.float32)
+    for row in (-1, 2):
+        with pytest.raises(IndexError, match="out of range"):
+            rank(vectors[:1], vectors, [[row]], none, [1])
+    with pytest.raises(ValueError, match="items"):
+        rank(vectors[:1], vectors, [[1]], np.empty((1, 2), np.float32), [1])
