@@ -184,13 +184,16 @@ static void sort_keys(Key *key, Key *spare, int64_t count)
 
 /* Single comment events of one user under one video that are at most a gap apart. */
 typedef struct {
-    int64_t video, first_ms, last_ms, from, to; /* of the ordered single events */
-    int32_t first, last, cut;                   /* orders */
+    int64_t video, first_ms, last_ms, newest; /* the last of them in order */
+    int32_t first, last, cut;                 /* orders */
 } Group;
 
 typedef struct {
     Key *comment, *instant, *spare;
     Group *group;
+    int64_t *earlier; /* of each single event in order, the one before in its group, or -1 */
+    int64_t *latest;  /* by video: which group is its latest, or -1 */
+    uint64_t places;  /* a power of two, more than there are videos */
 } Workplace;
 
 typedef struct {
@@ -231,43 +234,62 @@ static void order_videos(Given given, Workplace at, Videos *videos)
     }
 }
 
-/* Sorts into `at.comment` by video, time and row; fills `at.group`; how many groups there are. */
+/* Where a video's latest group is told. */
+static int64_t *latest_of(Workplace at, int64_t video)
+{
+    uint64_t place = (uint64_t)video * 0x9e3779b97f4a7c15u >> 32 & (at.places - 1);
+    while (at.latest[place] >= 0 && at.group[at.latest[place]].video != video)
+        place = (place + 1) & (at.places - 1);
+    return &at.latest[place];
+}
+
+/* Sorts into `at.comment` by time and row, as stored histories mostly are already; fills `at.group`
+ * in the order of first instants; how many groups there are. */
 static int64_t group_comments(Given given, Workplace at)
 {
     for (int64_t i = 0; i < given.count; i++) {
         int64_t event = given.event[i];
-        at.comment[i] = (Key){given.video[event], given.ms[event], given.row[event], event};
+        at.comment[i] = (Key){given.ms[event], given.row[event], given.video[event], event};
     }
     sort_keys(at.comment, at.spare, given.count);
+    memset(at.latest, -1, at.places * sizeof *at.latest);
     int64_t groups = 0;
     for (int64_t i = 0; i < given.count; i++) {
-        const Key *here = &at.comment[i], *before = i ? here - 1 : here;
-        if (!i || here->first != before->first || here->second - before->second > GROUP_GAP_MS)
-            at.group[groups++] = (Group){.video = here->first, .first_ms = here->second, .from = i};
-        at.group[groups - 1].last_ms = here->second;
-        at.group[groups - 1].to = i + 1;
+        int64_t ms = at.comment[i].first, video = at.comment[i].third, *latest = latest_of(at, video);
+        if (*latest < 0 || ms - at.group[*latest].last_ms > GROUP_GAP_MS) {
+            *latest = groups;
+            at.group[groups++] = (Group){.video = video, .first_ms = ms, .newest = -1};
+        }
+        Group *group = &at.group[*latest];
+        at.earlier[i] = group->newest;
+        group->newest = i;
+        group->last_ms = ms;
     }
     return groups;
 }
 
-/* Moves a group's end behind the first video event on its video that follows within the gap. */
-static void delay_behind_like(Group *group, const int32_t *row, const int64_t *ms, int64_t count)
+/* Moves groups' ends behind the first video event on their video that follows within the gap. */
+static void delay_behind_likes(Group *group, int64_t groups, const int32_t *row, const int64_t *ms,
+                               int64_t count)
 {
-    int64_t low = 0, high = count;
-    LOWER_BOUND(ms, group->last_ms, low, high)
-    for (; low < count && ms[low] - group->last_ms <= GROUP_GAP_MS; low++)
-        if (row[low] == group->video) {
-            group->last_ms = ms[low];
-            return;
-        }
+    int64_t from = 0;
+    for (Group *end = group + groups; group < end; group++) {
+        while (from < count && ms[from] < group->first_ms)
+            from++;
+        for (int64_t v = from; v < count && ms[v] - group->last_ms <= GROUP_GAP_MS; v++)
+            if (ms[v] >= group->last_ms && row[v] == group->video) {
+                group->last_ms = ms[v];
+                break;
+            }
+    }
 }
 
 /* The group's newest comments, each once at its latest event, newest first. */
-static void keep_newest(const Group *group, const Key *comment, int32_t *row_K, int64_t keep)
+static void keep_newest(const Group *group, Workplace at, int32_t *row_K, int64_t keep)
 {
     int64_t kept = 0;
-    for (int64_t i = group->to - 1; i >= group->from && kept < keep; i--) {
-        int32_t row = (int32_t)comment[i].third;
+    for (int64_t i = group->newest; i >= 0 && kept < keep; i = at.earlier[i]) {
+        int32_t row = (int32_t)at.comment[i].second;
         int64_t same = 0;
         while (same < kept && row_K[same] != row)
             same++;
@@ -326,7 +348,7 @@ static void order_instants(Workplace at, int64_t groups, Videos *videos, int64_t
         comments->last[to] = group->last;
         comments->cut[to] = group->cut;
         comments->ms[to] = group->first_ms;
-        keep_newest(group, at.comment, comments->row_K + to * comments->keep, comments->keep);
+        keep_newest(group, at, comments->row_K + to * comments->keep, comments->keep);
     }
     int32_t earliest = NEVER;
     for (int64_t to = comments->count - 1; to >= start; to--) {
@@ -372,8 +394,15 @@ static int order_users(int64_t users, Given video, Given comment, Videos *videos
         malloc((size_t)most * sizeof(Key)),
         malloc((size_t)most * sizeof(Key)),
         malloc((size_t)most_comments * sizeof(Group)),
+        malloc((size_t)most_comments * sizeof(int64_t)),
+        NULL,
+        4,
     };
-    int status = at.comment && at.instant && at.spare && at.group ? DONE : OUT_OF_MEMORY;
+    while (at.places < 2 * (uint64_t)most_comments)
+        at.places *= 2;
+    at.latest = malloc(at.places * sizeof *at.latest);
+    int is_there = at.comment && at.instant && at.spare && at.group && at.earlier && at.latest;
+    int status = is_there ? DONE : OUT_OF_MEMORY;
 
     const int64_t *video_event = video.event, *comment_event = comment.event;
     int64_t video_from = 0, comment_from = 0;
@@ -385,9 +414,8 @@ static int order_users(int64_t users, Given video, Given comment, Videos *videos
         order_videos(video, at, videos);
         comment.event = comment_event + comment_from, comment.count = comment_to - comment_from;
         int64_t groups = group_comments(comment, at);
-        for (int64_t g = 0; g < groups; g++)
-            delay_behind_like(&at.group[g], videos->row + start, videos->ms + start,
-                              videos->count - start);
+        delay_behind_likes(at.group, groups, videos->row + start, videos->ms + start,
+                           videos->count - start);
         order_instants(at, groups, videos, start, comments);
         video_from = video_to;
         comment_from = comment_to;
@@ -398,6 +426,8 @@ static int order_users(int64_t users, Given video, Given comment, Videos *videos
     free(at.instant);
     free(at.spare);
     free(at.group);
+    free(at.earlier);
+    free(at.latest);
     return status;
 }
 
