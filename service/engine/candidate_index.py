@@ -78,13 +78,6 @@ class CandidateBatch(msgspec.Struct, frozen=True, eq=False):
             floor = -np.inf if found == self.rows else floor
             yield Candidates(row_N[:found], part_N[:found], floor, self.error, self.with_parts)
 
-    def of(self, start: int, end: int) -> "CandidateBatch":
-        """Those of some queries, no wider than they need."""
-        counts = self.counts[start:end]
-        found = slice(max(counts, default=0))
-        row_BN, part_BN = self.row_BN[start:end, found], self.part_BN[start:end, found]
-        return CandidateBatch(row_BN, part_BN, counts, self.rows, self.error, self.with_parts)
-
     @classmethod
     def join(cls, batches: Sequence["CandidateBatch"]) -> "CandidateBatch":
         """Queries of several searches of one index; at least one."""

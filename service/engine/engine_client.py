@@ -40,10 +40,10 @@ from service.engine.engine_messages import (
     Release,
     Reply,
     Search,
-    unpack_candidates,
-    unpack_encoding,
     unpack_error,
+    unpack_found,
     unpack_sizes,
+    unpack_users,
 )
 from service.engine.freed_memory import give_back_after
 from service.errors import EngineLostError
@@ -299,9 +299,10 @@ class RemoteBundle:
         reply = await self._ask(
             lambda number: Encode(number, self._version, until_s, *wanted), Encoded
         )
-        if self._logit_V is not None and any(weights) and not reply.found.with_parts:
+        if self._logit_V is not None and any(weights) and not reply.with_parts:
             self._tell_again(self._logit_V)
-        return EncodedUsers(unpack_encoding(reply.encoding), unpack_candidates(reply.found))
+        width, slots = self.bundle.manifest.width, history_BSF.shape[1]
+        return unpack_users(reply, width, slots, counts, self.sizes["video"].rows)
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
@@ -310,7 +311,7 @@ class RemoteBundle:
         reply = await self._ask(
             lambda number: Search(number, self._version, kind, list(counts), query_BD), Found
         )
-        return unpack_candidates(reply)
+        return unpack_found(reply, reply.found_BX, counts, self.sizes[kind].rows)
 
     async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
         """As `OpenBundle.set_prior`; all front-ends have the same, which is sent once."""

@@ -19,6 +19,7 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.encoder_session import Encoding
+from service.engine.engine import EncodedUsers
 from service.errors import (
     DeadlineExceededError,
     EngineFailedError,
@@ -114,23 +115,28 @@ class PriorKnown(msgspec.Struct, tag=True, array_like=True):
 
 
 class Found(msgspec.Struct, tag=True, array_like=True):
-    """Reply to `Search`: a `CandidateBatch`."""
+    """Reply to `Search`: what `pack_found` made of a `CandidateBatch`, and the rest of it."""
 
     number: int
-    row_BN: Array
-    part_BN: Array
-    counts: list[int]
-    rows: int
+    found_BX: Array
     error: float
     with_parts: bool
 
 
 class Encoded(msgspec.Struct, tag=True, array_like=True):
-    """Reply to `Encode`: an `Encoding`, and what was found."""
+    """Reply to `Encode`: an `EncodedUsers`, as few arrays as can be, as each takes its time.
+
+    Attributes:
+        user_BX: Of each user the preference, the shares of `slots` slots, and what was found, as in
+            `Found`.
+    """
 
     number: int
-    encoding: list[Array]
-    found: Found
+    user_BX: Array
+    slots: int
+    comment_state_BSD: Array
+    error: float
+    with_parts: bool
 
 
 class Opened(msgspec.Struct, tag=True, array_like=True):
@@ -168,27 +174,48 @@ def join_histories(contents: Sequence[Array]) -> Array:
     )
 
 
-def pack_encoding(encoding: Encoding) -> list[Array]:
-    """Lay out what an encoder made."""
-    return [encoding.video_preference_BD, encoding.video_share_BI, encoding.comment_state_BJD]
-
-
-def unpack_encoding(arrays: Sequence[Array]) -> Encoding:
-    """Undo `pack_encoding`."""
-    return Encoding(*arrays)
-
-
-def pack_candidates(number: int, found: CandidateBatch) -> Found:
-    """Lay out what searches found."""
+def pack_found(found: CandidateBatch) -> Array:
+    """Lay out what was found row by row, (B, X): parts and, as bits of float32, catalogue rows."""
     row_BN = found.row_BN.astype(np.int32, copy=False)
-    told = list(found.counts), found.rows, found.error, found.with_parts
-    return Found(number, row_BN, found.part_BN, *told)
+    return np.concatenate([found.part_BN, row_BN.view(np.float32)], axis=1)
 
 
-def unpack_candidates(found: Found) -> CandidateBatch:
-    """Undo `pack_candidates`."""
-    told = found.counts, found.rows, found.error, found.with_parts
-    return CandidateBatch(found.row_BN, found.part_BN, *told)
+def unpack_found(
+    reply: Found | Encoded, found_BX: Array, counts: Sequence[int], rows: int
+) -> CandidateBatch:
+    """Undo `pack_found`.
+
+    Args:
+        counts: As they were asked for; a reply may have room for more.
+        rows: How many the index holds.
+    """
+    found = found_BX.shape[1] // 2
+    row_BN = found_BX[:, found:].view(np.int32)
+    return CandidateBatch(row_BN, found_BX[:, :found], counts, rows, reply.error, reply.with_parts)
+
+
+def pack_users(encoded: EncodedUsers) -> Array:
+    """Lay out encoded users row by row, as `Encoded` has them."""
+    encoding = encoded.encoding
+    found_BX = pack_found(encoded.candidates)
+    parts = [encoding.video_preference_BD, encoding.video_share_BI, found_BX]
+    return np.concatenate(parts, axis=1)
+
+
+def unpack_users(
+    reply: Encoded, width: int, slots: int, counts: Sequence[int], rows: int
+) -> EncodedUsers:
+    """Undo `pack_users`.
+
+    Args:
+        width: D.
+        slots: Of the histories that were sent; others that were encoded with them may have more.
+        counts, rows: As for `unpack_found`, of videos.
+    """
+    user_BX, end = reply.user_BX, width + reply.slots
+    share_BS = user_BX[:, width : width + slots]
+    encoding = Encoding(user_BX[:, :width], share_BS, reply.comment_state_BSD[:, :slots])
+    return EncodedUsers(encoding, unpack_found(reply, user_BX[:, end:], counts, rows))
 
 
 def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:
@@ -236,7 +263,8 @@ class Frames(asyncio.Protocol):
         self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_decode_array).decode
         self._receive = receive
         self._lose = lose
-        self._buffer = bytearray()
+        self._begun = bytearray()  # of a message
+        self._wanted = 0  # bytes before it can be read on
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytearray] = []
 
@@ -251,17 +279,23 @@ class Frames(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on every message that is complete."""
-        self._buffer += data
+        if self._begun:  # as where a message is larger than what is read at once
+            self._begun += data
+            if len(self._begun) < self._wanted:
+                return
+            data = bytes(self._begun)
         start = 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
-            end = start + _LENGTH.size + length
-            if len(self._buffer) < end:
+        while (begun := len(data) - start) > 0:
+            self._wanted = _LENGTH.size
+            if begun >= _LENGTH.size:
+                self._wanted += _LENGTH.unpack_from(data, start)[0]
+            if begun < self._wanted:
                 break
-            message = self._decode(bytes(self._buffer[start + _LENGTH.size : end]))
+            end = start + self._wanted
+            message = self._decode(data[start + _LENGTH.size : end])
             start = end
             self._receive(self, message)
-        del self._buffer[:start]
+        self._begun = bytearray(data[start:])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the owner."""
@@ -294,7 +328,7 @@ class Frames(asyncio.Protocol):
 
 def _encode_array(value: Any) -> tuple[str, Sequence[int], memoryview]:
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.reshape(-1).view(np.uint8).data
+        return value.dtype.str, value.shape, np.ascontiguousarray(value).data
     raise NotImplementedError(f"{type(value).__name__} does not travel")
 
 

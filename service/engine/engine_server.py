@@ -18,14 +18,14 @@ import numpy as np
 
 from lsvcr.errors import LsvcrError
 from service.engine.batching import Batcher
-from service.engine.candidate_index import CandidateBatch, Kind, widened
-from service.engine.encoder_session import Encoding
-from service.engine.engine import EncodedUsers, InlineEngine, LocalBundle, OpenBundle
+from service.engine.candidate_index import Kind, widened
+from service.engine.engine import InlineEngine, LocalBundle, OpenBundle
 from service.engine.engine_messages import (
     Alive,
     Beat,
     Encode,
     Encoded,
+    Found,
     Frames,
     Open,
     Opened,
@@ -36,9 +36,9 @@ from service.engine.engine_messages import (
     Reply,
     Search,
     join_histories,
-    pack_candidates,
-    pack_encoding,
     pack_error,
+    pack_found,
+    pack_users,
 )
 from service.errors import EngineLostError
 
@@ -130,19 +130,18 @@ class EngineServer:
             return
         reply: Reply
         if (error := answering.exception()) is not None:
+            self._look_whether_broken()
             reply = pack_error(question.number, error)
             if not isinstance(error, LsvcrError):
                 logger.warning("%s failed", type(question).__name__, exc_info=error)
-        elif isinstance(question, Encode):
-            users: EncodedUsers = answering.result().answer
-            found = pack_candidates(question.number, users.candidates)
-            reply = Encoded(question.number, pack_encoding(users.encoding), found)
-        elif isinstance(question, Search):
-            reply = pack_candidates(question.number, answering.result().answer)
+        elif isinstance(question, Encode | Search):
+            reply = answering.result().answer
         else:
             reply = answering.result()
         with contextlib.suppress(EngineLostError):  # who asked has gone
             frames.send(reply)
+
+    def _look_whether_broken(self) -> None:
         if (problem := self._engine.problem(self._served.keys())) is not None:
             logger.error("this engine ends: %s", problem)
             self.has_broken.set()
@@ -150,6 +149,7 @@ class EngineServer:
     async def _compute(self, question: Open | Prior | Beat) -> Opened | PriorKnown | Alive:
         if isinstance(question, Beat):
             await self._reach_all()
+            self._look_whether_broken()
             return Alive(question.number)
         number, version = question.number, question.version
         if isinstance(question, Open):
@@ -188,7 +188,7 @@ class EngineServer:
         opened = await self._engine.open(version)
         on_gpu = opened.describe()["device"] == "cuda"
         together = FRAMES_TOGETHER_ON_GPU if on_gpu else FRAMES_TOGETHER
-        encodings: Batcher[Encode, EncodedUsers] = Batcher(
+        encodings: Batcher[Encode, Encoded] = Batcher(
             partial(encode_together, opened),
             max_queue=MAX_QUEUE,
             max_batch=together,
@@ -196,7 +196,7 @@ class EngineServer:
             in_flight=opened.in_flight,
             least_beside=LEAST_BESIDE,
         )
-        searches: dict[Kind, Batcher[Search, CandidateBatch]] = {
+        searches: dict[Kind, Batcher[Search, Found]] = {
             kind: Batcher(
                 partial(search_together, opened),
                 max_queue=MAX_QUEUE,
@@ -214,8 +214,8 @@ class _ServedBundle:
     """A bundle, and the prior that its candidates are chosen by: the last that anybody told."""
 
     opened: LocalBundle
-    encodings: Batcher[Encode, EncodedUsers]
-    searches: dict[Kind, Batcher[Search, CandidateBatch]]
+    encodings: Batcher[Encode, Encoded]
+    searches: dict[Kind, Batcher[Search, Found]]
     prior_digest: bytes = b""
 
     async def set_prior(self, question: Prior) -> bool:
@@ -228,34 +228,34 @@ class _ServedBundle:
 
 async def encode_together(
     opened: OpenBundle, questions: Sequence[Encode]
-) -> list[EncodedUsers | Exception]:
+) -> list[Encoded | Exception]:
     """Encode the users of several questions as one batch; each gets what it would get alone."""
-    histories = [question.history_BSF for question in questions]
+    history_BSF = join_histories([question.history_BSF for question in questions])
     encoded = await opened.encode(
-        join_histories(histories),
+        history_BSF,
         with_comments=any(question.with_comments for question in questions),
         counts=[count for question in questions for count in question.counts],
         weights=[weight for question in questions for weight in question.weights],
         until_s=max(question.until_s for question in questions),
     )
-    answers: list[EncodedUsers | Exception] = []
-    start = 0
-    for question, history_BSF in zip(questions, histories, strict=True):
-        users, slots, _ = history_BSF.shape
-        end = start + users
-        encoding = Encoding(
-            encoded.encoding.video_preference_BD[start:end],
-            encoded.encoding.video_share_BI[start:end, :slots],
-            encoded.encoding.comment_state_BJD[start:end, : slots if question.with_comments else 0],
+    user_BX, slots = pack_users(encoded), encoded.encoding.video_share_BI.shape[1]
+    state_BSD, found = encoded.encoding.comment_state_BJD, encoded.candidates
+    return [
+        Encoded(
+            question.number,
+            user_BX[users],
+            slots,
+            state_BSD[users] if question.with_comments else state_BSD[users, :0],
+            found.error,
+            found.with_parts,
         )
-        answers.append(EncodedUsers(encoding, encoded.candidates.of(start, end)))
-        start = end
-    return answers
+        for question, users in zip(questions, _shares(questions), strict=True)
+    ]
 
 
 async def search_together(
     opened: OpenBundle, questions: Sequence[Search]
-) -> list[CandidateBatch | Exception]:
+) -> list[Found | Exception]:
     """Search for several questions about items of one kind at once, likewise."""
     width = max(question.query_BD.shape[1] for question in questions)
     found = await opened.search(
@@ -263,5 +263,14 @@ async def search_together(
         np.concatenate([widened(question.query_BD, width, 0) for question in questions]),
         [count for question in questions for count in question.counts],
     )
-    ends = list(accumulate(len(question.counts) for question in questions))
-    return [found.of(start, end) for start, end in pairwise([0, *ends])]
+    found_BX = pack_found(found)
+    return [
+        Found(question.number, found_BX[queries], found.error, found.with_parts)
+        for question, queries in zip(questions, _shares(questions), strict=True)
+    ]
+
+
+def _shares(questions: Sequence[Encode | Search]) -> list[slice]:
+    """Where each question's users are in the batch that all of them make."""
+    ends = accumulate(len(question.counts) for question in questions)
+    return [slice(start, end) for start, end in pairwise([0, *ends])]

@@ -4,9 +4,12 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.engine.engine_messages import Beat, Frames, Question, frame
+from service.engine.engine_messages import Beat, Encode, Frames, Question, frame
 from service.errors import EngineLostError
 
 
@@ -42,3 +45,23 @@ def test_what_is_sent_in_one_turn_leaves_together(
             sending.send(Beat(4))
 
     asyncio.run(main())
+
+
+@given(st.lists(st.integers(0, 3), max_size=6), st.lists(st.integers(1, 120), max_size=40))
+def test_messages_arrive_whole_however_they_were_cut(users: list[int], cuts: list[int]) -> None:
+    sent = [
+        Encode(
+            number, "v", 0.5, True, [1] * few, [0.0] * few, np.arange(few * 12).reshape(few, 3, 4)
+        )
+        for number, few in enumerate(users)
+    ]
+    stream = b"".join(map(frame, sent))
+    received: list[Encode] = []
+    frames = Frames(Question, lambda _, message: received.append(message), lambda _: None)
+    for cut in [*cuts, len(stream)]:
+        frames.data_received(stream[:cut])
+        stream = stream[cut:]
+    assert [one.number for one in received] == list(range(len(users)))
+    for one, original in zip(received, sent, strict=True):
+        assert (one.counts, one.weights) == (original.counts, original.weights)
+        np.testing.assert_array_equal(one.history_BSF, original.history_BSF)

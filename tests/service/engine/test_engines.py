@@ -23,11 +23,17 @@ from lsvcr.catalogue import item_hashes
 from lsvcr.errors import BundleError
 from service.engine import video_ranking
 from service.engine.bundle_opening import open_warm
-from service.engine.candidate_index import CandidateBatch
-from service.engine.engine import Engine, GpuThreads, InlineEngine, LocalBundle
+from service.engine.engine import EncodedUsers, Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
-from service.engine.engine_messages import Encode, Search
+from service.engine.engine_messages import (
+    Encode,
+    Encoded,
+    Found,
+    Search,
+    unpack_found,
+    unpack_users,
+)
 from service.engine.engine_server import EngineServer, encode_together, search_together
 from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import LiveCounts
@@ -189,16 +195,22 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
         return Encode(1, FIRST, float("inf"), with_comments, counts, weights, part.packed())
 
     slots = arrays[0].shape[1]
-    questions = [ask(slice(0, 2), slots, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
+    fewer = slots - 1
+    questions = [ask(slice(0, 2), fewer, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
+
+    def unpacked(question: Encode, reply: Encoded | Exception) -> EncodedUsers:
+        assert isinstance(reply, Encoded)
+        width, rows = ranker.bundle.manifest.width, ranker.opened.sizes["video"].rows
+        slots = question.history_BSF.shape[1]
+        return unpack_users(reply, width, slots, question.counts, rows)
 
     async def main() -> None:
         together = await encode_together(ranker.opened, questions)
         alone = [(await encode_together(ranker.opened, [question]))[0] for question in questions]
-        for one, other in zip(together, alone, strict=True):
+        for question, *replies in zip(questions, together, alone, strict=True):
+            one, other = (unpacked(question, reply) for reply in replies)
             for array, expected in zip(
-                (one.encoding.video_preference_BD, one.encoding.comment_state_BJD),
-                (other.encoding.video_preference_BD, other.encoding.comment_state_BJD),
-                strict=True,
+                dataclasses.astuple(one.encoding), dataclasses.astuple(other.encoding), strict=True
             ):
                 np.testing.assert_allclose(array, expected, atol=1e-6)
             for found, wanted in zip(one.candidates, other.candidates, strict=True):
@@ -363,9 +375,10 @@ def test_searches_joined_by_the_engine_find_what_each_finds(tiny_registry: Path)
     async def main() -> None:
         together = await search_together(opened, questions)
         for one, question in zip(together, questions, strict=True):
-            assert isinstance(one, CandidateBatch)
+            assert isinstance(one, Found)
+            found = unpack_found(one, one.found_BX, question.counts, opened.sizes["comment"].rows)
             alone = await opened.search("comment", question.query_BD, question.counts)
-            for candidates, expected in zip(one, alone, strict=True):
+            for candidates, expected in zip(found, alone, strict=True):
                 assert candidates.row_N.tolist() == expected.row_N.tolist()
                 np.testing.assert_allclose(candidates.part_N, expected.part_N, atol=1e-5)
 
