@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -68,6 +69,7 @@ logger = logging.getLogger(__name__)
 class _Asked(NamedTuple):
     question: Question
     future: asyncio.Future[Any]
+    until_s: float
 
 
 class RemoteEngine:
@@ -139,15 +141,25 @@ class RemoteEngine:
             self._frames.close()
             self._lose(self._frames)
 
-    async def ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
+    async def ask(
+        self,
+        question: Callable[[int], Question],
+        kind: type[ReplyT],
+        *,
+        most_wait_s: float = math.inf,
+    ) -> ReplyT:
         """Send what `question` makes of a number, and wait for its reply, of type `kind`.
+
+        Args:
+            most_wait_s: After so long, give or take a beat, it fails as if the engine was lost.
 
         Raises:
             EngineLostError: If the engine is gone or silent, or gets so before it has answered.
             LsvcrError: As the engine answered.
         """
         number = next(self._numbers)
-        asked = _Asked(question(number), asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        asked = _Asked(question(number), loop.create_future(), loop.time() + most_wait_s)
         if self._frames is None:
             raise EngineLostError("the engine is not connected")
         if self._is_silent and not _may_take_long(asked):
@@ -235,6 +247,8 @@ class RemoteEngine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._beat_s)
             missed = missed + 1 if self._replies == replies else 0
+            now_s = asyncio.get_running_loop().time()
+            self._fail([one for one in self._asked.values() if one.until_s <= now_s])
             if missed == MOST_MISSED and not self._is_silent:
                 logger.warning("the engine gives no sign of life")
                 self._is_silent = True
@@ -341,11 +355,7 @@ class RemoteBundle:
         return self._description
 
     async def _ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
-        try:
-            async with asyncio.timeout(MOST_WAIT_S):
-                return await self._engine.ask(question, kind)
-        except TimeoutError as error:
-            raise EngineLostError("the engine does not answer") from error
+        return await self._engine.ask(question, kind, most_wait_s=MOST_WAIT_S)
 
 
 def _digest(array: NDArray[np.float32]) -> bytes:

@@ -21,15 +21,22 @@ from tiny_bundle_builder import PRIOR, SEED_HOUR, TINY_VERSIONS, sign, write_tin
 from lsvcr.bundle import load_bundle
 from lsvcr.catalogue import item_hashes
 from lsvcr.errors import BundleError
-from service.engine import video_ranking
+from service.engine import engine_client, video_ranking
 from service.engine.bundle_opening import open_warm
+from service.engine.candidate_index import Kind
 from service.engine.engine import EncodedUsers, Engine, GpuThreads, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import (
+    Alive,
+    Beat,
     Encode,
     Encoded,
     Found,
+    Frames,
+    Open,
+    Opened,
+    Question,
     Search,
     unpack_found,
     unpack_users,
@@ -354,6 +361,34 @@ def test_an_engine_of_two_that_dies_leaves_the_other_answering(tiny_registry: Pa
 
     with engine_pair(tiny_registry) as (pair, new_pair):
         asyncio.run(main(pair, new_pair()))
+
+
+def test_a_question_that_a_living_engine_never_answers_is_given_up(
+    tiny_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "MOST_WAIT_S", 0.3)
+
+    def receive(frames: Frames, question: Question) -> None:
+        if isinstance(question, Open):
+            sizes: dict[Kind, tuple[int, int, bool]] = {"video": (5, 5, False)}
+            frames.send(Opened(question.number, sizes, {}))
+        elif isinstance(question, Beat):
+            frames.send(Alive(question.number))
+
+    async def main() -> None:
+        loop, socket = asyncio.get_running_loop(), tmp_path / "engine"
+        server = await loop.create_unix_server(
+            lambda: Frames(Question, receive, lambda _: None), str(socket)
+        )
+        engine = RemoteEngine(tiny_registry, socket, beat_s=0.02)
+        opened = await engine.open(FIRST)
+        with pytest.raises(EngineLostError):
+            await opened.search("video", np.ones((1, 4), np.float32), [1])
+        assert engine.problem([FIRST]) is None
+        await engine.close()
+        server.close()
+
+    asyncio.run(main())
 
 
 def test_searches_joined_by_the_engine_find_what_each_finds(tiny_registry: Path) -> None:
