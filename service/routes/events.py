@@ -17,6 +17,7 @@ from service.history_value import StoredEvent
 from service.metrics import Metrics
 from service.quality_metrics import NO_ARM
 from service.routes.json_route import JsonRoute
+from service.routes.query_parameters import Whole
 from service.routes.recommendation_answers import encode_json
 from service.schemas import Identifier, Refused
 
@@ -51,7 +52,7 @@ async def append_events(request: Request, body: EventsBody) -> Response:
 
 @router.get("/users", tags=["users"], responses={200: {"model": UsersAnswer}})
 async def list_recent_users(
-    request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    request: Request, limit: Annotated[Whole, Query(ge=1, le=100)] = 20
 ) -> Response:
     """Users of the newest events, to look at some without knowing an id."""
     store: HistoryStore = request.app.state.store

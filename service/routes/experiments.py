@@ -19,6 +19,7 @@ from service.experiments.definition_store import Record
 from service.experiments.known_experiments import KnownExperiments
 from service.experiments.report_process import ReportProcess
 from service.routes.json_route import JsonRoute
+from service.routes.query_parameters import Decimal, Whole
 from service.routes.recommendation_answers import encode_json
 from service.schemas import Body, Identifier
 
@@ -30,13 +31,13 @@ class ReportOptions(Body):
         default=None, description="By default what the request accepts."
     )
     decide_by: Literal["always_valid", "fixed_horizon"] | None = None
-    planned_units: Annotated[int, Field(ge=2)] | None = Field(
+    planned_units: Annotated[Whole, Field(ge=2)] | None = Field(
         default=None, description="Of all arms; where the always-valid interval is tightest."
     )
-    pre_days: Annotated[float, Field(gt=0, le=365)] | None = Field(
+    pre_days: Annotated[Decimal, Field(gt=0, le=365)] | None = Field(
         default=None, description="How far CUPED looks back."
     )
-    winsorise: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+    winsorise: Annotated[Decimal, Field(gt=0.5, lt=1)] | None = Field(
         default=None, description="Quantile above which a unit's values are cut."
     )
 

@@ -1,10 +1,35 @@
-"""Refuses query parameters that an operation doesn't have: a typo must not be ignored."""
+"""Query parameters are taken as strictly as bodies: a typo must not be ignored, or read as another.
 
-from typing import Any
+The framework takes names that nobody knows, and reads `1_0` as 10 and `3.0` as a whole number.
+"""
+
+import re
+from typing import Annotated, Any
 
 from fastapi import Request
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from service.errors import InvalidRequestError
+
+_WHOLE = re.compile(r"-?[0-9]+")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?")
+
+
+def _written_as_whole(value: object) -> object:
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise PydanticCustomError("whole_number", "Input should be a whole number")
+    return value
+
+
+def _written_as_decimal(value: object) -> object:
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise PydanticCustomError("decimal_number", "Input should be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_written_as_whole)]
+Decimal = Annotated[float, BeforeValidator(_written_as_decimal)]
 
 
 async def refuse_unknown(request: Request) -> None:

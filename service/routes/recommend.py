@@ -11,6 +11,7 @@ from service.errors import InvalidRequestError
 from service.problem_details import describe_problem
 from service.routes.json_route import JsonRoute
 from service.routes.one_recommendation import Recommendation, recommend, recommend_similar
+from service.routes.query_parameters import Whole
 from service.routes.recommendation_answers import encode_json
 from service.routes.recommendation_queries import RecommendBody
 from service.schemas import (
@@ -65,7 +66,7 @@ async def recommend_batch(request: Request, body: BatchBody) -> Response:
 async def similar_videos(
     request: Request,
     video_id: Identifier,
-    k: Annotated[int, Query(ge=1, json_schema_extra={LIMITED_BY: "max_k"})] = 20,
+    k: Annotated[Whole, Query(ge=1, json_schema_extra={LIMITED_BY: "max_k"})] = 20,
 ) -> Response:
     """The videos nearest to one, whoever asks."""
     if k > request.app.state.limits.max_k:

@@ -166,7 +166,7 @@ def test_limits_are_settings(small: TestClient, path: str, allowed: Any, refused
 
 def test_the_limit_of_k_holds_for_similar_videos_too(small: TestClient) -> None:
     assert small.get("/videos/v1/similar?k=5").status_code == 200
-    for k in ("6", "0", "x", "1.5"):
+    for k in ("6", "0", "x", "1.5", "3.0", "1_0", "+1", "%201"):
         problem = check_problem(small.get(f"/videos/v1/similar?k={k}"), 422)
         assert problem["errors"][0]["loc"] == ["query", "k"]
 
