@@ -314,7 +314,7 @@ class LatestHistories:
         content_BSF: `HistoryBatch.packed` of `Timelines.latest_windows`.
         comment_slots: J; `content_BSF` has more where the video side does.
         used_B: Events in it: (videos, comments).
-        comment_MK, comment_start_B1: As in `Timelines`, of all comment events.
+        comment_MK, comment_start_B1: As in `Timelines`, of all comment events; zeros behind them.
     """
 
     content_BSF: NDArray[np.int32]
