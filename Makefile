@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help install demo docs test test-fast faults fuzz audit lock soak check lint types imports format clean
+.PHONY: help install demo docs test test-fast sanitize faults fuzz audit lock soak check lint types imports format clean
 
 help:
 	@echo "make demo        data, training, export, service and example answers (ARGS=--once ends there)"
@@ -18,6 +18,7 @@ help:
 	@echo "make lock        docker/service.lock anew: what the service's image installs, with hashes"
 	@echo "make check       lint, types, imports"
 	@echo "make test-fast   the tests that need neither torch nor a store"
+	@echo "make sanitize    the C loops' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make format      format and fix what ruff can"
 	@echo "make install     the environment in $(VENV)"
 	@echo "make clean       remove $(VENV) and .demo"
@@ -33,6 +34,20 @@ test: check
 
 test-fast: $(INSTALLED)
 	$(BIN)/pytest tests/lsvcr tests/service/engine $(ARGS)
+
+# The sanitizers' libraries come first in a process, so Python itself is run with them.
+SANITIZED := build/sanitized
+sanitize: $(INSTALLED)
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R lsvcr service tests pyproject.toml $(SANITIZED)
+	set -e; include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])'); \
+	for name in _loops _encoder; do \
+	  gcc -O1 -g -fsanitize=address,undefined -fno-sanitize-recover -fPIC -shared -I"$$include" \
+	    -o $(SANITIZED)/lsvcr/$$name.abi3.so lsvcr/$$name.c -lm; \
+	done
+	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/lsvcr tests/service/engine/test_profile_similarity.py \
+	  tests/service/engine/test_recommend_*.py tests/service/engine/test_*_ranking.py $(ARGS)
 
 faults: $(INSTALLED)
 	$(BIN)/python -m faults $(ARGS)
