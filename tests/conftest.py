@@ -1,11 +1,12 @@
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from tiny_bundle_builder import TINY_VERSIONS, write_tiny_bundle
 
-from lsvcr.registry import write_current
+from lsvcr.registry import read_current, write_current
 
 # A busy machine must not fail a test: none has a time limit.
 settings.register_profile("untimed", deadline=None)
@@ -25,13 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A registry of two tiny bundles, the first one current; shared, so nobody may change it."""
     registry = tmp_path_factory.mktemp("tiny") / "registry"
     for seed, version in enumerate(TINY_VERSIONS):
         write_tiny_bundle(registry / version, version=version, seed=seed)
-    write_current(registry, TINY_VERSIONS[0])
-    return registry
+    current = write_current(registry, TINY_VERSIONS[0])
+    yield registry
+    assert read_current(registry) == current, "a test activated a version for all others"
 
 
 @pytest.fixture(scope="session")
