@@ -33,6 +33,30 @@ static int are_parts(const int64_t *start_O1, int64_t owners, int64_t items)
     return 1;
 }
 
+/* How many items the owner has who has most of them; at least 1, as room for them is taken. */
+static int64_t most_of(const int64_t *start_O1, int64_t owners)
+{
+    int64_t most = 1;
+    for (int64_t o = 0; o < owners; o++)
+        most = start_O1[o + 1] - start_O1[o] > most ? start_O1[o + 1] - start_O1[o] : most;
+    return most;
+}
+
+/* Places of a table for so many keys: a power of two, and half of them or more stay empty. */
+static uint64_t places_for(int64_t keys)
+{
+    uint64_t places = 4;
+    while (places < 2 * (uint64_t)keys)
+        places *= 2;
+    return places;
+}
+
+/* Where in it to begin to look for a key. */
+static uint64_t first_place(int64_t key, uint64_t places)
+{
+    return ((uint64_t)key * 0x9e3779b97f4a7c15u >> 32) & (places - 1);
+}
+
 /* Whether some rows are those of a table; they are read from memory beforehand. */
 static int are_rows(const void *table, int64_t rows, int64_t row_bytes, const int64_t *row_N,
                     int64_t count)
@@ -45,16 +69,6 @@ static int are_rows(const void *table, int64_t rows, int64_t row_bytes, const in
     }
     return 1;
 }
-
-/* The first place whose value isn't below the one sought. */
-#define LOWER_BOUND(values, sought, low, high)            \
-    while (low < high) {                                  \
-        int64_t middle = low + (high - low) / 2;          \
-        if ((values)[middle] < (sought))                  \
-            low = middle + 1;                             \
-        else                                              \
-            high = middle;                                \
-    }
 
 /* ---- catalogue.IdIndex ------------------------------------------------------------------- */
 
@@ -83,7 +97,13 @@ static int find_rows(const uint64_t *hash_H, int64_t count, const uint64_t *sort
             int64_t low = position[i], high = next < starts ? start_T[next] : hashes;
             if (low < 0 || high > hashes)
                 return OUT_OF_RANGE;
-            LOWER_BOUND(sorted_hash_N, sought, low, high)
+            while (low < high) { /* the first that isn't below the one sought */
+                int64_t middle = low + (high - low) / 2;
+                if (sorted_hash_N[middle] < sought)
+                    low = middle + 1;
+                else
+                    high = middle;
+            }
             position[i] = low < hashes && sorted_hash_N[low] == sought ? low : -1;
             if (position[i] >= 0)
                 FETCH(&row_N[low]);
@@ -193,7 +213,7 @@ typedef struct {
     Group *group;
     int64_t *earlier; /* of each single event in order, the one before in its group, or -1 */
     int64_t *latest;  /* by video: which group is its latest, or -1 */
-    uint64_t places;  /* a power of two, more than there are videos */
+    uint64_t places;
 } Workplace;
 
 typedef struct {
@@ -237,7 +257,7 @@ static void order_videos(Given given, Workplace at, Videos *videos)
 /* Where a video's latest group is told. */
 static int64_t *latest_of(Workplace at, int64_t video)
 {
-    uint64_t place = (uint64_t)video * 0x9e3779b97f4a7c15u >> 32 & (at.places - 1);
+    uint64_t place = first_place(video, at.places);
     while (at.latest[place] >= 0 && at.group[at.latest[place]].video != video)
         place = (place + 1) & (at.places - 1);
     return &at.latest[place];
@@ -382,25 +402,18 @@ static int gather_by_user(Given given, int64_t users, int64_t *start_U1, int64_t
 static int order_users(int64_t users, Given video, Given comment, Videos *videos,
                        int64_t *video_start_U1, Comments *comments, int64_t *comment_start_U1)
 {
-    int64_t most = 1, most_comments = 1;
-    for (int64_t u = 0; u < users; u++) {
-        int64_t singles = comment_start_U1[u + 1] - comment_start_U1[u];
-        int64_t instants = video_start_U1[u + 1] - video_start_U1[u] + 2 * singles;
-        most = instants > most ? instants : most;
-        most_comments = singles > most_comments ? singles : most_comments;
-    }
+    int64_t most_comments = most_of(comment_start_U1, users);
+    int64_t most = most_of(video_start_U1, users) + 2 * most_comments; /* instants */
+    uint64_t places = places_for(most_comments);
     Workplace at = {
         malloc((size_t)most_comments * sizeof(Key)),
         malloc((size_t)most * sizeof(Key)),
         malloc((size_t)most * sizeof(Key)),
         malloc((size_t)most_comments * sizeof(Group)),
         malloc((size_t)most_comments * sizeof(int64_t)),
-        NULL,
-        4,
+        malloc(places * sizeof(int64_t)),
+        places,
     };
-    while (at.places < 2 * (uint64_t)most_comments)
-        at.places *= 2;
-    at.latest = malloc(at.places * sizeof *at.latest);
     int is_there = at.comment && at.instant && at.spare && at.group && at.earlier && at.latest;
     int status = is_there ? DONE : OUT_OF_MEMORY;
 
@@ -678,7 +691,7 @@ typedef struct {
 
 static uint64_t place_of(RowSet set, int64_t row)
 {
-    uint64_t place = ((uint64_t)row * 0x9e3779b97f4a7c15u >> 32) & (set.places - 1);
+    uint64_t place = first_place(row, set.places);
     while (set.row[place] >= 0 && set.row[place] != row)
         place = (place + 1) & (set.places - 1);
     return place;
@@ -713,16 +726,8 @@ static int choose_best(const int64_t *start_B1, int64_t queries, const int64_t *
 {
     if (!are_parts(start_B1, queries, items) || !are_parts(excluded_start_B1, queries, excluded))
         return OUT_OF_RANGE;
-    int64_t most = 1, most_excluded = 1;
-    for (int64_t b = 0; b < queries; b++) {
-        int64_t own = start_B1[b + 1] - start_B1[b];
-        int64_t left_out = excluded_start_B1[b + 1] - excluded_start_B1[b];
-        most = own > most ? own : most;
-        most_excluded = left_out > most_excluded ? left_out : most_excluded;
-    }
-    uint64_t places = 4;
-    while (places < 2 * (uint64_t)most_excluded)
-        places *= 2;
+    int64_t most = most_of(start_B1, queries);
+    uint64_t places = places_for(most_of(excluded_start_B1, queries));
     RowSet set = {malloc(places * sizeof(int64_t)), places};
     double *heap = malloc((size_t)most * sizeof *heap);
     int64_t kept = 0;
@@ -775,6 +780,8 @@ static int64_t order_best(RankedPairs ranked, int64_t items, int64_t parts, cons
                           const float *beside_PN, int64_t start, int64_t end, int64_t count,
                           int64_t to, Key *key, double *heap, float *encoder)
 {
+    if (!count)
+        return 0;
     int64_t size = 0, kept = 0;
     for (int64_t i = start; i < end; i++)
         keep_largest(heap, &size, smaller(count, end - start), ranked.score[i]);
@@ -811,9 +818,7 @@ static int rank_pairs(const float *candidate_VD, int64_t rows, int64_t width, co
         for (int64_t p = 0; p < parts; p++)
             ranked.score[i] += beside_PN[p * items + i];
     }
-    int64_t most = 1;
-    for (int64_t b = 0; b < queries; b++)
-        most = start_B1[b + 1] - start_B1[b] > most ? start_B1[b + 1] - start_B1[b] : most;
+    int64_t most = most_of(start_B1, queries);
     Key *key = malloc(2 * (size_t)most * sizeof *key);
     double *heap = malloc((size_t)most * sizeof *heap);
     float *encoder = malloc((size_t)most * sizeof *encoder);

@@ -9,16 +9,14 @@ import random
 import time
 from functools import lru_cache
 
-import numpy as np
-
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_DIGIT_OF_BYTE = (_ALPHABET * 8).encode()
 _TIME_SHIFTS = range(40, -1, -10)
 _RANDOM_LENGTH = 16  # 80 bits
 _AT_ONCE = 256
 
 _RANDOM = random.Random()
-_MANY_RANDOM = np.random.default_rng()
 _random_parts: list[str] = []
 
 
@@ -43,7 +41,6 @@ def _time_part(time_ms: int) -> str:
 
 
 def _draw_parts() -> list[str]:
-    digits = np.frombuffer(_ALPHABET.encode(), np.uint8)
-    drawn = digits[_MANY_RANDOM.integers(0, len(digits), _AT_ONCE * _RANDOM_LENGTH, np.uint8)]
-    text, ends = drawn.tobytes().decode(), range(0, drawn.size, _RANDOM_LENGTH)
-    return [text[start : start + _RANDOM_LENGTH] for start in ends]
+    drawn = _RANDOM.randbytes(_AT_ONCE * _RANDOM_LENGTH)
+    text, starts = drawn.translate(_DIGIT_OF_BYTE).decode(), range(0, len(drawn), _RANDOM_LENGTH)
+    return [text[start : start + _RANDOM_LENGTH] for start in starts]

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -69,7 +68,7 @@ logger = logging.getLogger(__name__)
 class _Asked(NamedTuple):
     question: Question
     future: asyncio.Future[Any]
-    until_s: float
+    asked_s: float
 
 
 class RemoteEngine:
@@ -141,25 +140,17 @@ class RemoteEngine:
             self._frames.close()
             self._lose(self._frames)
 
-    async def ask(
-        self,
-        question: Callable[[int], Question],
-        kind: type[ReplyT],
-        *,
-        most_wait_s: float = math.inf,
-    ) -> ReplyT:
+    async def ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
         """Send what `question` makes of a number, and wait for its reply, of type `kind`.
 
-        Args:
-            most_wait_s: After so long, give or take a beat, it fails as if the engine was lost.
-
         Raises:
-            EngineLostError: If the engine is gone or silent, or gets so before it has answered.
+            EngineLostError: If the engine is gone or silent, or gets so before it has answered, or
+                takes longer than `MOST_WAIT_S`, give or take a beat, for what is soon done.
             LsvcrError: As the engine answered.
         """
         number = next(self._numbers)
         loop = asyncio.get_running_loop()
-        asked = _Asked(question(number), loop.create_future(), loop.time() + most_wait_s)
+        asked = _Asked(question(number), loop.create_future(), loop.time())
         if self._frames is None:
             raise EngineLostError("the engine is not connected")
         if self._is_silent and not _may_take_long(asked):
@@ -247,12 +238,15 @@ class RemoteEngine:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._beat_s)
             missed = missed + 1 if self._replies == replies else 0
-            now_s = asyncio.get_running_loop().time()
-            self._fail([one for one in self._asked.values() if one.until_s <= now_s])
+            asked_before_s = asyncio.get_running_loop().time() - MOST_WAIT_S
+            self._fail([one for one in self._soon_done() if one.asked_s <= asked_before_s])
             if missed == MOST_MISSED and not self._is_silent:
                 logger.warning("the engine gives no sign of life")
                 self._is_silent = True
-                self._fail([one for one in self._asked.values() if not _may_take_long(one)])
+                self._fail(self._soon_done())
+
+    def _soon_done(self) -> list[_Asked]:
+        return [one for one in self._asked.values() if not _may_take_long(one)]
 
     def _receive(self, frames: Frames, reply: Reply) -> None:
         self._replies += 1
@@ -310,7 +304,7 @@ class RemoteBundle:
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
         wanted = with_comments, list(counts), list(weights), history_BSF
-        reply = await self._ask(
+        reply = await self._engine.ask(
             lambda number: Encode(number, self._version, until_s, *wanted), Encoded
         )
         if self._logit_V is not None and any(weights) and not reply.with_parts:
@@ -322,7 +316,7 @@ class RemoteBundle:
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
     ) -> CandidateBatch:
         """As `OpenBundle.search`."""
-        reply = await self._ask(
+        reply = await self._engine.ask(
             lambda number: Search(number, self._version, kind, list(counts), query_BD), Found
         )
         return unpack_found(reply, reply.found_BX, counts, self.sizes[kind].rows)
@@ -332,7 +326,7 @@ class RemoteBundle:
         digest = await asyncio.to_thread(_digest, logit_V)
 
         async def tell(content: NDArray[np.float32] | None) -> bool:
-            reply = await self._ask(
+            reply = await self._engine.ask(
                 lambda number: Prior(number, self._version, digest, content), PriorKnown
             )
             return reply.is_known
@@ -353,9 +347,6 @@ class RemoteBundle:
     def describe(self) -> dict[str, object]:
         """Where and how it runs, as the engine said."""
         return self._description
-
-    async def _ask(self, question: Callable[[int], Question], kind: type[ReplyT]) -> ReplyT:
-        return await self._engine.ask(question, kind, most_wait_s=MOST_WAIT_S)
 
 
 def _digest(array: NDArray[np.float32]) -> bytes:

@@ -264,7 +264,6 @@ class Frames(asyncio.Protocol):
         self._receive = receive
         self._lose = lose
         self._begun = bytearray()  # of a message
-        self._wanted = 0  # bytes before it can be read on
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytearray] = []
 
@@ -281,17 +280,11 @@ class Frames(asyncio.Protocol):
         """Hand on every message that is complete."""
         if self._begun:  # as where a message is larger than what is read at once
             self._begun += data
-            if len(self._begun) < self._wanted:
+            if len(self._begun) < _end_of_message(self._begun, 0):
                 return
             data = bytes(self._begun)
         start = 0
-        while (begun := len(data) - start) > 0:
-            self._wanted = _LENGTH.size
-            if begun >= _LENGTH.size:
-                self._wanted += _LENGTH.unpack_from(data, start)[0]
-            if begun < self._wanted:
-                break
-            end = start + self._wanted
+        while (end := _end_of_message(data, start)) <= len(data):
             message = self._decode(data[start + _LENGTH.size : end])
             start = end
             self._receive(self, message)
@@ -324,6 +317,12 @@ class Frames(asyncio.Protocol):
         self._write()
         if self._transport is not None:
             self._transport.close()
+
+
+def _end_of_message(data: bytes | bytearray, start: int) -> int:
+    """Where the message that begins there ends, or at least its length does."""
+    end = start + _LENGTH.size
+    return end if end > len(data) else end + int(_LENGTH.unpack_from(data, start)[0])
 
 
 def _encode_array(value: Any) -> tuple[str, Sequence[int], memoryview]:

@@ -99,12 +99,9 @@ class FetchedRanking:
     def fetched(self, queries: Sequence[FetchedQuery]) -> RoughPairs:
         """What the index found, by its inner product."""
         fetched = [query.fetched for query in queries]
-        rows = [one.row_N for one in fetched]
-        return RoughPairs(
-            loops.starts_of(rows),
-            np.concatenate(rows, dtype=np.int64),
-            np.concatenate([one.part_N for one in fetched]),
-        )
+        pairs = Pairs.of([one.row_N for one in fetched])
+        part_N = np.concatenate([one.part_N for one in fetched])
+        return RoughPairs(pairs.start_B1, pairs.row_N, part_N)
 
     def best_allowed(
         self, queries: Sequence[FetchedQuery], pairs: RoughPairs, slack_B: NDArray[np.float32]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr import loops
-from lsvcr.catalogue import Catalogue
+from lsvcr.catalogue import Catalogue, IdIndex
 from service.engine.queries import EventHistory
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -100,42 +100,44 @@ class KnownBatch(msgspec.Struct, frozen=True, eq=False):
 def find_events(histories: Sequence[EventHistory | None], catalogue: Catalogue) -> KnownBatch:
     """Look up the items of many users at once."""
     given = [_NO_EVENTS if history is None else history for history in histories]
-    video_hashes = [history.video_hash_N for history in given]
-    comment_hashes = [history.comment_hash_M for history in given]
-    videos = catalogue.video_index.known(
-        _join(video_hashes, np.uint64),
-        _join([history.video_timestamp_N for history in given], np.int64),
-        loops.starts_of(video_hashes),
+    videos = _known_of(
+        catalogue.video_index,
+        [history.video_hash_N for history in given],
+        [history.video_timestamp_N for history in given],
     )
-    comments = catalogue.comment_index.known(
-        _join(comment_hashes, np.uint64),
-        _join([history.comment_timestamp_M for history in given], np.int64),
-        loops.starts_of(comment_hashes),
+    comments = _known_of(
+        catalogue.comment_index,
+        [history.comment_hash_M for history in given],
+        [history.comment_timestamp_M for history in given],
     )
     video_N, video_time_N, video_start_B1 = videos
     comment_M, comment_time_M, comment_start_B1 = comments
-    asked_B = [
-        len(video) + len(comment)
-        for video, comment in zip(video_hashes, comment_hashes, strict=True)
-    ]
     users = [
         KnownEvents(
             video_N[video:video_end],
             video_time_N[video:video_end],
             comment_M[comment:comment_end],
             comment_time_M[comment:comment_end],
-            asked - (video_end - video) - (comment_end - comment),
+            len(history.video_hash_N)
+            - (video_end - video)
+            + len(history.comment_hash_M)
+            - (comment_end - comment),
             history.max_events,
         )
-        for history, asked, (video, video_end), (comment, comment_end) in zip(
+        for history, (video, video_end), (comment, comment_end) in zip(
             given,
-            asked_B,
             pairwise(video_start_B1.tolist()),
             pairwise(comment_start_B1.tolist()),
             strict=True,
         )
     ]
     return KnownBatch(users, *videos, *comments)
+
+
+def _known_of(
+    index: IdIndex, hashes: Sequence[NDArray[np.uint64]], times: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    return index.known(_join(hashes, np.uint64), _join(times, np.int64), loops.starts_of(hashes))
 
 
 def _join(arrays: Sequence[NDArray[ScalarT]], dtype: type[ScalarT]) -> NDArray[ScalarT]:

@@ -12,24 +12,21 @@ from pydantic_core import PydanticCustomError
 
 from service.errors import InvalidRequestError
 
-_WHOLE = re.compile(r"-?[0-9]+")
-_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?")
+
+def _written_as(form: str, what: str) -> BeforeValidator:
+    """Refuse text of another form, before the framework reads it as a number."""
+    pattern = re.compile(form)
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not pattern.fullmatch(value):
+            raise PydanticCustomError("number", f"Input should be {what}")
+        return value
+
+    return BeforeValidator(check)
 
 
-def _written_as_whole(value: object) -> object:
-    if isinstance(value, str) and not _WHOLE.fullmatch(value):
-        raise PydanticCustomError("whole_number", "Input should be a whole number")
-    return value
-
-
-def _written_as_decimal(value: object) -> object:
-    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
-        raise PydanticCustomError("decimal_number", "Input should be a number")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_written_as_whole)]
-Decimal = Annotated[float, BeforeValidator(_written_as_decimal)]
+Whole = Annotated[int, _written_as(r"-?[0-9]+", "a whole number")]
+Decimal = Annotated[float, _written_as(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?", "a number")]
 
 
 async def refuse_unknown(request: Request) -> None:
