@@ -71,10 +71,19 @@ class BatchRanking:
         root = math.sqrt(len(candidate_VD))
         # No more than the prior has put in order: it knows no place of those behind.
         self._popular = min(FIRST, max(POPULAR, round(POPULAR_OF_ROOT * root)))
-        self._compared: tuple[PopularityPrior | None, _Compared] | None = None
+        self._row_V = np.arange(len(candidate_VD))
+        # Of two priors: while the next one's are gathered, batches go on with the one before.
+        self._compared: tuple[tuple[PopularityPrior | None, _Compared], ...] = ()
 
-    def prepare(self, prior: PopularityPrior) -> None:
-        """Gather the popular videos' vectors beforehand: where a bundle is new that takes 20 ms."""
+    def prepare_all(self, prior: PopularityPrior | None) -> None:
+        """Gather all vectors beforehand, which a first batch would wait for: of 10,000 for 10 ms.
+
+        This and `prepare_candidates` may be called from other threads.
+        """
+        self._compare_all(prior)
+
+    def prepare_candidates(self, prior: PopularityPrior) -> None:
+        """Gather the popular videos' vectors, likewise: where a bundle is new that takes 20 ms."""
         self._compare(prior, prior.propose(self._popular).row_N, prior.place_V)
 
     def rank_all(
@@ -84,8 +93,7 @@ class BatchRanking:
 
         Scores everything roughly, then exactly what may be among the best, ties included.
         """
-        row_V = np.arange(len(self._candidate_VD))
-        owner_N, row_N, _ = self._best_of(queries, self._compare(prior, row_V, row_V))
+        owner_N, row_N, _ = self._best_of(queries, self._compare_all(prior))
         pairs = Pairs(_starts_by(owner_N, queries), row_N)
         return self._fetched.rank(queries, pairs, _beside(queries, prior))
 
@@ -146,19 +154,22 @@ class BatchRanking:
         lower_B: NDArray[np.float32] = score_B - 2 * ROUNDING / self._fetched.temperature
         return np.maximum(lower_B, np.finfo(np.float32).min)
 
+    def _compare_all(self, prior: PopularityPrior | None) -> _Compared:
+        return self._compare(prior, self._row_V, self._row_V)
+
     def _compare(
         self, prior: PopularityPrior | None, row_P: NDArray[np.int64], place_V: NDArray[np.integer]
     ) -> _Compared:
         """The rows' vectors, gathered once for each prior."""
-        known = self._compared
-        if known is None or known[0] is not prior:
-            parts = [self._candidate_VD[row_P].T]
-            if prior is not None:
-                parts.append(prior.logit_V[None, row_P])
-            vector_WP = np.ascontiguousarray(np.concatenate(parts))
-            known = prior, _Compared(row_P, vector_WP, place_V)
-            self._compared = known
-        return known[1]
+        for known_prior, known in self._compared:
+            if known_prior is prior:
+                return known
+        parts = [self._candidate_VD[row_P].T]
+        if prior is not None:
+            parts.append(prior.logit_V[None, row_P])
+        compared = _Compared(row_P, np.ascontiguousarray(np.concatenate(parts)), place_V)
+        self._compared = ((prior, compared), *self._compared[:1])
+        return compared
 
     def _best_of(
         self, queries: Sequence[PlainQuery], compared: _Compared

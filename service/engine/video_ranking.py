@@ -72,8 +72,10 @@ class VideoRanking:
 
     def prepare(self, prior: PopularityPrior | None) -> None:
         """Read what the first batch would wait for; may be called from other threads."""
-        if prior is not None and not self._is_small:
-            self._batch.prepare(prior)
+        if self._is_small:
+            self._batch.prepare_all(prior)
+        elif prior is not None:
+            self._batch.prepare_candidates(prior)
 
     def rank_together(
         self,

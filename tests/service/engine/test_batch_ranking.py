@@ -77,6 +77,38 @@ def test_all_rows_at_once_rank_as_one_scan_each(strength: float) -> None:
         assert best.row_K.tolist() == best_by_scan(candidate_ND, prior, query)
 
 
+class CountedTable(np.ndarray):
+    """A table that knows the largest number of rows that was ever gathered from it at once."""
+
+    gathered = 0
+
+    def __getitem__(self, key: object) -> np.ndarray:
+        taken = np.asarray(self)[key]  # type: ignore[index]
+        CountedTable.gathered = max(CountedTable.gathered, len(np.atleast_1d(taken)))
+        return taken
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_a_batch_gathers_no_vectors_that_were_gathered_for_its_prior_before(
+    strength: float,
+) -> None:
+    candidate_ND, prior = invent(strength)
+    _, next_prior = invent(2.0)
+    assert next_prior is not None
+    queries = [ask(candidate_ND, 17, 20, 400)]
+    for is_small in (True, False):
+        ranking = BatchRanking(candidate_ND.view(CountedTable), TEMPERATURE)
+        priors = [one for one in (prior, next_prior) if is_small or one is not None]
+        for one in priors:
+            CountedTable.gathered = 0
+            ranking.prepare_all(one) if is_small else ranking.prepare_candidates(one)
+            assert CountedTable.gathered > 1000
+        CountedTable.gathered = 0
+        for one in priors:  # the one before goes on being asked for until the next one is there
+            ranking.rank_all(queries, one) if is_small else ranking.rank_candidates(queries, one)
+        assert CountedTable.gathered < 1000
+
+
 @pytest.mark.parametrize("first", [ROWS, 40])
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0])
 def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
@@ -95,7 +127,7 @@ def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
     ranking = BatchRanking(candidate_ND, TEMPERATURE)
     _, other_prior = invent(2.0)
     assert other_prior is not None
-    ranking.prepare(other_prior)  # what is gathered for one prior is used for no other
+    ranking.prepare_candidates(other_prior)  # what is gathered for one prior is used for no other
     ranked = ranking.rank_candidates(queries, prior)
     for query, best in zip(queries, ranked, strict=True):
         if best is not None:
@@ -128,7 +160,7 @@ def test_what_the_prior_had_a_say_in_is_ranked_alone(strength: float, error: flo
             others.append(plain)
     ranking = BatchRanking(candidate_ND, TEMPERATURE)
     ranked = ranking.rank_candidates(queries, prior)
-    assert ranking._compared is None
+    assert not ranking._compared
     mixed = BatchRanking(candidate_ND, TEMPERATURE).rank_candidates([*queries, *others], prior)
     for query, best, again in zip(queries, ranked, mixed, strict=False):
         assert (best is None) == (again is None)
