@@ -25,8 +25,7 @@ async def before(deadline_s: float, future: asyncio.Future[ResultT]) -> ResultT:
     """
     if deadline_s == math.inf:
         return await future
-    loop = asyncio.get_running_loop()
-    alarm = loop.call_later(deadline_s - time.monotonic(), _give_up, future)
+    alarm = future.get_loop().call_later(deadline_s - time.monotonic(), _give_up, future)
     try:
         return await future
     finally:
@@ -58,11 +57,12 @@ class within_deadline:  # noqa: N801 # it reads as the verb it is
         remaining_s = self._deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise DeadlineExceededError("the time was up before the work began")
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()  # once: until Python 3.12 each time is a system call
+        task = asyncio.current_task(loop)
         assert task is not None
         self._task, self._cancelled_before = task, task.cancelling()
         self._has_rung = False
-        self._alarm = asyncio.get_running_loop().call_later(remaining_s, self._ring)
+        self._alarm = loop.call_later(remaining_s, self._ring)
 
     def __exit__(
         self,

@@ -74,6 +74,7 @@ class Batcher(Generic[QueryT, AnswerT]):
         few: int = 0,
     ) -> None:
         self._compute = compute
+        self._loop = asyncio.get_running_loop()
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._in_flight = in_flight
@@ -123,12 +124,12 @@ class Batcher(Generic[QueryT, AnswerT]):
     def _queue(self, query: QueryT, deadline_s: float, size: int) -> _Job[QueryT, AnswerT]:
         now_s = time.monotonic()
         self._refuse_hopeless(deadline_s - now_s)
-        loop = asyncio.get_running_loop()
-        job: _Job[QueryT, AnswerT] = _Job(query, deadline_s, now_s, size, loop.create_future())
+        future: asyncio.Future[Outcome[AnswerT]] = self._loop.create_future()
+        job: _Job[QueryT, AnswerT] = _Job(query, deadline_s, now_s, size, future)
         self._waiting.append(job)
         if self._draining < self._in_flight and self._are_enough(beside=self._draining):
             self._draining += 1
-            drain = loop.create_task(self._drain())
+            drain = self._loop.create_task(self._drain())
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
         return job
