@@ -9,18 +9,36 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 from lsvcr.bundle import load_bundle
 from lsvcr.errors import BundleError
+
+Haste = Literal["idle", "nice"]
+"""Whether only what nobody else wants of a processor is taken, or a tenth of it in any case."""
+
+PATIENCE_S = 30.0
+"""For a check in idle time, of which a machine that is overloaded has none for as long as it is:
+just then somebody may want the model of yesterday back."""
+_NICENESS = 10
 
 
 def check_apart(folder: Path) -> None:
     """Check all that `load_bundle` checks; takes seconds, to be called in a thread.
 
+    In idle time; where there isn't enough of it, once more without waiting for it.
+
     Raises:
         BundleError: With the reason, or if the check itself came to no end.
     """
-    command = [sys.executable, "-m", "service.engine.check_process", str(folder)]
+    try:
+        _check(folder, "idle", PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        _check(folder, "nice", None)
+
+
+def _check(folder: Path, haste: Haste, timeout_s: float | None) -> None:
+    command = [sys.executable, "-m", "service.engine.check_process", str(folder), haste]
     try:
         # In a group of its own, so that Ctrl-C is for us alone; but in our session, as between
         # sessions Linux divides processors evenly, whatever their processes' priorities.
@@ -30,15 +48,22 @@ def check_apart(folder: Path) -> None:
     except OSError as error:
         raise BundleError(f"the check of the bundle can't begin: {error.strerror}") from error
     with process:
-        reason, _ = process.communicate()
+        try:
+            reason, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     if process.returncode:
         ended = f"the check of the bundle ended with status {process.returncode}"
         raise BundleError(reason.decode() or ended)
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, haste: Haste) -> int:
     """Print why a bundle can't be used; the exit status is 0 if it can."""
-    _take_idle_time_alone()
+    if haste == "idle":
+        _take_idle_time_alone()
+    else:
+        os.nice(_NICENESS)
     try:
         load_bundle(folder)
     except BundleError as error:
@@ -59,4 +84,4 @@ def _take_idle_time_alone() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), "idle" if sys.argv[2] == "idle" else "nice"))

@@ -12,6 +12,7 @@ from tiny_bundle_builder import sign
 
 from lsvcr.bundle import load_bundle
 from lsvcr.errors import BundleError
+from service.engine import check_process
 from service.engine.check_process import check_apart
 
 
@@ -54,6 +55,16 @@ def test_the_reason_is_the_one_that_a_check_here_gives(
     assert str(apart.value) == str(here.value)
 
 
+def test_a_check_that_gets_no_idle_time_is_made_without_waiting_for_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_process, "PATIENCE_S", 0.2)
+    lines = '[ "$4" = idle ] && exec sleep 60\nprintf "checked in haste: %s" "$4"; exit 1'
+    run_instead(tmp_path / "program", lines, monkeypatch)
+    with pytest.raises(BundleError, match="checked in haste: nice"):
+        check_apart(tmp_path)
+
+
 def test_a_name_that_is_no_text_is_told_all_the_same(bundle: Path) -> None:
     (bundle / os.fsdecode(b"tables/\xff")).touch()
     with pytest.raises(BundleError, match="is not listed in the manifest"):
@@ -75,7 +86,7 @@ def test_a_check_that_comes_to_no_end_refuses(
 def test_whoever_has_something_to_do_goes_first(bundle: Path) -> None:
     program = (
         "import os, pathlib; from service.engine.check_process import main\n"
-        f"status = main(pathlib.Path({str(bundle)!r}))\n"
+        f"status = main(pathlib.Path({str(bundle)!r}), 'idle')\n"
         "print(status, os.sched_getscheduler(0) == os.SCHED_IDLE)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
