@@ -7,6 +7,7 @@ W width and one more for the prior.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,9 @@ class BatchRanking:
         # No more than the prior has put in order: it knows no place of those behind.
         self._popular = min(FIRST, max(POPULAR, round(POPULAR_OF_ROOT * root)))
         self._row_V = np.arange(len(candidate_VD))
-        # Of two priors: while the next one's are gathered, batches go on with the one before.
-        self._compared: tuple[tuple[PopularityPrior | None, _Compared], ...] = ()
+        # By prior, and gone with it: while the next one's are gathered, batches go on with the one
+        # before. Where there is no prior the key is this ranking itself.
+        self._compared: WeakKeyDictionary[object, _Compared] = WeakKeyDictionary()
 
     def prepare_all(self, prior: PopularityPrior | None) -> None:
         """Gather all vectors beforehand, which a first batch would wait for: of 10,000 for 10 ms.
@@ -161,14 +163,14 @@ class BatchRanking:
         self, prior: PopularityPrior | None, row_P: NDArray[np.int64], place_V: NDArray[np.integer]
     ) -> _Compared:
         """The rows' vectors, gathered once for each prior."""
-        for known_prior, known in self._compared:
-            if known_prior is prior:
-                return known
-        parts = [self._candidate_VD[row_P].T]
-        if prior is not None:
-            parts.append(prior.logit_V[None, row_P])
-        compared = _Compared(row_P, np.ascontiguousarray(np.concatenate(parts)), place_V)
-        self._compared = ((prior, compared), *self._compared[:1])
+        key = self if prior is None else prior
+        compared = self._compared.get(key)
+        if compared is None:
+            parts = [self._candidate_VD[row_P].T]
+            if prior is not None:
+                parts.append(prior.logit_V[None, row_P])
+            compared = _Compared(row_P, np.ascontiguousarray(np.concatenate(parts)), place_V)
+            self._compared[key] = compared
         return compared
 
     def _best_of(

@@ -86,7 +86,7 @@ class LiveRows:
         return self.row_by_hour.get(hour) if self.counts.by_hour.get(hour) is counts else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class PopularityPrior:
     """One bundle's prior at one moment; never changed, but replaced as a whole.
 

@@ -109,6 +109,15 @@ def test_a_batch_gathers_no_vectors_that_were_gathered_for_its_prior_before(
         assert CountedTable.gathered < 1000
 
 
+def test_gathered_vectors_go_with_their_prior() -> None:
+    candidate_ND, prior = invent(1.0)
+    ranking = BatchRanking(candidate_ND, TEMPERATURE)
+    ranking.prepare_all(prior)
+    assert len(ranking._compared) == 1
+    del prior
+    assert len(ranking._compared) == 0
+
+
 @pytest.mark.parametrize("first", [ROWS, 40])
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1.0, 30.0])
 def test_candidates_rank_as_one_scan_each_or_say_that_they_cannot(
