@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,15 +22,16 @@ from uvicorn.supervisors import Multiprocess
 
 from lsvcr.errors import LsvcrError
 from service.app import create_app
+from service.dealt_connections import LOOP, Channel, Dealer
 from service.embedded_store import lasting_store
 from service.engine.cuda_encoder import has_cuda
 from service.engine_process import EngineProcess
 from service.load_shedding import SheddingProtocol
 from service.log_output import configure_logging
+from service.lone_sockets import bind_several
 from service.metrics import SHARED_FOLDER, keep_process_id
 from service.settings import EMBEDDED, LOOPBACK, Settings, SettingsError, read_settings
 from service.short_turns import take_short_turns
-from service.worker_sockets import WorkerSocket, bind_several
 
 logger = structlog.get_logger(__name__)
 
@@ -107,11 +109,12 @@ def _serve(settings: Settings) -> int:
             return _serve_alone(settings, options, sockets)
         shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsvcr-metrics-"))
         os.environ.update(settings.to_environment() | {SHARED_FOLDER: shared})
-        options |= {"factory": True, "workers": settings.workers}
+        options |= {"factory": True, "workers": settings.workers, "loop": LOOP}
         config = uvicorn.Config("service.serving:worker_app", **options)
         bound = sockets or [stack.enter_context(_bind(config))]
-        own = [stack.enter_context(sent) for one in bound for sent in WorkerSocket.several(one)]
-        Multiprocess(config, sockets=[*own]).run()
+        dealer = Path(shared, "connections.sock")
+        stack.enter_context(Dealer.running(bound, dealer))
+        Multiprocess(config, sockets=[stack.enter_context(Channel(str(dealer)))]).run()
     return 0
 
 
