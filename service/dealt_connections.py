@@ -9,7 +9,9 @@ each connection over by a Unix socket; how many of them have ended workers tell 
 import array
 import asyncio
 import contextlib
+import os
 import selectors
+import signal
 import socket
 import ssl
 import struct
@@ -212,7 +214,15 @@ class Dealer:
     def running(cls, bound: Sequence[socket.socket], path: Path) -> Iterator[Self]:
         """Deal in a thread of its own."""
         dealer = cls(bound, path)
-        thread = threading.Thread(target=dealer.run, name="dealer", daemon=True)
+
+        def run_or_end() -> None:
+            try:
+                dealer.run()
+            except Exception:  # nobody could connect any more: whoever started us starts us anew
+                logger.exception("connections can't be dealt out")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=run_or_end, name="dealer", daemon=True)
         thread.start()
         try:
             yield dealer
@@ -231,15 +241,18 @@ class Dealer:
                     key.data(key.fileobj)
 
     def stop(self) -> None:
-        """End `run`."""
-        self._stopping.send(b" ")
+        """End `run`, if it has not ended by itself."""
+        with contextlib.suppress(OSError):
+            self._stopping.send(b" ")
 
     def _close(self) -> None:
         for channel in self._workers:
             channel.close()
 
     def _welcome(self, entrance: socket.socket) -> None:
-        channel, _ = entrance.accept()
+        channel = _accept(entrance)
+        if channel is None:
+            return
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._hear)
         if not self._workers:
@@ -287,14 +300,21 @@ class Dealer:
             if not workers:
                 self._accept_off()
                 return
-            try:
-                connection, _ = bound.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                logger.warning("cannot accept a connection", error=error.strerror)
-                time.sleep(_PAUSE_S)
+            connection = _accept(bound)
+            if connection is None:
                 return
             with connection:  # closed here: the worker has a handle of its own
                 while workers and not (least := min(workers, key=_Worker.burden)).give(connection):
                     workers.remove(least)
+
+
+def _accept(listening: socket.socket) -> socket.socket | None:
+    """The next connection; None where none waits or none can be accepted just now."""
+    try:
+        return listening.accept()[0]
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        logger.warning("cannot accept a connection", error=error.strerror)
+        time.sleep(_PAUSE_S)
+        return None

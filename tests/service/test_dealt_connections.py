@@ -4,8 +4,11 @@ import array
 import asyncio
 import contextlib
 import pickle
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -257,3 +260,22 @@ def test_what_is_open_outlives_the_dealer(tmp_path: Path) -> None:
             client = stack.enter_context(connected(bound))
             assert answers(client)
         assert answers(client)
+
+
+FAILS = """
+import socket, sys, time
+from pathlib import Path
+from service.dealt_connections import Channel, Dealer
+bound = socket.socket()
+bound.close()
+with Dealer.running([bound], Path(sys.argv[1])), Channel(sys.argv[1]) as channel:
+    channel.connect(channel.path)
+    time.sleep(60)
+"""
+
+
+def test_a_dealer_that_fails_ends_its_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FAILS, str(tmp_path / "connections.sock")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert ended.returncode == -signal.SIGTERM
+    assert "Bad file descriptor" in ended.stdout + ended.stderr

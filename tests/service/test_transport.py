@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
+from experiment_apps import wait_until
 from live_service import running_service
 from redis import Redis
 from tls_proxy import tls_in_front_of
@@ -98,14 +99,18 @@ def locked_store(
                 redis.acl_setuser("default", enabled=True, commands=["+@all"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["1", "2"])
 def service(
+    request: pytest.FixtureRequest,
     tiny_master: Path,
     tmp_path_factory: pytest.TempPathFactory,
     certificates: Certificates,
     locked_store: int,
 ) -> Iterator[Service]:
-    """A service that listens by mTLS, on a store by TLS, with every secret in a file."""
+    """A service that listens by mTLS, on a store by TLS, with every secret in a file.
+
+    With one worker or two: each listens for connections in its own way.
+    """
     folder = tmp_path_factory.mktemp("service")
     (folder / "password").write_text(PASSWORD)
     (folder / "admin-keys").write_text(ADMIN_KEY)
@@ -122,9 +127,17 @@ def service(
         *("--tls-key", certificates.path("server.key")),
         *("--tls-client-ca", certificates.path("ca.pem")),
         *("--host", "127.0.0.1", "--log-level", "debug", "--store-timeout-ms", "5000"),
+        *("--workers", request.param),
     ) as url:
         assert url.startswith("https://")
-        yield Service(int(url.rsplit(":", 1)[1]), folder / "log")
+        port = int(url.rsplit(":", 1)[1])
+        wait_until(lambda: listens(port), "a worker that listens")
+        yield Service(port, folder / "log")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +148,7 @@ def known(certificates: Certificates) -> ssl.SSLContext:
     return context
 
 
-EVENT = {"event_id": "e1", "user_id": "u", "type": "video_watch", "video_id": "v3", "timestamp": 1}
+EVENT = {"user_id": "u", "type": "video_watch", "video_id": "v3", "timestamp": 1}
 
 
 def test_clients_are_known_by_their_certificate(
@@ -150,7 +163,8 @@ def test_clients_are_known_by_their_certificate(
 def test_histories_go_through_tls_to_a_store_with_a_user_of_its_own(
     service: Service, known: ssl.SSLContext
 ) -> None:
-    status, answer = service.ask(known, "POST", "/events", {"events": [EVENT]}, ADMIN_KEY)
+    events = [{**EVENT, "event_id": f"e{service.port}"}]  # the store is the same for all services
+    status, answer = service.ask(known, "POST", "/events", {"events": events}, ADMIN_KEY)
     assert (status, '"accepted":1' in answer) == (200, True), answer
     status, answer = service.ask(known, "POST", "/recommend/videos", {"user_id": "u"}, OTHER_KEY)
     assert (status, '"degraded":[]' in answer) == (200, True), answer
