@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import structlog
 import uvloop
@@ -206,48 +206,43 @@ class Dealer:
         self._entrance.bind(str(path))
         self._entrance.listen()
         self._selector.register(self._entrance, selectors.EVENT_READ, self._welcome)
-        self._stopping, self._stopped = socket.socketpair()
-        self._selector.register(self._stopped, selectors.EVENT_READ)
+        self._is_ending = False
+        self._waking, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ, self._end)
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, bound: Sequence[socket.socket], path: Path) -> Iterator[Self]:
+    def running(cls, bound: Sequence[socket.socket], path: Path) -> Iterator[None]:
         """Deal in a thread of its own."""
         dealer = cls(bound, path)
-
-        def run_or_end() -> None:
-            try:
-                dealer.run()
-            except Exception:  # nobody could connect any more: whoever started us starts us anew
-                logger.exception("connections can't be dealt out")
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        thread = threading.Thread(target=run_or_end, name="dealer", daemon=True)
+        thread = threading.Thread(target=dealer.run, name="dealer", daemon=True)
         thread.start()
         try:
-            yield dealer
+            yield
         finally:
             dealer.stop()
             thread.join()
 
     def run(self) -> None:
         """Deal until `stop` is called, from another thread."""
-        with self._selector, self._entrance, self._stopping, self._stopped:
-            while True:
-                for key, _ in self._selector.select():
-                    if key.fileobj is self._stopped:
-                        self._close()
-                        return
-                    key.data(key.fileobj)
+        try:
+            with self._selector, self._entrance, self._waking, self._woken:
+                while not self._is_ending:
+                    for key, _ in self._selector.select():
+                        key.data(key.fileobj)
+                for channel in self._workers:
+                    channel.close()
+        except Exception:  # nobody could connect any more: whoever started us starts us anew
+            logger.exception("connections can't be dealt out")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
         """End `run`, if it has not ended by itself."""
         with contextlib.suppress(OSError):
-            self._stopping.send(b" ")
+            self._waking.send(b" ")
 
-    def _close(self) -> None:
-        for channel in self._workers:
-            channel.close()
+    def _end(self, woken: socket.socket) -> None:
+        self._is_ending = True
 
     def _welcome(self, entrance: socket.socket) -> None:
         channel = _accept(entrance)
