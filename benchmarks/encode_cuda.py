@@ -18,6 +18,7 @@ from lsvcr.bundle import ENCODER_GRAPH, ENCODER_TABLES, Bundle, load_bundle
 from lsvcr.history import HistoryBatch
 from lsvcr.registry import list_versions
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
+from service.engine.cuda_stream import Lane, Stream
 from service.engine.encoder_session import ENCODER_OUTPUTS, CpuEncoder, one_thread, open_session
 
 LIMIT_MS = {1: 0.30, 32: 0.37, 64: 0.43, 128: 0.57, 256: 0.88}
@@ -35,7 +36,7 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {}
     if args.device == "cuda":
         expect_cuda()
-        encoder: CpuEncoder = CudaEncoder(bundle, max_batch=max(args.batches))
+        encoder: CpuEncoder = CudaEncoder(bundle, Lane(Stream()), max_batch=max(args.batches))
         naive = dynamic_session(bundle)
         for batch in args.batches:
             ways[f"dynamic shapes on the GPU, batch {batch}"] = naive(cut(history, batch))

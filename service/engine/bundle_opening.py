@@ -1,10 +1,7 @@
 """Opens a bundle for serving and proves that it answers rightly before anyone asks it."""
 
 import logging
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,10 +11,14 @@ from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Golden
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
+from service.engine.cuda_bundle import WarmCudaBundle
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
-from service.engine.cuda_nearest import SEARCHED_SIZES, CudaNearest
+from service.engine.cuda_nearest import CudaNearest
+from service.engine.cuda_stream import Lane, Stream
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
 from service.engine.scoring import KNOWN_PARTS
+from service.engine.steps import at_once
+from service.engine.warm_bundle import WarmBundle
 from service.errors import NotReadyError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -31,46 +32,8 @@ _CANDIDATES: dict[Kind, str] = {"video": "video_candidate_VD", "comment": "comme
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class WarmBundle:
-    """A bundle with its encoder and indexes, checked and warmed up.
-
-    One thread owns the encoder; indexes may be searched from any, soonest from that one and from
-    the one that has recorded its searches.
-    """
-
-    bundle: Bundle
-    encoder: CpuEncoder
-    video_index: Index
-    comment_index: Index
-
-    def find_videos(
-        self, preference_BD: FloatArray, counts: Sequence[int], weights: Sequence[float]
-    ) -> CandidateBatch:
-        """Find each user's nearest videos, or by the prior, too, where the index has it."""
-        # What isn't finite finds nothing, and must not disturb its neighbours.
-        query_BX = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
-        if self.video_index.extent.takes_parts and any(weights):
-            weight_B = np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
-            query_BX = np.column_stack([query_BX, weight_B])
-        return self.video_index.search(query_BX, counts)
-
-    def record_searches(self) -> None:
-        """Record what a GPU does for few queries, in the thread that will search and not encode."""
-        for index in (self.video_index, self.comment_index):
-            if isinstance(index, CudaNearest):
-                index.record(SEARCHED_SIZES)
-
-    def let_go(self) -> None:
-        """Free what is on a GPU, in many turns: others may be answered there."""
-        for part in (self.encoder, self.video_index, self.comment_index):
-            part.let_go()
-
-
 def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBundle, str | None]:
     """Open graphs and indexes, check them against the golden outputs, and warm them up.
-
-    To be called in the thread that will encode: a recorded graph belongs to one.
 
     Returns:
         What was opened, and the reason where `auto` went to the CPU.
@@ -83,48 +46,50 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
     if unknown:
         raise BundleError(f"score part {min(unknown)!r} is unknown to this version")
     if device == "cpu":
-        return _open_on(bundle, CpuEncoder, max_batch), None
+        return _open_on_cpu(bundle, max_batch), None
     try:
         expect_cuda()
-        return _open_on(bundle, partial(CudaEncoder, max_batch=max_batch), max_batch), None
+        return _open_on_gpu(bundle, max_batch), None
     except LsvcrError as error:
         if device == "cuda":
             raise
         logger.info("serving on the CPU: %s", error)
-        return _open_on(bundle, CpuEncoder, max_batch), str(error)
+        return _open_on_cpu(bundle, max_batch), str(error)
 
 
-def _open_on(
-    bundle: Bundle, open_encoder: Callable[[Bundle], CpuEncoder], max_batch: int
-) -> WarmBundle:
-    if open_encoder is CpuEncoder:
-        # One after another: cores are wanted by the checks beside, or by those who are answered.
-        encoder = open_encoder(bundle)
-        indexes = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
-    else:
-        with ThreadPoolExecutor(2) as beside:
-            opening = [
-                beside.submit(_open_on_gpu, bundle, "video"),
-                beside.submit(_open_on_gpu, bundle, "comment"),
-            ]
-            encoder = open_encoder(bundle)
-            indexes = [index.result() for index in opening]
-    video_index, comment_index = indexes
-    if isinstance(video_index, CudaNearest):  # comments are too many, and another thread's
-        video_index.record()
-    warm = WarmBundle(bundle, encoder, video_index, comment_index)
-    check_golden(bundle, encoder, warm.video_index)
-    _warm_up(warm, bundle.golden, max_batch)
+def _open_on_cpu(bundle: Bundle, max_batch: int) -> WarmBundle:
+    """One after another: cores are wanted by the checks beside, or by those who are answered."""
+    encoder = CpuEncoder(bundle)
+    indexes = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
+    return _prove(WarmBundle(bundle, encoder, *indexes), max_batch)
+
+
+def _open_on_gpu(bundle: Bundle, max_batch: int) -> WarmBundle:
+    lanes: dict[Kind, Lane] = {"video": Lane(Stream()), "comment": Lane(Stream())}
+    with ThreadPoolExecutor(2) as beside:
+        videos, comments = (
+            beside.submit(_put_on_gpu, bundle, kind, lane) for kind, lane in lanes.items()
+        )
+        encoder = CudaEncoder(bundle, lanes["video"], max_batch=max_batch)
+        indexes = [videos.result(), comments.result()]
+    return _prove(WarmCudaBundle(bundle, encoder, *indexes, lanes=lanes), max_batch)
+
+
+def _prove(warm: WarmBundle, max_batch: int) -> WarmBundle:
+    check_golden(warm.bundle, warm.encoder, warm.video_index)
+    _warm_up(warm, warm.bundle.golden, max_batch)
     return warm
 
 
-def _open_on_gpu(bundle: Bundle, kind: Kind) -> Index:
+def _put_on_gpu(bundle: Bundle, kind: Kind, lane: Lane) -> Index:
     folder, candidate_VD = bundle.folder, bundle.tables[_CANDIDATES[kind]]
     if CudaNearest.can_search(folder, candidate_VD):
         try:
             profile_CF = bundle.comment_profile_CF if kind == "comment" else None
             has_prior = kind == "video" and bundle.manifest.prior is not None
-            return CudaNearest(folder, candidate_VD, parts_VF=profile_CF, takes_part=has_prior)
+            return CudaNearest(
+                folder, candidate_VD, lane, parts_VF=profile_CF, takes_part=has_prior
+            )
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)
@@ -195,6 +160,7 @@ def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
         rows = [number % users for number in range(size)]
         arrays = golden.history.arrays().values()
         history = HistoryBatch(*(array[rows] for array in arrays))
-        preference_BD = warm.encoder.encode(history, with_comments=True).video_preference_BD
-        warm.find_videos(preference_BD, [WARM_COUNT] * size, [0.0] * size)
-        warm.comment_index.search(preference_BD, [WARM_COUNT] * size)
+        counts, weights = [WARM_COUNT] * size, [0.0] * size
+        encoded = at_once(warm.encode(history, True, counts, weights))
+        query_BD = encoded.encoding.video_preference_BD
+        at_once(warm.search("comment", query_BD, counts))

@@ -6,7 +6,6 @@ Shape suffixes: B users, S slots of either side (`max_history` + 1), J comment s
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, Bundle
+from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.cuda_memory import (
-    GpuArray,
-    copy_from_gpu,
-    copy_to_gpu,
-    open_on_gpu,
-    put_on_gpu,
-    record_graph,
-    turns,
-)
+from service.engine.cuda_memory import GpuArray, pinned, put_on_gpu, turns
+from service.engine.cuda_stream import Lane, OpenGraph, Stream
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
     VIDEO_OUTPUTS,
     CpuEncoder,
     Encoding,
-    FloatArray,
     expect_outputs,
     one_thread,
 )
+from service.engine.steps import Steps, at_once
 from service.errors import NotReadyError
 
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 256)
@@ -45,48 +38,56 @@ logger = logging.getLogger(__name__)
 
 
 class CudaEncoder(CpuEncoder):
-    """The encoder on a GPU in a few fixed shapes, each captured as a CUDA graph if possible.
+    """The encoder on a GPU in a few fixed shapes, each recorded as a CUDA graph if possible.
 
-    Dynamic shapes cost 2 ms whatever the batch, a captured graph 0.3 ms at batch 1. Tables lie on
+    Dynamic shapes cost 2 ms whatever the batch, a recorded graph 0.3 ms at batch 1. Tables lie on
     the GPU, shared by all shapes.
+
+    Args:
+        lane: In which it is used.
     """
 
     device = "cuda"
 
-    def __init__(self, bundle: Bundle, *, max_batch: int) -> None:
+    def __init__(self, bundle: Bundle, lane: Lane, *, max_batch: int) -> None:
         larger = [size for size in CUDA_BATCH_SIZES if size >= max_batch]
         largest = larger[0] if larger else CUDA_BATCH_SIZES[-1]
         self.batch_sizes = tuple(size for size in CUDA_BATCH_SIZES if size <= largest)
+        self._lane = lane
         super().__init__(bundle)
+
+    @property
+    def largest(self) -> int:
+        """Users that are encoded together, at most."""
+        return self.batch_sizes[-1]
 
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
         """As `CpuEncoder.encode`; more users than the largest shape are encoded in turns."""
-        users, largest = len(history.video_BI), self.batch_sizes[-1]
+        users = len(history.video_BI)
+        encodings = []
+        for start in range(0, users, self.largest):
+            part = HistoryBatch(*(a[start:][: self.largest] for a in history.arrays().values()))
+            encodings.append(at_once(self._lane.take(self._encode_part(part, with_comments))))
+        return Encoding.join(encodings)
+
+    def launch(self, history: HistoryBatch, *, with_comments: bool) -> "CudaShape":
+        """Begin to encode at most `largest` users, in a turn of the lane."""
         shapes = self._shapes if with_comments else self._video_shapes
-        parts = []
-        for start in range(0, users, largest):
-            part = HistoryBatch(*(a[start : start + largest] for a in history.arrays().values()))
-            count = len(part.video_BI)
-            shape = shapes[next(size for size in self.batch_sizes if size >= count)]
-            parts.append({name: output[:count] for name, output in shape.run(part).items()})
-        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        state_BSD = outputs.get("comment_state", np.empty((users, 0, self._bundle.manifest.width)))
-        return Encoding(
-            outputs["video_preference"],
-            outputs["video_share"][:, : history.video_BI.shape[1]],
-            np.ascontiguousarray(state_BSD[:, : history.comment_BJK.shape[1]], np.float32),
-        )
+        users = len(history.video_BI)
+        shape = shapes[next(size for size in self.batch_sizes if size >= users)]
+        shape.launch(history, self._lane.stream)
+        return shape
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
         shapes = {
-            size: shape.is_captured and self._video_shapes[size].is_captured
+            size: shape.is_recorded and self._video_shapes[size].is_recorded
             for size, shape in self._shapes.items()
         }
         first = next(iter(self._shapes.values()))
         return {
             "device": self.device,
-            "providers": first.session.get_providers(),
+            "providers": first.graph.session.get_providers(),
             "cuda_graph_by_batch_size": shapes,
         }
 
@@ -96,6 +97,11 @@ class CudaEncoder(CpuEncoder):
             while held:
                 with turns.prepare():
                     held.popitem()
+
+    def _encode_part(self, history: HistoryBatch, with_comments: bool) -> Steps[Encoding]:
+        shape = self.launch(history, with_comments=with_comments)
+        yield from self._lane.end()
+        return shape.read(history)
 
     def _open_encoder(self, folder: Path) -> None:
         slots = self._bundle.manifest.max_history + 1
@@ -115,7 +121,7 @@ class CudaEncoder(CpuEncoder):
         )
 
 
-class _CudaShape:
+class CudaShape:
     """One session for one batch size: every input and output has its fixed place on the GPU.
 
     Inputs lie behind one another in one piece of memory and so do outputs: each copy to or from a
@@ -125,6 +131,10 @@ class _CudaShape:
         outputs: Those of the graph that are wanted.
         example: A history with the extents that all have.
         shape: Users, slots of either side and width: B, S, D.
+
+    Attributes:
+        graph: As the runtime has it.
+        preference: Address of the unit vectors (B, D) that were launched last.
     """
 
     def __init__(
@@ -134,10 +144,7 @@ class _CudaShape:
         example: HistoryBatch,
         tables: dict[str, GpuArray],
         shape: tuple[int, int, int],
-        *,
-        is_captured: bool,
     ) -> None:
-        self.is_captured = is_captured
         batch, slots, width = shape
         options = one_thread()
         for name, extent in {
@@ -148,17 +155,16 @@ class _CudaShape:
             "comments": tables["comment_input_CD"].shape[0],
         }.items():
             options.add_free_dimension_override_by_name(name, extent)
-        enabled = "1" if is_captured else "0"
-        self.session = open_on_gpu(path, options, enable_cuda_graph=enabled)
-        expect_outputs(self.session, outputs, path.name)
-        self._binding = self.session.io_binding()
+        self.graph = OpenGraph(path, options)
+        expect_outputs(self.graph.session, outputs, path.name)
+        binding = self.graph.session.io_binding()
         for name, table in tables.items():
-            table.bind_to(self._binding, name)
+            table.bind_to(binding, name)
         self._history = _Joined(
             {name: (batch, slots, *a.shape[2:]) for name, a in example.arrays().items()}, np.int32
         )
         for name, place in self._history.places.items():
-            self._binding.bind_input(name, "cuda", 0, np.int32, *place)
+            binding.bind_input(name, "cuda", 0, np.int32, *place)
         extents = {
             "video_preference": (batch, width),
             "video_share": (batch, slots),
@@ -166,25 +172,43 @@ class _CudaShape:
         }
         self._outputs = _Joined({name: extents[name] for name in outputs}, np.float32)
         for name, place in self._outputs.places.items():
-            self._binding.bind_output(name, "cuda", 0, np.float32, *place)
+            binding.bind_output(name, "cuda", 0, np.float32, *place)
+        _, self.preference = self._outputs.places["video_preference"]
         self._padded = HistoryBatch(*self._history.split(self._history.content).values())
-        record_graph(self.session, self._binding)  # of empty histories
+        self._recorded = self.graph.record(binding)  # of empty histories
 
-    def run(self, history: HistoryBatch) -> dict[str, FloatArray]:
-        """Encode at most B users; outputs of B rows and S slots by name, until the next run."""
-        with turns.answer():
-            history.pad_into(self._padded)
-            copy_to_gpu(self._history.content, self._history.on_gpu)
-            self.session.run_with_iobinding(self._binding)
-            copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
-            return self._outputs.split(self._outputs.content)
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it is launched as a CUDA graph."""
+        return self._recorded.recorded is not None
+
+    def launch(self, history: HistoryBatch, stream: Stream) -> None:
+        """Begin to encode at most B users."""
+        history.pad_into(self._padded)
+        stream.copy_to_gpu(self._history.content, self._history.on_gpu)
+        stream.launch(self._recorded)
+        stream.copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
+
+    def read(self, history: HistoryBatch) -> Encoding:
+        """What became of the histories that were launched, once the stream is idle."""
+        users, slots = history.video_BI.shape
+        outputs = self._outputs.split(self._outputs.content)
+        preference_BD = outputs["video_preference"][:users]
+        state_BSD = outputs.get("comment_state")
+        if state_BSD is None:
+            state_BSD = np.empty((users, 0, preference_BD.shape[1]), np.float32)
+        return Encoding(
+            preference_BD.copy(),
+            outputs["video_share"][:users, :slots].copy(),
+            state_BSD[:users, : history.comment_BJK.shape[1]].copy(),
+        )
 
 
 class _Joined:
     """Arrays of one type behind one another in one piece of memory on the GPU.
 
     Attributes:
-        content: As many numbers in this process, to copy from or to.
+        content: As many numbers in this process, to copy from or to; pinned.
         on_gpu: As many there.
         places: Each array's shape and address there.
     """
@@ -196,7 +220,7 @@ class _Joined:
         for name, shape in shapes.items():
             self._start[name] = end
             end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
-        self.content = np.zeros(end, kind)
+        self.content = pinned((end,), kind)
         self.on_gpu = put_on_gpu(self.content)
         address, item_bytes = self.on_gpu.address, self.content.itemsize
         self.places = {
@@ -231,19 +255,11 @@ def _open_shape(
     example: HistoryBatch,
     tables: dict[str, GpuArray],
     shape: tuple[int, int, int],
-) -> _CudaShape:
-    """Open one fixed shape, captured as a CUDA graph if the runtime can, and run it."""
-    make = partial(_CudaShape, path, outputs, example, tables, shape)
+) -> CudaShape:
     try:
-        return make(is_captured=True)
-    except NotReadyError:
+        return CudaShape(path, outputs, example, tables, shape)
+    except LsvcrError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
-        logger.warning("no CUDA graph at batch %d: %s", shape[0], error)
-    try:
-        return make(is_captured=False)
-    except NotReadyError:
-        raise
-    except Exception as error:
         logger.warning("%s at batch %d: %s", path.name, shape[0], error)
         raise NotReadyError("device cuda: the encoder does not run there") from error

@@ -45,6 +45,17 @@ class Encoding:
     video_share_BI: FloatArray
     comment_state_BJD: FloatArray
 
+    @classmethod
+    def join(cls, encodings: Sequence["Encoding"]) -> "Encoding":
+        """Those of histories of as many slots; at least one."""
+        if len(encodings) == 1:
+            return encodings[0]
+        return cls(
+            np.concatenate([one.video_preference_BD for one in encodings]),
+            np.concatenate([one.video_share_BI for one in encodings]),
+            np.concatenate([one.comment_state_BJD for one in encodings]),
+        )
+
 
 class CommentHead:
     """The comment head, on one CPU thread: it is too small to be worth the way to a GPU."""

@@ -17,12 +17,9 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,33 +27,17 @@ from numpy.typing import NDArray
 from lsvcr.bundle import Bundle, bundle_being_checked, map_bundle
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.bundle_opening import Device, WarmBundle, open_warm
+from service.engine.bundle_opening import Device, open_warm
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.check_process import check_apart
-from service.engine.encoder_session import Encoding, runs_of
 from service.engine.freed_memory import give_back_after
+from service.engine.steps import ResultT, in_turns
+from service.engine.warm_bundle import EncodedUsers, WarmBundle
 from service.errors import EngineFailedError
 
 PROVE_AGAIN_S = 1.0
-SEARCHED_AT_ONCE = 8
-"""Users for whom a CPU fetches candidates before the event loop has its turn."""
-
-ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedUsers:
-    """What one batch of histories became.
-
-    Attributes:
-        candidates: For each user the videos nearest to their preference, or with the prior's part
-            in it.
-    """
-
-    encoding: Encoding
-    candidates: CandidateBatch
 
 
 class OpenBundle(Protocol):
@@ -131,52 +112,23 @@ class Engine(Protocol):
         """End; what is open answers no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class GpuThreads:
-    """Where one bundle runs on a GPU: many users are encoded while others' candidates are searched.
-
-    Attributes:
-        encoding: The one that recorded the graphs, which belong to it.
-    """
-
-    encoding: Executor
-    searching: Executor
-
-
-TOGETHER_ON_GPU = 64
-"""Users that are encoded, and whose candidates are searched, in one thread: of few a GPU does both
-sooner than they are handed over."""
-BATCHES_ON_GPU = 3
-"""Under way at a time: one in each thread, and one that is being put together or sent."""
-
-
 class LocalBundle:
     """A bundle that is computed with in this process.
 
     Args:
         warm: The bundle with its graphs and indexes.
-        threads: None computes at once, in the caller's thread: on CPUs every hand-over between
-            threads costs more than it brings.
         cpu_reason: Why it runs on the CPU, where a GPU had been welcome.
 
     Attributes:
         problem: Why it computes nothing any more, not even the golden inputs; None if it does.
     """
 
-    def __init__(
-        self,
-        warm: WarmBundle,
-        threads: GpuThreads | None,
-        *,
-        wanted: Device,
-        cpu_reason: str | None,
-    ) -> None:
+    def __init__(self, warm: WarmBundle, *, wanted: Device, cpu_reason: str | None) -> None:
         self._warm = warm
-        self._threads = threads
         self._wanted = wanted
         self._cpu_reason = cpu_reason
         self.bundle = warm.bundle
-        self.in_flight = 1 if threads is None else BATCHES_ON_GPU
+        self.in_flight = warm.in_flight
         self.sizes: dict[Kind, IndexSize] = {
             "video": warm.video_index.extent,
             "comment": warm.comment_index.extent,
@@ -196,69 +148,26 @@ class LocalBundle:
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
         history = HistoryBatch.unpacked(history_BSF)
-        if self._threads is None:
-            encoding = await self._encode_in_turns(history, with_comments)
-            candidates = await self._find_in_turns(encoding.video_preference_BD, counts, weights)
-            return EncodedUsers(encoding, candidates)
-        warm, threads = self._warm, self._threads
-
-        def encode() -> Encoding:
-            return warm.encoder.encode(history, with_comments=with_comments)
-
-        def find(encoding: Encoding) -> EncodedUsers:
-            found = warm.find_videos(encoding.video_preference_BD, counts, weights)
-            return EncodedUsers(encoding, found)
-
-        if len(counts) <= TOGETHER_ON_GPU and warm.video_index.device == "cuda":
-            return await self._run(threads.encoding, lambda: find(encode()))
-        encoding = await self._run(threads.encoding, encode)
-        return await self._run(threads.searching, lambda: find(encoding))
-
-    async def _encode_in_turns(self, history: HistoryBatch, with_comments: bool) -> Encoding:
-        """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
-        encoder = self._warm.encoder
-        history = HistoryBatch(*map(np.ascontiguousarray, history.arrays().values()))
-        encoding = encoder.nothing_encoded(history, with_comments=with_comments)
-        for row_B in runs_of(history):
-            await self._run(None, partial(encoder.encode_run, encoding, history, row_B))
-            await asyncio.sleep(0)
-        return encoding
-
-    async def _find_in_turns(
-        self, preference_BD: NDArray[np.float32], counts: Sequence[int], weights: Sequence[float]
-    ) -> CandidateBatch:
-        """Fetch candidates for few users at a time, likewise; of a million each takes 1 ms."""
-        if not any(counts):
-            return CandidateBatch.nothing(counts, self.sizes["video"].rows)
-        found = []
-        for start in range(0, len(counts), SEARCHED_AT_ONCE):
-            few = slice(start, start + SEARCHED_AT_ONCE)
-            find = partial(self._warm.find_videos, preference_BD[few], counts[few], weights[few])
-            found.append(await self._run(None, find))
-            await asyncio.sleep(0)
-        return CandidateBatch.join(found)
+        steps = self._warm.encode(history, with_comments, counts, weights)
+        return await self._expect_success(in_turns(steps))
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
     ) -> CandidateBatch:
         """As `OpenBundle.search`."""
-        index = self._warm.video_index if kind == "video" else self._warm.comment_index
-        thread = None if self._threads is None else self._threads.searching
-        return await self._run(thread, partial(index.search, query_BD, counts))
+        return await self._expect_success(in_turns(self._warm.search(kind, query_BD, counts)))
 
     async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
         """As `OpenBundle.set_prior`."""
         if logit_V is self._logit_V:
             return
-        thread = None if self._threads is None else self._threads.searching
-        await self._run(thread, partial(self._warm.video_index.set_part, logit_V))
+        telling = asyncio.to_thread(self._warm.video_index.set_part, logit_V)
+        await self._expect_success(telling)  # which takes milliseconds
         self._logit_V = logit_V
 
     async def reach(self) -> None:
-        """Come back when whatever computes has had a turn; never, where a thread is stuck."""
-        if self._threads is not None:
-            for thread in (self._threads.encoding, self._threads.searching):
-                await self._run(thread, lambda: None)
+        """Come back when whatever computes has had a turn; never, where it is stuck."""
+        await in_turns(self._warm.reach())
 
     def describe(self) -> dict[str, object]:
         """Where and how it runs."""
@@ -269,11 +178,9 @@ class LocalBundle:
             "index_device": self._warm.video_index.device,
         }
 
-    async def _run(self, thread: Executor | None, compute: Callable[[], ResultT]) -> ResultT:
+    async def _expect_success(self, computing: Awaitable[ResultT]) -> ResultT:
         try:
-            if thread is None:
-                return compute()
-            return await asyncio.get_running_loop().run_in_executor(thread, compute)
+            return await computing
         except LsvcrError:
             raise
         except Exception as error:  # the runtime and each driver have classes of their own
@@ -327,23 +234,10 @@ class InlineEngine:
     async def open(self, version: str) -> LocalBundle:
         """As `Engine.open`; takes seconds, in a thread."""
         started_s = time.perf_counter()
-        threads = GpuThreads(
-            *(ThreadPoolExecutor(1, f"{work}-{version}") for work in ("encode", "search"))
-        )
-        loop = asyncio.get_running_loop()
-        warm, cpu_reason = await loop.run_in_executor(threads.encoding, self._load, version)
-        device = warm.encoder.device
-        if device == "cuda":
-            await loop.run_in_executor(threads.searching, warm.record_searches)
-        logger.info(
-            "bundle %s is warm on %s after %.1f s", version, device, time.perf_counter() - started_s
-        )
-        opened = LocalBundle(
-            warm,
-            threads if device == "cuda" else None,
-            wanted=self._device,
-            cpu_reason=cpu_reason,
-        )
+        warm, cpu_reason = await asyncio.to_thread(self._load, version)
+        device, took_s = warm.encoder.device, time.perf_counter() - started_s
+        logger.info("bundle %s is warm on %s after %.1f s", version, device, took_s)
+        opened = LocalBundle(warm, wanted=self._device, cpu_reason=cpu_reason)
         self._open.add(opened)
         give_back_after(opened, warm)
         return opened

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from lsvcr.bundle import Bundle, map_bundle
 from lsvcr.errors import LsvcrError
 from service.engine.candidate_index import CandidateBatch, Kind
-from service.engine.engine import EncodedUsers
 from service.engine.engine_messages import (
     Beat,
     Encode,
@@ -46,6 +45,7 @@ from service.engine.engine_messages import (
     unpack_users,
 )
 from service.engine.freed_memory import give_back_after
+from service.engine.warm_bundle import EncodedUsers
 from service.errors import EngineLostError
 
 IN_FLIGHT = 4

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
 from service.engine.candidate_index import CandidateBatch, Kind
-from service.engine.engine import EncodedUsers
 from service.engine.engine_client import RemoteBundle, RemoteEngine
+from service.engine.warm_bundle import EncodedUsers
 from service.errors import EngineFailedError, EngineLostError
 
 LOOK_AGAIN_S = 0.5

@@ -19,7 +19,7 @@ from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.encoder_session import Encoding
-from service.engine.engine import EncodedUsers
+from service.engine.warm_bundle import EncodedUsers
 from service.errors import (
     DeadlineExceededError,
     EngineFailedError,

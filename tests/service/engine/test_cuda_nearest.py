@@ -21,16 +21,20 @@ from lsvcr.bundle import (
 )
 from service.engine.candidate_index import CandidateBatch
 from service.engine.cuda_encoder import expect_cuda, has_cuda
+from service.engine.cuda_memory import GpuArray, put_on_gpu
 from service.engine.cuda_nearest import (
     ALIGNED,
     FEWEST,
     HALF_ERROR,
+    MANY_FOUND,
     NEVER,
     CudaNearest,
     counts_of,
     member_places,
     without_padding,
 )
+from service.engine.cuda_stream import Lane, Stream
+from service.engine.steps import Steps, at_once
 from service.errors import NotReadyError
 
 WIDTH = 16
@@ -189,7 +193,7 @@ def test_older_bundles_and_few_candidates_are_left_to_the_cpu(folder: Path) -> N
 def test_without_a_gpu_it_says_so(folder: Path) -> None:
     table_VD = vectors(100)
     with pytest.raises(NotReadyError, match="device cuda"):
-        CudaNearest(folder, table_VD)
+        CudaNearest(folder, table_VD, Lane(Stream()))
 
 
 @pytest.mark.gpu
@@ -201,8 +205,7 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
     table_VD = vectors(ROWS)
     monkeypatch.setattr("service.engine.cuda_nearest.MOST_SCORES", 5 * len(table_VD))
     monkeypatch.setattr("service.engine.cuda_nearest.ROWS_AT_ONCE", 10_000)
-    nearest = CudaNearest(folder, table_VD)
-    nearest.record()
+    nearest = CudaNearest(folder, table_VD, Lane(Stream()))
     query_BD = near(table_VD, [*range(1, 20)])
     counts = [*range(0, 380, 20)]
     found = [*nearest.search(query_BD, counts)]
@@ -219,26 +222,40 @@ def test_a_gpu_finds_the_same_in_batches_of_any_size(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
-def test_recorded_graphs_find_the_same_and_stay_with_their_thread(folder: Path) -> None:
+def test_recorded_graphs_find_the_same_from_any_thread_and_behind_others(folder: Path) -> None:
     expect_cuda()
-    table_VD = vectors(ROWS)
-    nearest = CudaNearest(folder, table_VD, takes_part=True)
-    query_BD = near(table_VD, [*range(1, 65)])
-    query_BX = np.column_stack([query_BD, np.linspace(0, 0.3, 64).astype(np.float32)])
+    table_VD, lane = vectors(ROWS), Lane(Stream())
+    nearest = CudaNearest(folder, table_VD, lane, takes_part=True)
+    query_BD = near(table_VD, [*range(1, 257)])
+    weight_B = np.linspace(0, 0.3, 256).astype(np.float32)
+    query_BX, there = np.column_stack([query_BD, weight_B]), put_on_gpu(query_BD)
     logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
-    with ThreadPoolExecutor(1) as recording:
-        recording.submit(nearest.record).result()
+    with ThreadPoolExecutor(3) as others:
         for is_told in (False, True):
             if is_told:
                 nearest.set_part(logit_V)
-            for size in (1, 5, 32, 64):
-                asked = query_BX[:size], [100] * size
-                found = recording.submit(nearest.search, *asked).result()
-                expected = nearest.search(*asked)
-                np.testing.assert_allclose(found.part_BN, expected.part_BN, atol=HALF_ERROR)
-                pairs = zip(found.row_BN, expected.row_BN, strict=True)
-                assert sum(len({*one} & {*other}) for one, other in pairs) >= 98 * size
-        recording.submit(nearest.let_go).result()
+            for size in (2, 5, 32, 64, 256):
+                counts = [100] * size
+                many = [others.submit(nearest.search, query_BX[:size], counts) for _ in range(9)]
+                # More than a recorded graph finds.
+                expected = nearest.search(query_BX[:size], [MANY_FOUND + 1] * size)
+                behind = at_once(lane.take(find_behind(nearest, lane, there, weight_B[:size])))
+                for found in (behind, *(one.result() for one in many)):
+                    assert found.with_parts == is_told
+                    wanted_BK = expected.part_BN[:, :100]
+                    np.testing.assert_allclose(found.part_BN, wanted_BK, atol=HALF_ERROR)
+                    pairs = zip(found.row_BN, expected.row_BN[:, :100], strict=True)
+                    assert sum(len({*one} & {*other}) for one, other in pairs) >= 98 * size
+    nearest.let_go()
+
+
+def find_behind(
+    nearest: CudaNearest, lane: Lane, there: GpuArray, weight_B: NDArray[np.float32]
+) -> Steps[CandidateBatch]:
+    find = nearest.launch_behind(there.address, [100] * len(weight_B), weight_B)
+    assert find is not None
+    yield from lane.end()
+    return find()
 
 
 @pytest.mark.gpu
@@ -246,7 +263,7 @@ def test_recorded_graphs_find_the_same_and_stay_with_their_thread(folder: Path) 
 def test_a_gpu_chooses_by_the_part_that_it_was_told_last(folder: Path) -> None:
     expect_cuda()
     table_VD = vectors(ROWS)
-    nearest = CudaNearest(folder, table_VD, takes_part=True)
+    nearest = CudaNearest(folder, table_VD, Lane(Stream()), takes_part=True)
     assert nearest.extent.takes_parts
     query_BD = near(table_VD, [*range(1, 20)])
     weight_B = np.linspace(0, 0.3, 19).astype(np.float32)
@@ -254,7 +271,7 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last(folder: Path) -> None:
     counts = [100] * 19
     untold = nearest.search(query_BX, counts)
     assert not untold.with_parts
-    plain = CudaNearest(folder, table_VD).search(query_BD, counts)
+    plain = CudaNearest(folder, table_VD, Lane(Stream())).search(query_BD, counts)
     np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=HALF_ERROR)
     for seed in (7, 8):
         logit_V = np.random.default_rng(seed).normal(-2, 1.5, ROWS + 1).astype(np.float32)
@@ -273,7 +290,7 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last(folder: Path) -> None:
 def test_a_gpu_chooses_by_vectors_behind_vectors(folder: Path) -> None:
     expect_cuda()
     table_VD, parts_VF = vectors(ROWS), vectors(ROWS)[::-1, :5]
-    nearest = CudaNearest(folder, table_VD, parts_VF=7 * parts_VF)
+    nearest = CudaNearest(folder, table_VD, Lane(Stream()), parts_VF=7 * parts_VF)
     length_V = np.linalg.norm(parts_VF, axis=1, keepdims=True)
     parts_VF = parts_VF / np.maximum(length_V, 1e-6)
     query_BD = near(table_VD, [*range(1, 20)])

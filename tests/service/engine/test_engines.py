@@ -5,10 +5,8 @@ import dataclasses
 import gc
 import os
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from lsvcr.errors import BundleError
 from service.engine import engine_client, video_ranking
 from service.engine.bundle_opening import open_warm
 from service.engine.candidate_index import Kind
-from service.engine.engine import EncodedUsers, Engine, GpuThreads, InlineEngine, LocalBundle
+from service.engine.engine import Engine, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
 from service.engine.engine_messages import (
@@ -46,6 +44,7 @@ from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import Answer, FeedQuery, Query, SimilarQuery
 from service.engine.ranker import Ranker
+from service.engine.warm_bundle import EncodedUsers
 from service.engine_process import EngineProcess
 from service.errors import EngineLostError
 from service.settings import Settings
@@ -164,30 +163,6 @@ def test_versions_stand_side_by_side_and_bad_ones_are_refused(
         assert pool.readiness() == []
         await pool.close()
         await engine.close()
-
-    asyncio.run(main())
-
-
-def test_two_threads_answer_as_none_does_and_a_stuck_one_shows(tiny_registry: Path) -> None:
-    """How a GPU is used; here they run on the CPU."""
-    expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
-    warm, _ = open_warm(load_bundle(tiny_registry / FIRST), "cpu", max_batch=16)
-    stuck = threading.Event()
-
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as searching:
-            threads = GpuThreads(encoding, searching)
-            opened = LocalBundle(warm, threads, wanted="cpu", cpu_reason=None)
-            ranker = Ranker(opened)
-            together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
-            assert without_timings([answer for [answer] in together]) == expected
-            await opened.reach()
-            searching.submit(stuck.wait, SOON_S)
-            reaching = asyncio.create_task(opened.reach())
-            await asyncio.get_running_loop().run_in_executor(encoding, list)
-            assert not reaching.done()
-            stuck.set()
-            await reaching
 
     asyncio.run(main())
 
@@ -398,7 +373,7 @@ def test_searches_joined_by_the_engine_find_what_each_finds(tiny_registry: Path)
     random = np.random.default_rng(3)
     parts_CF = random.standard_normal((len(candidate_CD), 3)).astype(np.float32)
     warm = dataclasses.replace(warm, comment_index=ExactIndex(candidate_CD, parts_CF))
-    opened = LocalBundle(warm, None, wanted="cpu", cpu_reason=None)
+    opened = LocalBundle(warm, wanted="cpu", cpu_reason=None)
     query_BX = random.standard_normal((6, candidate_CD.shape[1] + 3)).astype(np.float32)
     plain_BD = query_BX[:2, : candidate_CD.shape[1]]
     questions = [
@@ -432,7 +407,7 @@ class WholeEngine(InlineEngine):
         index = ExactIndex(warm.bundle.tables["video_candidate_VD"])
         self.indexes.append(index)
         warm = dataclasses.replace(warm, video_index=index)
-        return LocalBundle(warm, None, wanted="cpu", cpu_reason=None)
+        return LocalBundle(warm, wanted="cpu", cpu_reason=None)
 
 
 def test_an_engine_chooses_by_the_prior_that_one_of_all_tells(

@@ -68,7 +68,7 @@ class ScarceEngine(InlineEngine):
         path = bundle.folder / "index" / "comment.faiss"
         self.index = ScarceIndex.load(path, entry, table_CD)
         scarce = replace(warm, encoder=self.encoder, comment_index=self.index)
-        opened = LocalBundle(scarce, None, wanted="cpu", cpu_reason=None)
+        opened = LocalBundle(scarce, wanted="cpu", cpu_reason=None)
         self._open.add(opened)
         return opened
 

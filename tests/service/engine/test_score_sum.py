@@ -313,7 +313,7 @@ def exact_comments(bundle: Bundle) -> ExactIndex:
 
 def open_with(index: ExactIndex, bundle: Bundle) -> LocalBundle:
     warm, _ = open_warm(bundle, "cpu", max_batch=4)
-    return LocalBundle(replace(warm, comment_index=index), None, wanted="cpu", cpu_reason=None)
+    return LocalBundle(replace(warm, comment_index=index), wanted="cpu", cpu_reason=None)
 
 
 def test_counts_of_the_hour_itself_wait_for_the_next(whole_ranker: Ranker) -> None:

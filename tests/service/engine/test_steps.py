@@ -1,0 +1,130 @@
+"""Computations in steps, in an event loop and in threads; a GPU's lane, which one has at a time.
+
+The stream here does what it is told on the CPU; what a real one does, `test_cuda_nearest.py` shows.
+"""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+
+from service.engine.cuda_stream import Lane, Stream
+from service.engine.steps import Steps, at_once, go_on, in_thread, in_turns
+
+SOON_S = 60.0
+
+
+class SlowStream:
+    """Is idle once `done` is set."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.done.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return self.done.is_set()
+
+    def wait(self) -> None:
+        self.done.wait(SOON_S)
+
+
+def lane_of(stream: SlowStream) -> Lane:
+    return Lane(cast(Stream, stream))
+
+
+def count_to(number: int, seen: list[Any], name: str) -> Steps[str]:
+    for step in range(number):
+        seen.append((name, step))
+        yield go_on
+    return name
+
+
+def test_an_event_loop_has_a_turn_between_steps() -> None:
+    seen = list[Any]()
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(in_turns(count_to(3, seen, name)) for name in "ab"))
+
+    assert asyncio.run(main()) == ["a", "b"]
+    assert seen == [(name, step) for step in range(3) for name in "ab"]
+
+
+def test_a_lane_is_one_users_at_a_time_in_order_of_coming() -> None:
+    seen, lane = list[Any](), lane_of(SlowStream())
+
+    async def main() -> list[str]:
+        users = (lane.take(count_to(3, seen, name)) for name in "abc")
+        return await asyncio.gather(*map(in_turns, users))
+
+    assert asyncio.run(main()) == ["a", "b", "c"]
+    assert seen == [(name, step) for name in "abc" for step in range(3)]
+
+
+def test_threads_and_a_loop_never_have_a_lane_together() -> None:
+    lane, inside, most = lane_of(SlowStream()), list[int](), list[int]()
+
+    def work(number: int) -> Steps[None]:
+        inside.append(number)
+        for _ in range(20):
+            most.append(len(inside))
+            yield go_on
+        inside.pop()
+
+    async def main() -> None:
+        await asyncio.gather(*(in_turns(lane.take(work(number))) for number in range(20)))
+
+    with ThreadPoolExecutor(4) as threads:
+        others = [threads.submit(at_once, lane.take(work(number))) for number in range(20)]
+        asyncio.run(main())
+        for other in others:
+            other.result(SOON_S)
+    assert most == [1] * 20 * 40
+
+
+def test_a_lane_waits_for_its_stream_and_what_failed_leaves_it_to_others() -> None:
+    stream = SlowStream()
+    lane = lane_of(stream)
+
+    def fail() -> Steps[None]:
+        stream.done.clear()
+        yield from lane.end()
+        raise RuntimeError("the GPU failed")
+
+    async def main() -> None:
+        failing = asyncio.create_task(in_turns(lane.take(fail())))
+        next_one = asyncio.create_task(in_turns(lane.take(lane.end())))
+        given_up = asyncio.create_task(in_turns(lane.take(lane.end())))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        assert not failing.done() and not next_one.done()
+        stream.done.set()
+        with pytest.raises(RuntimeError, match="the GPU failed"):
+            await failing
+        await next_one
+
+    asyncio.run(main())
+
+
+def test_a_step_in_a_thread_leaves_the_loop_its_turns() -> None:
+    may_end, turns = threading.Event(), list[int]()
+
+    async def main(thread: ThreadPoolExecutor) -> int:
+        computing = asyncio.create_task(in_turns(in_thread(thread, int, "7")))
+        waiting = asyncio.create_task(in_turns(in_thread(thread, may_end.wait, SOON_S)))
+        assert await computing == 7
+        for turn in range(3):
+            turns.append(turn)
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        may_end.set()
+        assert await waiting
+        return await asyncio.to_thread(at_once, in_thread(thread, int, "8"))
+
+    with ThreadPoolExecutor(1) as thread:
+        assert asyncio.run(main(thread)) == 8
+        with pytest.raises(ValueError, match="invalid literal"):
+            at_once(in_thread(thread, int, "x"))
