@@ -74,7 +74,6 @@ class CudaNearest:
         takes_part: Whether, instead, `set_part` tells what stands there.
 
     Raises:
-        BundleError: If a graph cannot be opened.
         NotReadyError: If it doesn't run on the GPU.
     """
 

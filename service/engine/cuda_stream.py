@@ -17,6 +17,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from lsvcr.errors import BundleError
 from service.engine.cuda_memory import GpuArray, locking_runtime, runtime, turns
 from service.engine.encoder_session import open_session
 from service.engine.steps import ResultT, Steps
@@ -61,9 +62,11 @@ class Stream:
     def is_idle(self) -> bool:
         """Whether all is done that was asked for; raises RuntimeError if some of it failed."""
         status = self._library.cudaStreamQuery(self.address)
-        if status not in (0, _NOT_READY):
-            raise RuntimeError(f"the GPU failed with {status}")
-        return bool(status == 0)
+        if status == _NOT_READY:
+            self._library.cudaGetLastError()  # else the runtime takes it for its own next failure
+            return False
+        _expect_success(status, "what the GPU did")
+        return True
 
     def wait(self) -> None:
         """Wait until it is, without Python's lock."""
@@ -137,8 +140,7 @@ class OpenGraph:
         options: Of the session.
 
     Raises:
-        BundleError: If it cannot be opened.
-        NotReadyError: If it would run on the CPU.
+        NotReadyError: If it cannot be opened there, as without memory, or would run on the CPU.
     """
 
     def __init__(self, path: Path, options: Any) -> None:
@@ -150,8 +152,11 @@ class OpenGraph:
             "user_compute_stream": str(self._stream.address),
             "arena_extend_strategy": "kSameAsRequested",
         }
-        with turns.prepare():
-            self.session = open_session(path, options, [("CUDAExecutionProvider", provider)])
+        try:
+            with turns.prepare():
+                self.session = open_session(path, options, [("CUDAExecutionProvider", provider)])
+        except BundleError as error:
+            raise NotReadyError(f"device cuda: {path.name} cannot be opened there") from error
         if "CUDAExecutionProvider" not in self.session.get_providers():
             raise NotReadyError(f"device cuda: {path.name} fell back to the CPU")
 

@@ -63,7 +63,7 @@ class WarmBundle:
     ) -> Steps[CandidateBatch]:
         """Find each query's nearest rows of one kind."""
         index = self.video_index if kind == "video" else self.comment_index
-        yield from ()
+        yield from ()  # it is one step
         return index.search(query_BX, counts)
 
     def find_videos(
