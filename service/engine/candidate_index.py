@@ -89,8 +89,8 @@ class CandidateBatch(msgspec.Struct, frozen=True, eq=False):
             np.concatenate([widened(one.part_BN, widest, 0) for one in batches]),
             [count for one in batches for count in one.counts],
             batches[0].rows,
-            batches[0].error,
-            batches[0].with_parts,
+            max(one.error for one in batches),
+            any(one.with_parts for one in batches),  # of the others nobody weighs them
         )
 
 

@@ -9,7 +9,7 @@ from engine_questions import OnlyVideos
 from tiny_bundle_builder import unit, write_index, write_lists, write_short_lists
 
 from lsvcr.bundle import IndexEntry
-from service.engine.candidate_index import CandidateIndex
+from service.engine.candidate_index import CandidateBatch, CandidateIndex
 from service.engine.retrieval import Retriever
 from service.engine.scoring import Scorer
 from service.engine.video_conditions import allow_except
@@ -122,3 +122,15 @@ def test_shortened_vectors_are_probed_as_the_manifest_says(tmp_path: Path) -> No
     assert 10 < len(few.row_N) < 400 and few.row_N[0] == 7
     assert few.floor == few.part_N[-1]
     assert (len(many.row_N), many.row_N[0]) == (10, 8)
+
+
+def test_searches_joined_are_as_wrong_as_the_worst_of_them() -> None:
+    """The first was for nobody's sake; of the second, the first query weighs no parts."""
+    row_BN, part_BN = np.array([[3, 1], [2, -1]]), np.array([[0.9, 0.2], [0.7, 0]], np.float32)
+    nothing = CandidateBatch.nothing([0], 9)
+    found = CandidateBatch(row_BN, part_BN, [2, 2], 9, error=0.1, with_parts=True)
+    none, two, one = CandidateBatch.join([nothing, found])
+    assert [found.row_N.tolist() for found in (none, two, one)] == [[], [3, 1], [2]]
+    assert (two.floor, one.floor) == (pytest.approx(0.3), pytest.approx(0.8))
+    assert none.floor == np.inf
+    assert two.with_parts and one.with_parts
