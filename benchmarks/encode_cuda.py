@@ -39,11 +39,11 @@ def main() -> None:
         encoder: CpuEncoder = CudaEncoder(bundle, Lane(Stream()), max_batch=max(args.batches))
         naive = dynamic_session(bundle)
         for batch in args.batches:
-            ways[f"dynamic shapes on the GPU, batch {batch}"] = naive(cut(history, batch))
+            ways[f"dynamic shapes on the GPU, batch {batch}"] = naive(history.take(slice(batch)))
     else:
         encoder = CpuEncoder(bundle)
     for batch in args.batches:
-        part = cut(history, batch)
+        part = history.take(slice(batch))
         ways[f"as served, batch {batch}"] = lambda part=part: encoder.encode(
             part, with_comments=False
         )
@@ -58,11 +58,6 @@ def main() -> None:
         args.out,
         {"videos": args.videos, "comments": args.comments, **encoder.describe(), "ms": rows},
     )
-
-
-def cut(history: HistoryBatch, users: int) -> HistoryBatch:
-    """The first users of a batch."""
-    return HistoryBatch(*(array[:users] for array in history.arrays().values()))
 
 
 def dynamic_session(bundle: Bundle) -> Callable[[HistoryBatch], Callable[[], object]]:

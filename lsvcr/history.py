@@ -253,6 +253,10 @@ class HistoryBatch:
     comment_last_BJ: NDArray[np.int32]
     comment_cut_BJ: NDArray[np.int32]
 
+    def take(self, rows: slice | list[int]) -> "HistoryBatch":
+        """Only some of the users."""
+        return HistoryBatch(*(array[rows] for array in self.arrays().values()))
+
     def padded(self, *, rows: int, slots: int) -> "HistoryBatch":
         """Grow to a fixed shape: empty histories below, padding slots on the right."""
         arrays = self.arrays().values()

@@ -157,9 +157,7 @@ def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
     """Encode and search at every batch size, so that no request pays for a first time."""
     users = len(golden.history.video_BI)
     for size in sorted({*warm.encoder.batch_sizes, 1, max_batch}):
-        rows = [number % users for number in range(size)]
-        arrays = golden.history.arrays().values()
-        history = HistoryBatch(*(array[rows] for array in arrays))
+        history = golden.history.take([number % users for number in range(size)])
         counts, weights = [WARM_COUNT] * size, [0.0] * size
         encoded = at_once(warm.encode(history, True, counts, weights))
         query_BD = encoded.encoding.video_preference_BD

@@ -38,9 +38,8 @@ class WarmCudaBundle(WarmBundle):
         encoded = []
         for start in range(0, len(counts), self.encoder.largest):
             some = slice(start, start + self.encoder.largest)
-            part = HistoryBatch(*(array[some] for array in history.arrays().values()))
             weight_B = self.weight_B(weights[some])
-            steps = self._encode_part(part, with_comments, counts[some], weight_B)
+            steps = self._encode_part(history.take(some), with_comments, counts[some], weight_B)
             encoding, candidates = yield from self.lanes["video"].take(steps)
             if candidates is None:
                 preference_BD = encoding.video_preference_BD
@@ -53,7 +52,7 @@ class WarmCudaBundle(WarmBundle):
         self, kind: Kind, query_BX: FloatArray, counts: Sequence[int]
     ) -> Steps[CandidateBatch]:
         """As `WarmBundle.search`."""
-        index = self.video_index if kind == "video" else self.comment_index
+        index = self.index(kind)
         if not isinstance(index, CudaNearest):
             return (yield from super().search(kind, query_BX, counts))
         return (yield from self.lanes[kind].take(index.search_alone(query_BX, counts)))

@@ -26,7 +26,7 @@ from service.engine.encoder_session import (
     expect_outputs,
     one_thread,
 )
-from service.engine.steps import Steps, at_once
+from service.engine.steps import Steps
 from service.errors import NotReadyError
 
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 256)
@@ -61,13 +61,12 @@ class CudaEncoder(CpuEncoder):
         """Users that are encoded together, at most."""
         return self.batch_sizes[-1]
 
-    def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
-        """As `CpuEncoder.encode`; more users than the largest shape are encoded in turns."""
-        users = len(history.video_BI)
+    def encode_in_steps(self, history: HistoryBatch, *, with_comments: bool) -> Steps[Encoding]:
+        """As `CpuEncoder.encode_in_steps`; more than the largest shape takes one after another."""
         encodings = []
-        for start in range(0, users, self.largest):
-            part = HistoryBatch(*(a[start:][: self.largest] for a in history.arrays().values()))
-            encodings.append(at_once(self._lane.take(self._encode_part(part, with_comments))))
+        for start in range(0, len(history.video_BI), self.largest):
+            part = history.take(slice(start, start + self.largest))
+            encodings.append((yield from self._lane.take(self._encode_part(part, with_comments))))
         return Encoding.join(encodings)
 
     def launch(self, history: HistoryBatch, *, with_comments: bool) -> "CudaShape":
@@ -106,8 +105,7 @@ class CudaEncoder(CpuEncoder):
     def _open_encoder(self, folder: Path) -> None:
         slots = self._bundle.manifest.max_history + 1
         self._on_gpu = {name: put_on_gpu(table) for name, table in self._tables.items()}
-        golden = self._bundle.golden.history.arrays().values()
-        one = HistoryBatch(*(array[:1] for array in golden))
+        one = self._bundle.golden.history.take(slice(1))
         width = self._bundle.manifest.width
         whole, part = (folder / name for name in (HALF_GRAPH, HALF_VIDEOS_GRAPH))
         if not whole.exists():  # as in bundles of versions that had no such graphs

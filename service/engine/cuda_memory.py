@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from service.errors import NotReadyError
 
-_TO_GPU, _FROM_GPU = 1, 2
+TO_GPU = 1
+"""A kind of copy, in the runtime's words."""
 _PIECE_BYTES, _LARGE_PIECE_BYTES = 2 << 20, 64 << 20
 """Copied at once while somebody is answered, and else: what a batch copies waits for that of
 others, and between two pieces a thread may wait long for Python's lock."""
@@ -98,13 +99,8 @@ def copy_in_pieces(array: NDArray[Any], to: GpuArray) -> None:
         piece = _PIECE_BYTES if turns.answered_lately else _LARGE_PIECE_BYTES
         size = min(piece, array.nbytes - start)
         with turns.prepare():
-            _copy(to.address + start, array.ctypes.data + start, size, _TO_GPU)
+            _copy_to_gpu(array.ctypes.data + start, to.address + start, size)
         start += size
-
-
-def copy_from_gpu(there: GpuArray, array: NDArray[Any]) -> None:
-    """Overwrite `array`, of the same size."""
-    _copy(array.ctypes.data, there.address, array.nbytes, _FROM_GPU)
 
 
 def pinned(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
@@ -122,12 +118,11 @@ def pinned(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     return array
 
 
-def _copy(target: int, source: int, size: int, kind: int) -> None:
-    library = runtime()
-    status = library.cudaMemcpy(target, source, size, kind)
-    status = status or library.cudaStreamSynchronize(None)  # it may still be on its way
+def _copy_to_gpu(source: int, target: int, size: int) -> None:
+    status = runtime().cudaMemcpy(target, source, size, TO_GPU)
+    status = status or runtime().cudaStreamSynchronize(None)  # it may still be on its way
     if status:
-        raise RuntimeError(f"copying {size} bytes to or from the GPU failed with {status}")
+        raise RuntimeError(f"copying {size} bytes to the GPU failed with {status}")
 
 
 @functools.cache

@@ -205,8 +205,7 @@ class CudaNearest:
             most = self._together if opened.graph.found is None else MOST_FEW
             for queries in sorted((size for size in sizes if size <= most), reverse=True):
                 size = _Size(queries, found)
-                binding = opened.bind(size, self._query_there, self._found_there)
-                yield size, opened.opened.record(binding)
+                yield size, opened.record(size, self._query_there, self._found_there)
 
     def _recorded_for(self, queries: int, count: int) -> "_Size | None":
         """The smallest that is enough, for the fewest queries."""
@@ -228,8 +227,7 @@ class CudaNearest:
 
     def _find_unrecorded(self, size: "_Size") -> None:
         """Search for any number, in a thread that the runtime knows."""
-        opened = self._graphs[-1]
-        opened.opened.run(opened.bind(size, self._query_there, self._found_there))
+        self._graphs[-1].run(size, self._query_there, self._found_there)
 
     def _fetch(self, size: "_Size") -> None:
         found = self._found[: 2 * size.queries * size.found]
@@ -272,7 +270,10 @@ class _Size(NamedTuple):
 
 
 class _OpenSearch:
-    """One of a bundle's graphs that search, for any number of queries."""
+    """One of a bundle's graphs that search, for any number of queries.
+
+    It reads queries in one place, and writes into another what it finds for each: rows, then parts.
+    """
 
     def __init__(
         self, folder: Path, graph: NearestGraph, candidate: GpuArray, rows: GpuArray
@@ -284,14 +285,21 @@ class _OpenSearch:
         extents = {"width": width, "part_candidates": self._filled // graph.parts}
         for name, extent in extents.items():
             options.add_free_dimension_override_by_name(name, extent)
-        self.opened = OpenGraph(folder / graph.name, options)
+        self._opened = OpenGraph(folder / graph.name, options)
         members = member_places(graph, self._filled)
         self._inputs = {"rows": rows, **{name: put_on_gpu(one) for name, one in members.items()}}
         self._candidate = candidate
 
-    def bind(self, size: _Size, query: GpuArray, there: GpuArray) -> Any:
-        """Let so many queries be read, and what is found for each be written: rows, then parts."""
-        binding = self.opened.session.io_binding()
+    def record(self, size: _Size, query: GpuArray, there: GpuArray) -> RecordedGraph:
+        """Record a search of one size."""
+        return self._opened.record(self._bind(size, query, there))
+
+    def run(self, size: _Size, query: GpuArray, there: GpuArray) -> None:
+        """Search, and wait for the end."""
+        self._opened.run(self._bind(size, query, there))
+
+    def _bind(self, size: _Size, query: GpuArray, there: GpuArray) -> Any:
+        binding = self._opened.session.io_binding()
         part_rows, width = self._filled // self.graph.parts, self._candidate.shape[1]
         for part in range(self.graph.parts):
             place = self._candidate.address + part * part_rows * width * _HALF_BYTES

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lsvcr.errors import BundleError
-from service.engine.cuda_memory import GpuArray, locking_runtime, runtime, turns
+from service.engine.cuda_memory import TO_GPU, GpuArray, locking_runtime, runtime, turns
 from service.engine.encoder_session import open_session
 from service.engine.steps import ResultT, Steps
 from service.errors import NotReadyError
@@ -31,7 +31,7 @@ _BESIDE_OTHERS = 1
 _THIS_THREAD = 1
 """While a graph is recorded other threads do as they like (`cudaStreamCaptureModeThreadLocal`)."""
 _NOT_READY = 600
-_TO_GPU, _FROM_GPU, _ON_GPU = 1, 2, 3
+_FROM_GPU, _ON_GPU = 2, 3
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Stream:
 
     def copy_to_gpu(self, array: NDArray[Any], to: GpuArray) -> None:
         """Overwrite what lies there; `array` is no larger."""
-        self._copy(to.address, array.ctypes.data, array.nbytes, _TO_GPU)
+        self._copy(to.address, array.ctypes.data, array.nbytes, TO_GPU)
 
     def copy_from_gpu(self, there: GpuArray, array: NDArray[Any]) -> None:
         """Overwrite `array`, which is no larger."""

@@ -17,6 +17,7 @@ from lsvcr.bundle import ENCODER_GRAPH, ENCODER_TABLES, HEAD_GRAPH, Bundle
 from lsvcr.encoder import Encoder
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER, HistoryBatch
+from service.engine.steps import Steps, at_once, go_on
 
 FloatArray = NDArray[np.float32]
 
@@ -104,21 +105,23 @@ class CpuEncoder:
 
     def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
         """Encode B >= 1 users; `with_comments` also yields the comment head's input."""
-        encoding = self.nothing_encoded(history, with_comments=with_comments)
-        for row_B in runs_of(history):
-            self.encode_run(encoding, history, row_B)
-        return encoding
+        return at_once(self.encode_in_steps(history, with_comments=with_comments))
 
-    def nothing_encoded(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
-        """What `encode_run` fills."""
+    def encode_in_steps(self, history: HistoryBatch, *, with_comments: bool) -> Steps[Encoding]:
+        """The same run by run: between two of them a loop reads, and refuses, requests."""
+        history = HistoryBatch(*map(np.ascontiguousarray, history.arrays().values()))
         users, slots = history.video_BI.shape
         states = history.comment_last_BJ.shape[1] if with_comments else 0
         width = self._bundle.manifest.width
-        return Encoding(
+        encoding = Encoding(
             np.zeros((users, width), np.float32),
             np.zeros((users, slots), np.float32),
             np.zeros((users, states, width), np.float32),
         )
+        for start in range(0, users, RUN):
+            self.encode_run(encoding, history, np.arange(start, min(start + RUN, users)))
+            yield go_on
+        return encoding
 
     def encode_run(
         self, encoding: Encoding, history: HistoryBatch, row_B: NDArray[np.int64]
@@ -157,12 +160,6 @@ class CpuEncoder:
         # As in bundles of versions that had no such weights
         self._graph = open_session(folder / ENCODER_GRAPH, one_thread())
         expect_outputs(self._graph, ENCODER_OUTPUTS, ENCODER_GRAPH)
-
-
-def runs_of(history: HistoryBatch) -> list[NDArray[np.int64]]:
-    """The rows of a batch in runs that the CPU encodes together."""
-    users = len(history.video_BI)
-    return [np.arange(start, min(start + RUN, users)) for start in range(0, users, RUN)]
 
 
 def one_thread() -> Any:

@@ -191,8 +191,7 @@ class LocalBundle:
 
     async def is_sound(self) -> bool:
         """Whether it computes one golden history; `problem` tells since."""
-        golden = self.bundle.golden.history
-        history = HistoryBatch(*(array[:1] for array in golden.arrays().values()))
+        history = self.bundle.golden.history.take(slice(1))
         try:
             await self.encode(
                 history.packed(), with_comments=True, counts=[1], weights=[0.0], until_s=math.inf

@@ -1,6 +1,6 @@
 """A bundle with its encoder and indexes, checked and warmed up, and what is computed with them.
 
-Shape suffixes: B users, X numbers of a query, V video rows, D width.
+Shape suffixes: B users, X numbers of a query, D width.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, Index, Kind
-from service.engine.encoder_session import CpuEncoder, Encoding, FloatArray, runs_of
+from service.engine.encoder_session import CpuEncoder, Encoding, FloatArray
 from service.engine.steps import Steps, go_on
 
 SEARCHED_AT_ONCE = 8
@@ -54,7 +54,7 @@ class WarmBundle:
         weights: Sequence[float],
     ) -> Steps[EncodedUsers]:
         """Encode B >= 1 users and fetch candidate videos for each, as `OpenBundle.encode`."""
-        encoding = yield from self._encode(history, with_comments)
+        encoding = yield from self.encoder.encode_in_steps(history, with_comments=with_comments)
         candidates = yield from self.find_videos(encoding.video_preference_BD, counts, weights)
         return EncodedUsers(encoding, candidates)
 
@@ -62,9 +62,8 @@ class WarmBundle:
         self, kind: Kind, query_BX: FloatArray, counts: Sequence[int]
     ) -> Steps[CandidateBatch]:
         """Find each query's nearest rows of one kind."""
-        index = self.video_index if kind == "video" else self.comment_index
         yield from ()  # it is one step
-        return index.search(query_BX, counts)
+        return self.index(kind).search(query_BX, counts)
 
     def find_videos(
         self, preference_BD: FloatArray, counts: Sequence[int], weights: Sequence[float]
@@ -80,6 +79,10 @@ class WarmBundle:
             yield go_on
         return CandidateBatch.join(found)
 
+    def index(self, kind: Kind) -> Index:
+        """That of items of one kind."""
+        return self.video_index if kind == "video" else self.comment_index
+
     def reach(self) -> Steps[None]:
         """Come back when whatever computes has had a turn; never, where it is stuck."""
         yield from ()
@@ -88,15 +91,6 @@ class WarmBundle:
         """Free what is held elsewhere, in many turns: others may be answered there."""
         for part in (self.encoder, self.video_index, self.comment_index):
             part.let_go()
-
-    def _encode(self, history: HistoryBatch, with_comments: bool) -> Steps[Encoding]:
-        """Encode run by run, so that the loop reads, and refuses, requests between two of them."""
-        history = HistoryBatch(*map(np.ascontiguousarray, history.arrays().values()))
-        encoding = self.encoder.nothing_encoded(history, with_comments=with_comments)
-        for row_B in runs_of(history):
-            self.encoder.encode_run(encoding, history, row_B)
-            yield go_on
-        return encoding
 
     def _queries(self, preference_BD: FloatArray, weights: Sequence[float]) -> FloatArray:
         """Of videos, with the prior's weight behind them where the index takes parts."""

@@ -6,33 +6,14 @@ The stream here does what it is told on the CPU; what a real one does, `test_cud
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from stand_in_gpu import SlowStream, lane_of
 
-from service.engine.cuda_stream import Lane, Stream
 from service.engine.steps import Steps, at_once, go_on, in_thread, in_turns
 
 SOON_S = 60.0
-
-
-class SlowStream:
-    """Is idle once `done` is set."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.done.set()
-
-    @property
-    def is_idle(self) -> bool:
-        return self.done.is_set()
-
-    def wait(self) -> None:
-        self.done.wait(SOON_S)
-
-
-def lane_of(stream: SlowStream) -> Lane:
-    return Lane(cast(Stream, stream))
 
 
 def count_to(number: int, seen: list[Any], name: str) -> Steps[str]:

@@ -7,7 +7,8 @@ import pytest
 
 from service.engine import cuda_memory
 from service.engine.cuda_encoder import expect_cuda, has_cuda
-from service.engine.cuda_memory import GpuArray, Turns, copy_from_gpu, put_on_gpu
+from service.engine.cuda_memory import GpuArray, Turns, pinned, put_on_gpu
+from service.engine.cuda_stream import Stream
 from service.errors import NotReadyError
 
 
@@ -31,11 +32,12 @@ def test_who_prepares_pauses_only_where_others_are_answered(
 def test_memory_of_a_gpu_is_as_large_as_its_array_and_goes_with_it() -> None:
     expect_cuda()
     numbers_N = np.arange(1 << 24, dtype=np.int32)
+    stream, back_N = Stream(), pinned(numbers_N.shape, numbers_N.dtype)
     before = free_bytes()
     there = put_on_gpu(numbers_N)
     assert numbers_N.nbytes <= before - free_bytes() <= numbers_N.nbytes + (4 << 20)
-    back_N = np.zeros_like(numbers_N)
-    copy_from_gpu(there, back_N)
+    stream.copy_from_gpu(there, back_N)
+    stream.wait()
     assert np.array_equal(back_N, numbers_N)
     del there
     assert free_bytes() == before

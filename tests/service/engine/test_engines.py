@@ -9,11 +9,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from engine_questions import ExactIndex, answer_all, ask_comments, ask_videos, history, open_ranker
 from msgspec.structs import replace
+from stand_in_gpu import LaunchedOnCpu, SlowStream, lane_of
 from tiny_bundle_builder import PRIOR, SEED_HOUR, TINY_VERSIONS, sign, write_tiny_bundle
 
 from lsvcr.bundle import load_bundle
@@ -22,6 +24,9 @@ from lsvcr.errors import BundleError
 from service.engine import engine_client, video_ranking
 from service.engine.bundle_opening import open_warm
 from service.engine.candidate_index import Kind
+from service.engine.cuda_bundle import WarmCudaBundle
+from service.engine.cuda_encoder import CudaEncoder
+from service.engine.cuda_stream import Lane
 from service.engine.engine import Engine, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
 from service.engine.engine_group import EngineGroup
@@ -163,6 +168,38 @@ def test_versions_stand_side_by_side_and_bad_ones_are_refused(
         assert pool.readiness() == []
         await pool.close()
         await engine.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_launched_is_answered_as_if_it_were_not_and_a_stuck_gpu_shows(
+    tiny_registry: Path,
+) -> None:
+    """How a GPU is used; here it is the CPU."""
+    expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
+    bundle = load_bundle(tiny_registry / FIRST)
+    warm, _ = open_warm(bundle, "cpu", max_batch=16)
+    streams = SlowStream(), SlowStream()
+    lanes: dict[Kind, Lane] = {"video": lane_of(streams[0]), "comment": lane_of(streams[1])}
+    encoder = cast(CudaEncoder, LaunchedOnCpu(bundle))
+    indexes = warm.video_index, warm.comment_index
+
+    async def main() -> None:
+        on_gpu = WarmCudaBundle(bundle, encoder, *indexes, lanes=lanes)
+        opened = LocalBundle(on_gpu, wanted="cuda", cpu_reason=None)
+        ranker = Ranker(opened)
+        together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
+        assert without_timings([answer for [answer] in together]) == expected
+        assert without_timings(await ranker.answer(QUERIES)) == expected
+        await opened.reach()
+        for stream in streams:
+            stream.done.clear()
+            reaching = asyncio.create_task(opened.reach())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not reaching.done()
+            stream.done.set()
+            await reaching
 
     asyncio.run(main())
 
