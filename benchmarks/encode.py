@@ -53,10 +53,10 @@ def main() -> None:
         return naive.run(ENCODER_OUTPUTS[:2], {**part.arrays(), **tables})
 
     def as_served(part: HistoryBatch) -> object:
-        return served.encode(part, with_comments=False)
+        return served.encode(part, with_states=False)
 
     def as_served_with_comments(part: HistoryBatch) -> object:
-        return served.encode(part, with_comments=True)
+        return served.encode(part, with_states=True)
 
     @torch.no_grad()
     def by_torch(part: HistoryBatch) -> object:

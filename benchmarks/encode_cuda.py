@@ -45,7 +45,7 @@ def main() -> None:
     for batch in args.batches:
         part = history.take(slice(batch))
         ways[f"as served, batch {batch}"] = lambda part=part: encoder.encode(
-            part, with_comments=False
+            part, with_states=False
         )
     took_ms = alternate(ways, rounds=args.rounds, repeat=args.repeat)
     rows = {}

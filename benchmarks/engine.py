@@ -33,6 +33,7 @@ from lsvcr.registry import list_versions
 from service.engine.engine import Engine, InlineEngine, OpenBundle
 from service.engine.engine_client import RemoteEngine
 from service.engine.engine_group import EngineGroup
+from service.engine.first_look import FirstLook
 from service.engine.queries import VideoQuery
 from service.engine.ranker import Ranker
 from service.engine.recommender import Recommender
@@ -158,11 +159,7 @@ class Encoding:
         while time.monotonic() < until_s:
             part = random.choice(self._parts)
             encoded = await self._opened.encode(
-                part,
-                with_comments=False,
-                counts=[COUNT] * len(part),
-                weights=[1.0] * len(part),
-                until_s=np.inf,
+                part, FirstLook([COUNT] * len(part), [1.0] * len(part)), until_s=np.inf
             )
             users += len(encoded.candidates)
         return users

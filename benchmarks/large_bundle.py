@@ -177,7 +177,7 @@ def _preferences(bundle: Bundle) -> FloatArray:
     keep = bundle.manifest.comments_per_event
     timelines = build_timelines(bundle.catalogue, events, ASKERS, keep)
     history = timelines.latest_windows(bundle.manifest.max_history)
-    return CpuEncoder(bundle).encode(history, with_comments=False).video_preference_BD
+    return CpuEncoder(bundle).encode(history, with_states=False).video_preference_BD
 
 
 def _write_tables(
@@ -268,7 +268,7 @@ def _popular(small: Bundle, videos: int) -> PopularVideos:
 def _golden(grown: Bundle) -> Golden:
     """The small bundle's golden histories, answered with these tables."""
     golden, tables = grown.golden, grown.tables
-    encoding = CpuEncoder(grown).encode(golden.history, with_comments=True)
+    encoding = CpuEncoder(grown).encode(golden.history, with_states=True)
     preference_BTD, _ = CommentHead(grown).prefer_comments(
         encoding.comment_state_BJD,
         golden.history.comment_last_BJ,

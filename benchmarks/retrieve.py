@@ -29,6 +29,7 @@ from lsvcr.bundle import IndexEntry
 from lsvcr.registry import list_versions
 from service.engine.candidate_index import CandidateIndex
 from service.engine.engine import InlineEngine, OpenBundle
+from service.engine.first_look import FirstLook
 from service.engine.queries import VideoQuery
 from service.engine.ranker import Ranker
 from service.engine.retrieval import Retriever
@@ -154,11 +155,7 @@ async def ask_all(opened: OpenBundle, users: int) -> Asked:
     """What invented users are encoded to, and the best for each, found by comparing all."""
     history = invent_histories(opened.bundle, users, full=False)
     encoded = await opened.encode(
-        history.packed(),
-        with_comments=False,
-        counts=[0] * users,
-        weights=[0.0] * users,
-        until_s=float("inf"),
+        history.packed(), FirstLook([0] * users, [0.0] * users), until_s=float("inf")
     )
     query_QD = encoded.encoding.video_preference_BD
     vector_VD = np.ascontiguousarray(opened.bundle.tables["video_candidate_VD"][1:])

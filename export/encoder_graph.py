@@ -16,15 +16,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.utils
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
 from export.plain_encoder import PlainCommentHead, PlainEncoderGraph
-from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH
+from lsvcr.bundle import (
+    ENCODER_GRAPH,
+    HALF_GRAPH,
+    HALF_VIDEOS_GRAPH,
+    HEAD_GRAPH,
+    ONE_TARGET_HEAD_GRAPH,
+)
 from lsvcr.errors import BundleError
 from lsvcr.history import NEVER
 from training.encoder import SequenceEncoder, unit
@@ -139,6 +147,37 @@ def export_graphs(sequence: SequenceEncoder, folder: Path, *, comments_per_event
         folder / HEAD_GRAPH,
         OPSET,
     )
+    onnx.save(_with_one_target(onnx.load(folder / HEAD_GRAPH)), folder / ONE_TARGET_HEAD_GRAPH)
+    check_graph(folder / ONE_TARGET_HEAD_GRAPH)
+
+
+def _with_one_target(head: onnx.ModelProto) -> onnx.ModelProto:
+    """The comment head for one target of each user, as a GPU reads it behind the encoder.
+
+    In, instead of `target`: `video_preference` (B, D) and `aim` (B, D + 1), a vector and behind it
+    how much of the preference comes to it. Out: as the head's, with T = 1.
+    """
+    graph = head.graph
+    target = next(one for one in graph.input if one.name == "target")
+    width = target.type.tensor_type.shape.dim[2].dim_value
+    graph.input.remove(target)
+    for name, extent in (("video_preference", width), ("aim", width + 1)):
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH.__name__, extent])
+        graph.input.append(info)
+    steps = [
+        helper.make_node("Split", ["aim", "aim.sizes"], ["aim.given_BD", "aim.own_B1"], axis=1),
+        helper.make_node("Mul", ["aim.own_B1", "video_preference"], ["aim.own_BD"]),
+        helper.make_node("Add", ["aim.given_BD", "aim.own_BD"], ["aim.whole_BD"]),
+        helper.make_node("Unsqueeze", ["aim.whole_BD", "aim.second"], ["target"]),
+    ]
+    for place, step in enumerate(steps):
+        graph.node.insert(place, step)
+    for name, content in {"aim.sizes": [width, 1], "aim.second": [1]}.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(content, np.int64), name))
+    for output in graph.output:
+        output.type.tensor_type.shape.dim[1].dim_value = 1
+    graph.ClearField("value_info")
+    return head
 
 
 def check_graph(path: Path, weight_bytes: int | None = None) -> None:

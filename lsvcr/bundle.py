@@ -62,6 +62,7 @@ TABLES = (
 ENCODER_TABLES = TABLES[:3]
 """What histories look up; the encoder's graphs have them as inputs."""
 ENCODER_GRAPH, HEAD_GRAPH = "encoder.onnx", "comment_head.onnx"
+ONE_TARGET_HEAD_GRAPH = "comment_head_one_target.onnx"
 HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
 ENCODER_WEIGHTS = "encoder_weights.npy"
 PROFILE_TABLE = "tables/comment_profile_CF.npy"

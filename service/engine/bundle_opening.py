@@ -13,9 +13,11 @@ from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
 from service.engine.cuda_bundle import WarmCudaBundle
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
+from service.engine.cuda_head import CudaHead
 from service.engine.cuda_nearest import CudaNearest
 from service.engine.cuda_stream import Lane, Stream
 from service.engine.encoder_session import CommentHead, CpuEncoder, FloatArray
+from service.engine.first_look import CommentLook, FirstLook
 from service.engine.scoring import KNOWN_PARTS
 from service.engine.steps import at_once
 from service.engine.warm_bundle import WarmBundle
@@ -59,9 +61,9 @@ def open_warm(bundle: Bundle, device: Device, *, max_batch: int) -> tuple[WarmBu
 
 def _open_on_cpu(bundle: Bundle, max_batch: int) -> WarmBundle:
     """One after another: cores are wanted by the checks beside, or by those who are answered."""
-    encoder = CpuEncoder(bundle)
+    parts = CpuEncoder(bundle), CommentHead(bundle)
     indexes = [_read_index(bundle, "video"), _read_index(bundle, "comment")]
-    return _prove(WarmBundle(bundle, encoder, *indexes), max_batch)
+    return _prove(WarmBundle(bundle, *parts, *indexes), max_batch)
 
 
 def _open_on_gpu(bundle: Bundle, max_batch: int) -> WarmBundle:
@@ -71,12 +73,15 @@ def _open_on_gpu(bundle: Bundle, max_batch: int) -> WarmBundle:
             beside.submit(_put_on_gpu, bundle, kind, lane) for kind, lane in lanes.items()
         )
         encoder = CudaEncoder(bundle, lanes["video"], max_batch=max_batch)
-        indexes = [videos.result(), comments.result()]
-    return _prove(WarmCudaBundle(bundle, encoder, *indexes, lanes=lanes), max_batch)
+        head = None
+        if CudaHead.can_read(bundle.folder):
+            head = CudaHead(bundle.folder, encoder, bundle.manifest.width)
+        parts = encoder, CommentHead(bundle), videos.result(), comments.result()
+    return _prove(WarmCudaBundle(bundle, *parts, lanes=lanes, head_there=head), max_batch)
 
 
 def _prove(warm: WarmBundle, max_batch: int) -> WarmBundle:
-    check_golden(warm.bundle, warm.encoder, warm.video_index)
+    check_golden(warm)
     _warm_up(warm, warm.bundle.golden, max_batch)
     return warm
 
@@ -106,32 +111,52 @@ def _read_index(bundle: Bundle, kind: Kind) -> Index:
     return CandidateIndex.load(path, entry, candidate_VD)
 
 
-def check_golden(bundle: Bundle, encoder: CpuEncoder, video_index: Index) -> None:
+def check_golden(warm: WarmBundle) -> None:
     """Compare graphs and video index with the golden outputs; raises BundleError."""
+    bundle, encoder, head = warm.bundle, warm.encoder, warm.head
     golden, query_VD = bundle.golden, bundle.tables["video_query_VD"]
-    head = CommentHead(bundle)
 
     def run(history: HistoryBatch, target_BT: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
-        encoding = encoder.encode(history, with_comments=True)
-        videos = encoder.encode(history, with_comments=False)  # by a graph of its own
+        encoding = encoder.encode(history, with_states=True)
+        videos = encoder.encode(history, with_states=False)  # by a graph of its own
         error = np.abs(videos.video_preference_BD - encoding.video_preference_BD).max()
         if not error <= GOLDEN_TOLERANCE:
             raise BundleError(f"the graphs' video preferences differ by {error:.2g}")
         preference_BTD, _ = head.prefer_comments(
             encoding.comment_state_BJD, history.comment_last_BJ, query_VD[target_BT]
         )
+        as_served_BD = _preferences_as_served(warm, history, query_VD[target_BT[:, 0]])
+        error = np.abs(as_served_BD - preference_BTD[:, 0]).max()
+        if not error <= GOLDEN_TOLERANCE:
+            raise BundleError(f"the graphs' comment preferences differ by {error:.2g}")
         return encoding.video_preference_BD, preference_BTD
 
     try:
         golden.check(run)
         users, best = golden.top_video_BK.shape
-        found = video_index.search(golden.video_preference_BD, [best] * users)
+        found = warm.video_index.search(golden.video_preference_BD, [best] * users)
     except LsvcrError:
         raise
     except Exception as error:  # the runtime has a class of its own for each failure
         logger.warning("golden inputs: %s", error)
         raise BundleError("the graphs do not run on the golden inputs") from error
     _check_best_videos(golden, bundle.tables["video_candidate_VD"], found)
+
+
+def _preferences_as_served(
+    warm: WarmBundle, history: HistoryBatch, target_BD: FloatArray
+) -> FloatArray:
+    """What one question to the engine says of one target of each user."""
+    users = len(target_BD)
+    look = CommentLook(
+        [*range(users)],
+        np.column_stack([target_BD, np.zeros(users, np.float32)]),
+        [0] * users,
+        np.zeros((users, 0), np.float32),
+    )
+    encoded = at_once(warm.encode(history, FirstLook([0] * users, [0.0] * users, False, look)))
+    assert encoded.comments is not None
+    return encoded.comments.preference_AD
 
 
 def _check_best_videos(golden: Golden, candidate_VD: FloatArray, found: CandidateBatch) -> None:
@@ -158,7 +183,7 @@ def _warm_up(warm: WarmBundle, golden: Golden, max_batch: int) -> None:
     users = len(golden.history.video_BI)
     for size in sorted({*warm.encoder.batch_sizes, 1, max_batch}):
         history = golden.history.take([number % users for number in range(size)])
-        counts, weights = [WARM_COUNT] * size, [0.0] * size
-        encoded = at_once(warm.encode(history, True, counts, weights))
-        query_BD = encoded.encoding.video_preference_BD
-        at_once(warm.search("comment", query_BD, counts))
+        counts, width = [WARM_COUNT] * size, warm.bundle.manifest.width
+        target_BX = np.zeros((size, width + 1), np.float32)
+        look = CommentLook([*range(size)], target_BX, counts, target_BX[:, :0])
+        at_once(warm.encode(history, FirstLook(counts, [0.0] * size, True, look)))

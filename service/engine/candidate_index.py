@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import faiss
 import msgspec
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from lsvcr.bundle import IndexEntry
@@ -77,6 +78,20 @@ class CandidateBatch(msgspec.Struct, frozen=True, eq=False):
             floor = float(part_N[found - 1]) + self.error if found else np.inf
             floor = -np.inf if found == self.rows else floor
             yield Candidates(row_N[:found], part_N[:found], floor, self.error, self.with_parts)
+
+    def spread(self, place_B: NDArray[np.integer[Any]], counts: Sequence[int]) -> Self:
+        """The same among more queries, of which the others found nothing.
+
+        Args:
+            place_B: Of these queries among all.
+            counts: How many each of all asked for.
+        """
+        if len(place_B) == len(counts):
+            return self
+        shape = len(counts), self.row_BN.shape[1]
+        row_BN, part_BN = np.full(shape, -1, self.row_BN.dtype), np.zeros(shape, np.float32)
+        row_BN[place_B], part_BN[place_B] = self.row_BN, self.part_BN
+        return structs.replace(self, row_BN=row_BN, part_BN=part_BN, counts=counts)
 
     @classmethod
     def join(cls, batches: Sequence["CandidateBatch"]) -> "CandidateBatch":

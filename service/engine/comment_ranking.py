@@ -1,6 +1,6 @@
 """Ranks comments with one bundle: under one video, or over the whole catalogue.
 
-Shape suffixes: B queries, T videos, N comment rows at hand, F features of profiles, D width.
+Shape suffixes: B queries, T videos, N comment rows at hand, D width, X of a target and one more.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsvcr.catalogue import Catalogue
-from service.engine.candidate_index import CandidateBatch, Candidates
-from service.engine.encoder_session import FloatArray
+from service.engine.candidate_index import Candidates
 from service.engine.engine import OpenBundle
 from service.engine.fetched_ranking import (
     Beside,
@@ -21,17 +20,15 @@ from service.engine.fetched_ranking import (
     RankedQuery,
     slack_of,
 )
+from service.engine.known_events import KnownEvents
 from service.engine.popularity import PopularComments, PopularItems, popular_ranking
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.engine.queries import CommentQuery
 from service.engine.retrieval import Retriever, no_rows_beside
 from service.engine.scoring import Parts, Proposed, Ranked, Rows, Scorer, nothing_beside
-from service.engine.users import User
+from service.engine.users import CommentAsked, User
 from service.engine.video_conditions import Allows, allow_except, allow_matching
 from service.errors import UnknownVideoError
-
-Preference = NDArray[np.float32] | None
-"""Unit vector in the space of candidate comments; None where there is no history."""
 
 MORE_WITH_PROFILE = 1000
 """Comments fetched beside, where another part than the encoder's has a say in their order."""
@@ -42,13 +39,22 @@ class AskedComments(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         preference_D: Unit vector in the space of candidate comments.
-        fetched: What `CommentRanking.fetch` found; None where it wasn't asked, or failed.
+        fetched: What was found among all comments; None where the query means others.
     """
 
     query: CommentQuery
     user: User
     preference_D: NDArray[np.float32]
     fetched: Candidates | None
+
+    @classmethod
+    def of(cls, query: CommentQuery, user: User) -> "AskedComments | None":
+        """None for a user of whom the comment head said nothing."""
+        if user.encoded is None or user.encoded.taste is None:
+            return None
+        taste = user.encoded.taste
+        fetched = taste.fetched if is_about_all(query) else None
+        return cls(query, user, taste.preference_D, fetched)
 
 
 class CommentRanking:
@@ -58,34 +64,30 @@ class CommentRanking:
         bundle = opened.bundle
         self._catalogue = bundle.catalogue
         self._candidate_CD = bundle.tables["comment_candidate_CD"]
+        self._video_query_VD = bundle.tables["video_query_VD"]
         self._temperature = bundle.manifest.temperature
+        self._query_norm = bundle.manifest.query_norm
         self._pairs = FetchedRanking(self._candidate_CD, self._temperature)
         self.similarity = ProfileSimilarity.of(bundle)
-        self._opened = opened
         self._retriever = Retriever(opened, "comment")
         self._takes_profile = self.similarity is not None and opened.sizes["comment"].takes_parts
         self._popular = PopularComments.of(popular_videos, self._catalogue)
 
-    async def fetch(
-        self, queries: Sequence[CommentQuery], users: Sequence[User], preference_BD: FloatArray
-    ) -> CandidateBatch:
-        """Search all comments for some queries at once; of each the first look."""
-        counts = [
-            self._first_count(query, user) for query, user in zip(queries, users, strict=True)
-        ]
-        query_BX = preference_BD
-        if self._takes_profile:
-            query_BX = np.column_stack([preference_BD, self._weights(users)])
-        return await self._opened.search("comment", query_BX, counts)
-
-    def _weights(self, users: Sequence[User]) -> FloatArray:
-        """What profiles add to queries, (B, F), in units of a cosine."""
-        assert self.similarity is not None
-        weight_BF = np.zeros((len(users), self.similarity.width), np.float32)
-        for weight_F, user in zip(weight_BF, users, strict=True):
-            if (profile := _profile(user)) is not None:
-                weight_F[:] = profile.direction_F * np.float32(profile.scale * self._temperature)
-        return weight_BF
+    def ask(self, query: CommentQuery, events: KnownEvents) -> CommentAsked | None:
+        """What to ask about a query's user; None where the catalogue doesn't know its video."""
+        target_X = np.zeros(self._video_query_VD.shape[1] + 1, np.float32)
+        if query.video_id is None:  # the user's taste stands in for the video on screen
+            target_X[-1] = self._query_norm
+        elif row := self._catalogue.video_index.row(query.video_id):
+            target_X[:-1] = self._video_query_VD[row]
+        else:
+            return None
+        if not is_about_all(query):
+            return CommentAsked(target_X)
+        count = self._first_count(query, events)
+        is_chosen_by_all = self._takes_profile and query.filter is None
+        more = 0 if is_chosen_by_all else MORE_WITH_PROFILE
+        return CommentAsked(target_X, count, min(count + more, self._retriever.rows))
 
     def rank_together(self, asked: Sequence[AskedComments]) -> list[tuple[Ranked, int] | None]:
         """As `rank` for each query; None for one that further looks have to answer."""
@@ -99,25 +101,19 @@ class CommentRanking:
                     ranked[place] = one
         return ranked
 
-    async def rank(
-        self,
-        query: CommentQuery,
-        user: User,
-        preference_D: Preference,
-        fetched: Candidates | None = None,
-    ) -> tuple[Ranked, int]:
+    async def rank(self, query: CommentQuery, user: User) -> tuple[Ranked, int]:
         """Rank the query's `k` best comments; also count candidates that had to be ignored.
-
-        Args:
-            fetched: What `fetch` found, where it was asked.
 
         Raises:
             UnknownVideoError: If the catalogue doesn't know the query's video.
         """
+        asked = AskedComments.of(query, user)
         if is_about_all(query):
-            return await self._best_of_all(query, user, preference_D, fetched), 0
-        if preference_D is not None:
-            return self._rank_listed([AskedComments(query, user, preference_D, None)])[0]
+            if asked is None or asked.fetched is None:
+                return self._popular.best(query.k, self._allows(query, user)), 0
+            return await self._best_of_all(asked, asked.fetched), 0
+        if asked is not None:
+            return self._rank_listed([asked])[0]
         row_N, ignored = self._rows_to_rank(query)
         return self._by_popularity(row_N[self._allows(query, user)(row_N)], query.k), ignored
 
@@ -202,36 +198,22 @@ class CommentRanking:
 
         return Scorer(self._candidate_CD, self._temperature, preference_D, of_rows)
 
-    async def _best_of_all(
-        self,
-        query: CommentQuery,
-        user: User,
-        preference_D: Preference,
-        fetched: Candidates | None,
-    ) -> Ranked:
+    async def _best_of_all(self, asked: AskedComments, fetched: Candidates) -> Ranked:
         """Rank all comments: exact without a profile, and where the index knows profiles.
 
         Else it is approximate: the index proposes by the encoder's part and only then the whole
         score orders, so that a comment can be missed that its profile part alone lifts.
         """
-        allows = self._allows(query, user)
-        if preference_D is None:
-            return self._popular.best(query.k, allows)
-        if fetched is None:
-            [fetched] = await self.fetch([query], [user], preference_D[None])
-        scorer = self._scorer(user, preference_D)
+        allows = self._allows(asked.query, asked.user)
+        scorer = self._scorer(asked.user, asked.preference_D)
         beside = no_rows_beside if scorer.beside is nothing_beside else _whatever
-        return await self._retriever.best(scorer, query.k, allows, fetched, beside)
+        return await self._retriever.best(scorer, asked.query.k, allows, fetched, beside)
 
-    def _first_count(self, query: CommentQuery, user: User) -> int:
+    def _first_count(self, query: CommentQuery, events: KnownEvents) -> int:
         excluded = len(query.exclude_M)
         if query.exclude_seen:
-            excluded += len(user.events.comment_M)
-        count = self._retriever.first_count(query.k, excluded=excluded, is_filtered=True)
-        is_chosen_by_all = self._takes_profile and query.filter is None
-        if _profile(user) is None or self.similarity is None or is_chosen_by_all:
-            return count
-        return min(count + MORE_WITH_PROFILE, self._retriever.rows)
+            excluded += len(events.comment_M)
+        return self._retriever.first_count(query.k, excluded=excluded, is_filtered=True)
 
     def _rows_to_rank(self, query: CommentQuery) -> tuple[Rows, int]:
         """List the comments a query means, without repetition, and count the unusable ones."""

@@ -4,19 +4,16 @@ Shape suffixes: B users, S slots of either side (`max_history` + 1), J comment s
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, Bundle
 from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
-from service.engine.cuda_memory import GpuArray, pinned, put_on_gpu, turns
+from service.engine.cuda_memory import GpuArray, JoinedArrays, put_on_gpu, turns
 from service.engine.cuda_stream import Lane, OpenGraph, Stream
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
@@ -31,9 +28,6 @@ from service.errors import NotReadyError
 
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 256)
 
-_ALIGNED = 64
-"""Numbers: arrays begin at multiples of 256 bytes, as those that CUDA itself hands out."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +39,9 @@ class CudaEncoder(CpuEncoder):
 
     Args:
         lane: In which it is used.
+
+    Attributes:
+        shapes: By size, those that also make what the comment head reads.
     """
 
     device = "cuda"
@@ -61,29 +58,36 @@ class CudaEncoder(CpuEncoder):
         """Users that are encoded together, at most."""
         return self.batch_sizes[-1]
 
-    def encode_in_steps(self, history: HistoryBatch, *, with_comments: bool) -> Steps[Encoding]:
+    def encode_in_steps(self, history: HistoryBatch, *, with_states: bool) -> Steps[Encoding]:
         """As `CpuEncoder.encode_in_steps`; more than the largest shape takes one after another."""
         encodings = []
         for start in range(0, len(history.video_BI), self.largest):
             part = history.take(slice(start, start + self.largest))
-            encodings.append((yield from self._lane.take(self._encode_part(part, with_comments))))
+            encodings.append((yield from self._lane.take(self._encode_part(part, with_states))))
         return Encoding.join(encodings)
 
-    def launch(self, history: HistoryBatch, *, with_comments: bool) -> "CudaShape":
-        """Begin to encode at most `largest` users, in a turn of the lane."""
-        shapes = self._shapes if with_comments else self._video_shapes
+    def launch(
+        self, history: HistoryBatch, *, for_comments: bool, with_states: bool
+    ) -> "CudaShape":
+        """Begin to encode at most `largest` users, in a turn of the lane.
+
+        Args:
+            for_comments: Whether what the comment head reads is to be there, on the GPU.
+            with_states: Whether it is to come back.
+        """
+        shapes = self.shapes if for_comments or with_states else self._video_shapes
         users = len(history.video_BI)
         shape = shapes[next(size for size in self.batch_sizes if size >= users)]
-        shape.launch(history, self._lane.stream)
+        shape.launch(history, self._lane.stream, with_states=with_states)
         return shape
 
     def describe(self) -> dict[str, object]:
         """Where and how the encoder runs, for the service's status."""
         shapes = {
             size: shape.is_recorded and self._video_shapes[size].is_recorded
-            for size, shape in self._shapes.items()
+            for size, shape in self.shapes.items()
         }
-        first = next(iter(self._shapes.values()))
+        first = next(iter(self.shapes.values()))
         return {
             "device": self.device,
             "providers": first.graph.session.get_providers(),
@@ -92,13 +96,13 @@ class CudaEncoder(CpuEncoder):
 
     def let_go(self) -> None:
         """As `CpuEncoder.let_go`: each session by itself, as all of them take 50 ms."""
-        for held in (self._shapes, self._video_shapes, self._on_gpu):
+        for held in (self.shapes, self._video_shapes, self._on_gpu):
             while held:
                 with turns.prepare():
                     held.popitem()
 
-    def _encode_part(self, history: HistoryBatch, with_comments: bool) -> Steps[Encoding]:
-        shape = self.launch(history, with_comments=with_comments)
+    def _encode_part(self, history: HistoryBatch, with_states: bool) -> Steps[Encoding]:
+        shape = self.launch(history, for_comments=with_states, with_states=with_states)
         yield from self._lane.end()
         return shape.read(history)
 
@@ -110,7 +114,7 @@ class CudaEncoder(CpuEncoder):
         whole, part = (folder / name for name in (HALF_GRAPH, HALF_VIDEOS_GRAPH))
         if not whole.exists():  # as in bundles of versions that had no such graphs
             whole = part = folder / ENCODER_GRAPH
-        self._shapes, self._video_shapes = (
+        self.shapes, self._video_shapes = (
             {
                 size: _open_shape(path, outputs, one, self._on_gpu, (size, slots, width))
                 for size in self.batch_sizes
@@ -131,8 +135,9 @@ class CudaShape:
         shape: Users, slots of either side and width: B, S, D.
 
     Attributes:
+        size: B.
         graph: As the runtime has it.
-        preference: Address of the unit vectors (B, D) that were launched last.
+        places: Shape and address of the comment head's inputs there: what was launched last.
     """
 
     def __init__(
@@ -153,12 +158,13 @@ class CudaShape:
             "comments": tables["comment_input_CD"].shape[0],
         }.items():
             options.add_free_dimension_override_by_name(name, extent)
+        self.size = batch
         self.graph = OpenGraph(path, options)
         expect_outputs(self.graph.session, outputs, path.name)
         binding = self.graph.session.io_binding()
         for name, table in tables.items():
             table.bind_to(binding, name)
-        self._history = _Joined(
+        self._history = JoinedArrays(
             {name: (batch, slots, *a.shape[2:]) for name, a in example.arrays().items()}, np.int32
         )
         for name, place in self._history.places.items():
@@ -168,11 +174,12 @@ class CudaShape:
             "video_share": (batch, slots),
             "comment_state": (batch, slots, width),
         }
-        self._outputs = _Joined({name: extents[name] for name in outputs}, np.float32)
+        self._outputs = JoinedArrays({name: extents[name] for name in outputs}, np.float32)
         for name, place in self._outputs.places.items():
             binding.bind_output(name, "cuda", 0, np.float32, *place)
-        _, self.preference = self._outputs.places["video_preference"]
-        self._padded = HistoryBatch(*self._history.split(self._history.content).values())
+        self.places = {**self._history.places, **self._outputs.places}
+        self._padded = HistoryBatch(*self._history.arrays.values())
+        self._has_states = False
         self._recorded = self.graph.record(binding)  # of empty histories
 
     @property
@@ -180,58 +187,26 @@ class CudaShape:
         """Whether it is launched as a CUDA graph."""
         return self._recorded.recorded is not None
 
-    def launch(self, history: HistoryBatch, stream: Stream) -> None:
+    def launch(self, history: HistoryBatch, stream: Stream, *, with_states: bool) -> None:
         """Begin to encode at most B users."""
         history.pad_into(self._padded)
         stream.copy_to_gpu(self._history.content, self._history.on_gpu)
         stream.launch(self._recorded)
-        stream.copy_from_gpu(self._outputs.on_gpu, self._outputs.content)
+        self._has_states = with_states
+        fetched = ENCODER_OUTPUTS if with_states else VIDEO_OUTPUTS
+        stream.copy_from_gpu(self._outputs.on_gpu, self._outputs.first(len(fetched)))
 
     def read(self, history: HistoryBatch) -> Encoding:
         """What became of the histories that were launched, once the stream is idle."""
         users, slots = history.video_BI.shape
-        outputs = self._outputs.split(self._outputs.content)
-        preference_BD = outputs["video_preference"][:users]
-        state_BSD = outputs.get("comment_state")
-        if state_BSD is None:
-            state_BSD = np.empty((users, 0, preference_BD.shape[1]), np.float32)
-        return Encoding(
-            preference_BD.copy(),
-            outputs["video_share"][:users, :slots].copy(),
-            state_BSD[:users, : history.comment_BJK.shape[1]].copy(),
-        )
-
-
-class _Joined:
-    """Arrays of one type behind one another in one piece of memory on the GPU.
-
-    Attributes:
-        content: As many numbers in this process, to copy from or to; pinned.
-        on_gpu: As many there.
-        places: Each array's shape and address there.
-    """
-
-    def __init__(self, shapes: dict[str, tuple[int, ...]], kind: type[np.number[Any]]) -> None:
-        self._start: dict[str, int] = {}
-        self._shapes = shapes
-        end = 0
-        for name, shape in shapes.items():
-            self._start[name] = end
-            end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
-        self.content = pinned((end,), kind)
-        self.on_gpu = put_on_gpu(self.content)
-        address, item_bytes = self.on_gpu.address, self.content.itemsize
-        self.places = {
-            name: (shape, address + self._start[name] * item_bytes)
-            for name, shape in shapes.items()
-        }
-
-    def split(self, content_N: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """The arrays as views of one that holds them all."""
-        return {
-            name: content_N[self._start[name] :][: math.prod(shape)].reshape(shape)
-            for name, shape in self._shapes.items()
-        }
+        outputs = self._outputs.arrays
+        preference_BD = outputs["video_preference"][:users].copy()
+        share_BI = outputs["video_share"][:users, :slots].copy()
+        if not self._has_states:
+            state_BJD = np.empty((users, 0, preference_BD.shape[1]), np.float32)
+            return Encoding(preference_BD, share_BI, state_BJD)
+        state_BJD = outputs["comment_state"][:users, : history.comment_BJK.shape[1]].copy()
+        return Encoding(preference_BD, share_BI, state_BJD)
 
 
 def has_cuda() -> bool:

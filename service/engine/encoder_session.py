@@ -1,6 +1,7 @@
 """Runs a bundle's graphs on the CPU (`cuda_encoder` has the encoder on a GPU).
 
-Shape suffixes: B users, I and J slots of the video and comment side, T target videos, D width.
+Shape suffixes: B users, A some of them, I and J slots of the video and comment side, T target
+videos, D width, X of a target and one number more.
 """
 
 import logging
@@ -59,7 +60,7 @@ class Encoding:
 
 
 class CommentHead:
-    """The comment head, on one CPU thread: it is too small to be worth the way to a GPU."""
+    """The comment head, on one CPU thread."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_session(bundle.folder / HEAD_GRAPH, one_thread())
@@ -87,6 +88,26 @@ class CommentHead:
         preference_BTD, share_BTJ = self._session.run(HEAD_OUTPUTS, feeds)
         return preference_BTD, share_BTJ
 
+    def read(
+        self,
+        history: HistoryBatch,
+        encoding: Encoding,
+        users: Sequence[int],
+        target_AX: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """The same for one target of each of some users, as `CommentLook` has them.
+
+        Returns:
+            `preference_AD` and `share_AJ`.
+        """
+        own_A1, preference_AD = target_AX[:, -1:], encoding.video_preference_BD[users]
+        preference_A1D, share_A1J = self.prefer_comments(
+            encoding.comment_state_BJD[users],
+            history.comment_last_BJ[users],
+            (target_AX[:, :-1] + own_A1 * preference_AD)[:, None],
+        )
+        return preference_A1D[:, 0], share_A1J[:, 0]
+
 
 class CpuEncoder:
     """The encoder on one CPU thread, in any shape: by loops of our own, or by a graph.
@@ -103,15 +124,15 @@ class CpuEncoder:
         self._tables = {name: bundle.tables[name] for name in ENCODER_TABLES}
         self._open_encoder(bundle.folder)
 
-    def encode(self, history: HistoryBatch, *, with_comments: bool) -> Encoding:
-        """Encode B >= 1 users; `with_comments` also yields the comment head's input."""
-        return at_once(self.encode_in_steps(history, with_comments=with_comments))
+    def encode(self, history: HistoryBatch, *, with_states: bool) -> Encoding:
+        """Encode B >= 1 users; `with_states` also yields what the comment head reads."""
+        return at_once(self.encode_in_steps(history, with_states=with_states))
 
-    def encode_in_steps(self, history: HistoryBatch, *, with_comments: bool) -> Steps[Encoding]:
+    def encode_in_steps(self, history: HistoryBatch, *, with_states: bool) -> Steps[Encoding]:
         """The same run by run: between two of them a loop reads, and refuses, requests."""
         history = HistoryBatch(*map(np.ascontiguousarray, history.arrays().values()))
         users, slots = history.video_BI.shape
-        states = history.comment_last_BJ.shape[1] if with_comments else 0
+        states = history.comment_last_BJ.shape[1] if with_states else 0
         width = self._bundle.manifest.width
         encoding = Encoding(
             np.zeros((users, width), np.float32),

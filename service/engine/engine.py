@@ -30,6 +30,7 @@ from lsvcr.history import HistoryBatch
 from service.engine.bundle_opening import Device, open_warm
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.check_process import check_apart
+from service.engine.first_look import FirstLook
 from service.engine.freed_memory import give_back_after
 from service.engine.steps import ResultT, in_turns
 from service.engine.warm_bundle import EncodedUsers, WarmBundle
@@ -57,22 +58,13 @@ class OpenBundle(Protocol):
     in_flight: int
 
     async def encode(
-        self,
-        history_BSF: NDArray[np.int32],
-        *,
-        with_comments: bool,
-        counts: Sequence[int],
-        weights: Sequence[float],
-        until_s: float,
+        self, history_BSF: NDArray[np.int32], look: FirstLook, *, until_s: float
     ) -> EncodedUsers:
-        """Encode B >= 1 users and fetch candidate videos for each.
+        """Encode B >= 1 users and fetch candidates for each.
 
         Args:
             history_BSF: The encoder's inputs, as `HistoryBatch.packed` lays them out.
-            with_comments: Whether the comment head's input is wanted too.
-            counts: How many candidates for each user.
-            weights: Of the prior for each of them, where the index takes parts; 0 takes the nearest
-                by the encoder alone.
+            look: What is asked about them.
             until_s: `time.monotonic()` value after which nobody waits for any of them.
         """
 
@@ -138,17 +130,10 @@ class LocalBundle:
         self._proving: asyncio.Task[None] | None = None
 
     async def encode(
-        self,
-        history_BSF: NDArray[np.int32],
-        *,
-        with_comments: bool,
-        counts: Sequence[int],
-        weights: Sequence[float],
-        until_s: float,
+        self, history_BSF: NDArray[np.int32], look: FirstLook, *, until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`; what is begun is finished."""
-        history = HistoryBatch.unpacked(history_BSF)
-        steps = self._warm.encode(history, with_comments, counts, weights)
+        steps = self._warm.encode(HistoryBatch.unpacked(history_BSF), look)
         return await self._expect_success(in_turns(steps))
 
     async def search(
@@ -193,9 +178,8 @@ class LocalBundle:
         """Whether it computes one golden history; `problem` tells since."""
         history = self.bundle.golden.history.take(slice(1))
         try:
-            await self.encode(
-                history.packed(), with_comments=True, counts=[1], weights=[0.0], until_s=math.inf
-            )
+            look = FirstLook([1], [0.0], with_states=True)
+            await self.encode(history.packed(), look, until_s=math.inf)
         except EngineFailedError:
             self.problem = "the engine fails even at the golden inputs"
         else:

@@ -44,6 +44,7 @@ from service.engine.engine_messages import (
     unpack_sizes,
     unpack_users,
 )
+from service.engine.first_look import FirstLook
 from service.engine.freed_memory import give_back_after
 from service.engine.warm_bundle import EncodedUsers
 from service.errors import EngineLostError
@@ -294,23 +295,16 @@ class RemoteBundle:
         self._description = opened.description
 
     async def encode(
-        self,
-        history_BSF: NDArray[np.int32],
-        *,
-        with_comments: bool,
-        counts: Sequence[int],
-        weights: Sequence[float],
-        until_s: float,
+        self, history_BSF: NDArray[np.int32], look: FirstLook, *, until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
-        wanted = with_comments, list(counts), list(weights), history_BSF
         reply = await self._engine.ask(
-            lambda number: Encode(number, self._version, until_s, *wanted), Encoded
+            lambda number: Encode(number, self._version, until_s, look, history_BSF), Encoded
         )
-        if self._logit_V is not None and any(weights) and not reply.with_parts:
+        if self._logit_V is not None and any(look.weights) and not reply.with_parts:
             self._tell_again(self._logit_V)
         width, slots = self.bundle.manifest.width, history_BSF.shape[1]
-        return unpack_users(reply, width, slots, counts, self.sizes["video"].rows)
+        return unpack_users(reply, look, width=width, slots=slots, sizes=self.sizes)
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]
@@ -319,7 +313,8 @@ class RemoteBundle:
         reply = await self._engine.ask(
             lambda number: Search(number, self._version, kind, list(counts), query_BD), Found
         )
-        return unpack_found(reply, reply.found_BX, counts, self.sizes[kind].rows)
+        found = reply.found_BX, reply.error, reply.with_parts
+        return unpack_found(*found, counts, self.sizes[kind].rows)
 
     async def set_prior(self, logit_V: NDArray[np.float32]) -> None:
         """As `OpenBundle.set_prior`; all front-ends have the same, which is sent once."""

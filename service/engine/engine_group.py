@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lsvcr.errors import LsvcrError
 from service.engine.candidate_index import CandidateBatch, Kind
 from service.engine.engine_client import RemoteBundle, RemoteEngine
+from service.engine.first_look import FirstLook
 from service.engine.warm_bundle import EncodedUsers
 from service.errors import EngineFailedError, EngineLostError
 
@@ -112,24 +113,10 @@ class GroupBundle:
         self._description = first.describe()
 
     async def encode(
-        self,
-        history_BSF: NDArray[np.int32],
-        *,
-        with_comments: bool,
-        counts: Sequence[int],
-        weights: Sequence[float],
-        until_s: float,
+        self, history_BSF: NDArray[np.int32], look: FirstLook, *, until_s: float
     ) -> EncodedUsers:
         """As `OpenBundle.encode`."""
-        return await self._ask(
-            lambda opened: opened.encode(
-                history_BSF,
-                with_comments=with_comments,
-                counts=counts,
-                weights=weights,
-                until_s=until_s,
-            )
-        )
+        return await self._ask(lambda opened: opened.encode(history_BSF, look, until_s=until_s))
 
     async def search(
         self, kind: Kind, query_BD: NDArray[np.float32], counts: Sequence[int]

@@ -3,7 +3,8 @@
 A frame is its length (uint32, little-endian) and one MessagePack message; arrays travel as dtype,
 shape and raw bytes. Every question has a number, which its reply repeats.
 
-Shape suffixes: B users, S slots of either side, F numbers of a slot, N candidates, D width.
+Shape suffixes: B users, A of them whose comments are asked for, S slots of either side, F
+numbers of a slot, N candidates, D width.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, IndexSize, Kind
 from service.engine.encoder_session import Encoding
+from service.engine.first_look import CommentTastes, FirstLook
 from service.engine.warm_bundle import EncodedUsers
 from service.errors import (
     DeadlineExceededError,
@@ -65,9 +68,7 @@ class Encode(msgspec.Struct, tag=True, array_like=True):
     number: int
     version: str
     until_s: float
-    with_comments: bool
-    counts: list[int]
-    weights: list[float]
+    look: FirstLook
     history_BSF: Array
 
 
@@ -123,12 +124,21 @@ class Found(msgspec.Struct, tag=True, array_like=True):
     with_parts: bool
 
 
+class EncodedComments(msgspec.Struct, array_like=True):
+    """`CommentTastes` in a reply to `Encode`."""
+
+    user_AX: Array
+    error: float
+    with_parts: bool
+
+
 class Encoded(msgspec.Struct, tag=True, array_like=True):
     """Reply to `Encode`: an `EncodedUsers`, as few arrays as can be, as each takes its time.
 
     Attributes:
         user_BX: Of each user the preference, the shares of `slots` slots, and what was found, as in
             `Found`.
+        comments: The same of those whose comments were asked for.
     """
 
     number: int
@@ -137,6 +147,7 @@ class Encoded(msgspec.Struct, tag=True, array_like=True):
     comment_state_BSD: Array
     error: float
     with_parts: bool
+    comments: EncodedComments | None
 
 
 class Opened(msgspec.Struct, tag=True, array_like=True):
@@ -181,17 +192,18 @@ def pack_found(found: CandidateBatch) -> Array:
 
 
 def unpack_found(
-    reply: Found | Encoded, found_BX: Array, counts: Sequence[int], rows: int
+    found_BX: Array, error: float, with_parts: bool, counts: Sequence[int], rows: int
 ) -> CandidateBatch:
     """Undo `pack_found`.
 
     Args:
+        error, with_parts: Of the batch.
         counts: As they were asked for; a reply may have room for more.
         rows: How many the index holds.
     """
     found = found_BX.shape[1] // 2
     row_BN = found_BX[:, found:].view(np.int32)
-    return CandidateBatch(row_BN, found_BX[:, :found], counts, rows, reply.error, reply.with_parts)
+    return CandidateBatch(row_BN, found_BX[:, :found], counts, rows, error, with_parts)
 
 
 def pack_users(encoded: EncodedUsers) -> Array:
@@ -202,20 +214,36 @@ def pack_users(encoded: EncodedUsers) -> Array:
     return np.concatenate(parts, axis=1)
 
 
+def pack_tastes(tastes: CommentTastes) -> Array:
+    """Lay out what was asked about comments, likewise."""
+    parts = [tastes.preference_AD, tastes.share_AJ, pack_found(tastes.candidates)]
+    return np.concatenate(parts, axis=1)
+
+
 def unpack_users(
-    reply: Encoded, width: int, slots: int, counts: Sequence[int], rows: int
+    reply: Encoded, look: FirstLook, *, width: int, slots: int, sizes: dict[Kind, IndexSize]
 ) -> EncodedUsers:
-    """Undo `pack_users`.
+    """Undo `pack_users` and `pack_tastes`.
 
     Args:
+        look: What was asked.
         width: D.
         slots: Of the histories that were sent; others that were encoded with them may have more.
-        counts, rows: As for `unpack_found`, of videos.
+        sizes: Of the indexes.
     """
     user_BX, end = reply.user_BX, width + reply.slots
     share_BS = user_BX[:, width : width + slots]
     encoding = Encoding(user_BX[:, :width], share_BS, reply.comment_state_BSD[:, :slots])
-    return EncodedUsers(encoding, unpack_found(reply, user_BX[:, end:], counts, rows))
+    found = user_BX[:, end:], reply.error, reply.with_parts
+    candidates = unpack_found(*found, look.counts, sizes["video"].rows)
+    if reply.comments is None or look.comments is None:
+        return EncodedUsers(encoding, candidates, None)
+    user_AX, error, with_parts = astuple(reply.comments)
+    fetched = unpack_found(
+        user_AX[:, end:], error, with_parts, look.comments.counts, sizes["comment"].rows
+    )
+    share_AS = user_AX[:, width : width + slots]
+    return EncodedUsers(encoding, candidates, CommentTastes(user_AX[:, :width], share_AS, fetched))
 
 
 def unpack_sizes(opened: Opened) -> dict[Kind, IndexSize]:

@@ -1,6 +1,7 @@
 """The other end of `engine_client.py`: opens bundles and computes for all front-ends together.
 
-Shape suffixes: B users, S slots of either side, F numbers of a slot.
+Shape suffixes: B users, A of them whose comments are asked for, S slots of either side, F numbers
+of a slot.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from service.engine.engine_messages import (
     Beat,
     Encode,
     Encoded,
+    EncodedComments,
     Found,
     Frames,
     Open,
@@ -38,8 +40,10 @@ from service.engine.engine_messages import (
     join_histories,
     pack_error,
     pack_found,
+    pack_tastes,
     pack_users,
 )
+from service.engine.first_look import CommentTastes, FirstLook
 from service.errors import EngineLostError
 
 FRAMES_TOGETHER, FRAMES_TOGETHER_ON_GPU = 16, 64
@@ -112,7 +116,7 @@ class EngineServer:
     def _begin(self, question: Open | Encode | Search | Prior | Beat) -> asyncio.Future[Any]:
         """Have a question answered; most are for an encoder, and cost no task of their own."""
         if isinstance(question, Encode):
-            encodings, users = self._find(question.version).encodings, len(question.counts)
+            encodings, users = self._find(question.version).encodings, len(question.look.counts)
             return encodings.put(question, question.until_s, size=users)
         if isinstance(question, Search):
             searches = self._find(question.version).searches[question.kind]
@@ -233,23 +237,40 @@ async def encode_together(
     history_BSF = join_histories([question.history_BSF for question in questions])
     encoded = await opened.encode(
         history_BSF,
-        with_comments=any(question.with_comments for question in questions),
-        counts=[count for question in questions for count in question.counts],
-        weights=[weight for question in questions for weight in question.weights],
+        FirstLook.join([question.look for question in questions]),
         until_s=max(question.until_s for question in questions),
     )
     user_BX, slots = pack_users(encoded), encoded.encoding.video_share_BI.shape[1]
     state_BSD, found = encoded.encoding.comment_state_BJD, encoded.candidates
+    users = _shares([len(question.look.counts) for question in questions])
     return [
         Encoded(
             question.number,
-            user_BX[users],
+            user_BX[some],
             slots,
-            state_BSD[users] if question.with_comments else state_BSD[users, :0],
+            state_BSD[some] if question.look.with_states else state_BSD[some, :0],
             found.error,
             found.with_parts,
+            comments,
         )
-        for question, users in zip(questions, _shares(questions), strict=True)
+        for question, some, comments in zip(
+            questions, users, _comments_of(questions, encoded.comments), strict=True
+        )
+    ]
+
+
+def _comments_of(
+    questions: Sequence[Encode], tastes: CommentTastes | None
+) -> list[EncodedComments | None]:
+    """For each question what it asked about comments."""
+    if tastes is None:
+        return [None] * len(questions)
+    user_AX, found = pack_tastes(tastes), tastes.candidates
+    looks = [question.look.comments for question in questions]
+    users = _shares([0 if look is None else len(look.counts) for look in looks])
+    return [
+        None if look is None else EncodedComments(user_AX[some], found.error, found.with_parts)
+        for look, some in zip(looks, users, strict=True)
     ]
 
 
@@ -264,13 +285,13 @@ async def search_together(
         [count for question in questions for count in question.counts],
     )
     found_BX = pack_found(found)
+    shares = _shares([len(question.counts) for question in questions])
     return [
         Found(question.number, found_BX[queries], found.error, found.with_parts)
-        for question, queries in zip(questions, _shares(questions), strict=True)
+        for question, queries in zip(questions, shares, strict=True)
     ]
 
 
-def _shares(questions: Sequence[Encode | Search]) -> list[slice]:
+def _shares(sizes: Sequence[int]) -> list[slice]:
     """Where each question's users are in the batch that all of them make."""
-    ends = accumulate(len(question.counts) for question in questions)
-    return [slice(start, end) for start, end in pairwise([0, *ends])]
+    return [slice(start, end) for start, end in pairwise([0, *accumulate(sizes)])]

@@ -70,6 +70,16 @@ class ProfileSimilarity:
         scale_B = self._entry.scale + self._entry.scale_by_count * np.log1p(count_B)
         return [*map(Profile, mean_BF, scale_B.tolist())]
 
+    def weights(
+        self, profiles: Sequence[Profile | None], temperature: float
+    ) -> NDArray[np.float32]:
+        """What profiles add to queries of an index, (B, F), in units of a cosine."""
+        weight_BF = np.zeros((len(profiles), self.width), np.float32)
+        for weight_F, profile in zip(weight_BF, profiles, strict=True):
+            if profile is not None:
+                weight_F[:] = profile.direction_F * np.float32(profile.scale * temperature)
+        return weight_BF
+
     @property
     def width(self) -> int:
         """F."""

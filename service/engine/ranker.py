@@ -5,7 +5,7 @@ Shape suffixes: B users, J comment slots, T target videos, K items of an answer,
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import assert_never
 
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from lsvcr.errors import LsvcrError
 from service.engine.answer_items import Because, VideoNames, comment_items, video_items
-from service.engine.candidate_index import Candidates
 from service.engine.comment_ranking import (
     AskedComments,
     CommentRanking,
     find_video,
-    is_about_all,
 )
 from service.engine.encoder_session import CommentHead
 from service.engine.engine import OpenBundle
@@ -41,7 +39,7 @@ from service.engine.queries import (
     VideoQuery,
 )
 from service.engine.scoring import Ranked
-from service.engine.users import EncodedHistory, User, UserEncoding
+from service.engine.users import Asked, CommentTaste, User, UserEncoding
 from service.engine.video_ranking import VideoRanking
 from service.errors import EngineFailedError, EngineLostError
 
@@ -49,19 +47,10 @@ LOGGED_DECIMALS = 5
 """Of scores in the log of exposures, of whose bytes a quarter would be further digits."""
 
 
-class _CommentTaste(msgspec.Struct, frozen=True, eq=False):
-    """What the comment head said of one user and one target video."""
-
-    preference_D: NDArray[np.float32]
-    share_J: NDArray[np.float32]
-
-
 class _First(msgspec.Struct, frozen=True, eq=False):
-    """What was computed for all queries of a batch together; None where that says nothing."""
+    """What was ranked for all queries of a batch together; None where that says nothing."""
 
     ranked: Ranked | None = None
-    taste: _CommentTaste | None = None
-    fetched: Candidates | None = None
     comments: tuple[Ranked, int] | None = None
 
 
@@ -120,32 +109,26 @@ class Ranker:
         started_s = perf_counter()
         prior = self._prior
         events = find_events([_history(query) for query in queries], self._catalogue)
+        about_videos = [*map(_about_videos, queries)]
         users = await self._users.encode(
             events,
-            *self._first_candidates(queries, events.users),
-            with_comments=any(isinstance(query, CommentQuery | FeedQuery) for query in queries),
+            [*map(self._asked, queries, events.users, about_videos)],
+            with_states=any(isinstance(query, FeedQuery) for query in queries),
             until_s=max(_deadline_s(query) for query in queries),
         )
         for user in users:
             if user.encoded is not None:
                 self.latest_preference_D = user.encoded.video_preference_D
-        tastes = self._comment_tastes(queries, users)
         encode_ms = (perf_counter() - started_s) * 1000
-        ranked = self._videos.rank_together(list(map(_about_videos, queries)), users, prior)
-        fetched = await self._fetch_comments(queries, users, tastes)
-        comments = self._rank_comments(queries, users, tastes, fetched)
+        ranked = self._videos.rank_together(about_videos, users, prior)
+        comments = self._rank_comments(queries, users)
         await asyncio.sleep(0)  # requests that have just come are read, or refused
         ranked_ms = (perf_counter() - started_s) * 1000 - encode_ms
         answers: list[Answer | LsvcrError] = []
         for position, (query, user) in enumerate(zip(queries, users, strict=True)):
             ranking_s = perf_counter()
             try:
-                first = _First(
-                    ranked.get(position),
-                    tastes.get(position),
-                    fetched.get(position),
-                    comments.get(position),
-                )
+                first = _First(ranked.get(position), comments.get(position))
                 answer = await self._answer_in_any_case(query, user, first, prior)
             except LsvcrError as error:
                 answers.append(error)
@@ -156,90 +139,26 @@ class Ranker:
             answers.append(answer)
         return answers
 
-    def _comment_tastes(
-        self, queries: Sequence[Query], users: Sequence[User]
-    ) -> dict[int, _CommentTaste]:
-        """Run the comment head once for all comment queries of users that are encoded."""
-        positions, targets, encoded = [], [], []
-        for position, (query, user) in enumerate(zip(queries, users, strict=True)):
-            if not isinstance(query, CommentQuery) or user.encoded is None:
-                continue
-            target_D = self._target(query.video_id, user.encoded)
-            if target_D is not None:
-                positions.append(position)
-                targets.append(target_D)
-                encoded.append(user.encoded)
-        if not positions:
-            return {}
-        preference_BTD, share_BTJ = self._head.prefer_comments(
-            np.stack([history.comment_state_JD for history in encoded]),
-            np.stack([history.comment_last_J for history in encoded]),
-            np.stack(targets)[:, None],
-        )
-        return {
-            position: _CommentTaste(preference_TD[0], share_TJ[0])
-            for position, preference_TD, share_TJ in zip(
-                positions, preference_BTD, share_BTJ, strict=True
-            )
-        }
-
-    async def _fetch_comments(
-        self,
-        queries: Sequence[Query],
-        users: Sequence[User],
-        tastes: Mapping[int, _CommentTaste],
-    ) -> dict[int, Candidates]:
-        """Search for all queries over all comments at once; none where that fails."""
-        asking: dict[int, CommentQuery] = {
-            position: query
-            for position in tastes
-            if isinstance(query := queries[position], CommentQuery) and is_about_all(query)
-        }
-        if not asking:
-            return {}
-        preference_BD = np.stack([tastes[position].preference_D for position in asking])
-        asked_by = [users[position] for position in asking]
-        try:
-            found = await self._comments.fetch([*asking.values()], asked_by, preference_BD)
-        except (EngineLostError, EngineFailedError):
-            return {}  # each is tried again by itself, and answered in any case
-        return dict(zip(asking, found, strict=True))
+    def _asked(self, query: Query, events: KnownEvents, videos: VideoQuery | None) -> Asked:
+        """What to ask the engine about a query's user."""
+        if isinstance(query, CommentQuery):
+            return Asked(comments=self._comments.ask(query, events))
+        if videos is None:
+            return Asked()
+        return Asked(self._videos.first_count(videos, events), self._videos.first_weight(videos))
 
     def _rank_comments(
-        self,
-        queries: Sequence[Query],
-        users: Sequence[User],
-        tastes: Mapping[int, _CommentTaste],
-        fetched: Mapping[int, Candidates],
+        self, queries: Sequence[Query], users: Sequence[User]
     ) -> dict[int, tuple[Ranked, int]]:
         """Rank comments together where one look is enough; also count unusable candidates."""
         asked = {
-            position: AskedComments(
-                query, users[position], taste.preference_D, fetched.get(position)
-            )
-            for position, taste in tastes.items()
-            if isinstance(query := queries[position], CommentQuery)
+            position: one
+            for position, (query, user) in enumerate(zip(queries, users, strict=True))
+            if isinstance(query, CommentQuery)
+            and (one := AskedComments.of(query, user)) is not None
         }
         ranked = zip(asked, self._comments.rank_together([*asked.values()]), strict=True)
         return {position: found for position, found in ranked if found is not None}
-
-    def _target(self, video_id: str | None, encoded: EncodedHistory) -> NDArray[np.float32] | None:
-        """The comment head's query: the video on screen, or the user's taste in its place."""
-        if video_id is None:
-            return encoded.video_preference_D * np.float32(self.bundle.manifest.query_norm)
-        row = self._catalogue.video_index.row(video_id)
-        return self.bundle.tables["video_query_VD"][row] if row else None
-
-    def _first_candidates(
-        self, queries: Sequence[Query], events: Sequence[KnownEvents]
-    ) -> tuple[list[int], list[float]]:
-        """How many candidate videos each query begins with, and the prior's weight in them."""
-        about = [*map(_about_videos, queries)]
-        counts = [
-            0 if videos is None else self._videos.first_count(videos, known)
-            for videos, known in zip(about, events, strict=True)
-        ]
-        return counts, [0.0 if one is None else self._videos.first_weight(one) for one in about]
 
     async def _answer_in_any_case(
         self,
@@ -262,7 +181,7 @@ class Ranker:
         first: _First,
         prior: PopularityPrior | None,
     ) -> Answer:
-        ranked, taste = first.ranked, first.taste
+        ranked = first.ranked
         match query:
             case VideoQuery():
                 if ranked is None:
@@ -274,10 +193,8 @@ class Ranker:
                 answer = self._answer_with_videos(ranked, user, query.videos.explain)
                 return self._with_comments(answer, query, ranked, user)
             case CommentQuery():
-                preference_D = None if taste is None else taste.preference_D
-                best, ignored = first.comments or await self._comments.rank(
-                    query, user, preference_D, first.fetched
-                )
+                best, ignored = first.comments or await self._comments.rank(query, user)
+                taste = None if user.encoded is None else user.encoded.taste
                 comments = self._comment_items(best, user, taste, query.explain)
                 return self._answer_with(
                     comments,
@@ -311,7 +228,7 @@ class Ranker:
         self, answer: Answer, query: FeedQuery, ranked: Ranked, user: User
     ) -> Answer:
         """Give each video its best comments: one run of the comment head for all of them."""
-        tastes: list[_CommentTaste | None] = [None] * len(ranked)
+        tastes: list[CommentTaste | None] = [None] * len(ranked)
         preference_TD = None
         if user.encoded is not None and len(ranked):
             preference_BTD, share_BTJ = self._head.prefer_comments(
@@ -320,7 +237,7 @@ class Ranker:
                 self.bundle.tables["video_query_VD"][ranked.row_K][None],
             )
             preference_TD = preference_BTD[0]
-            tastes = list(map(_CommentTaste, preference_TD, share_BTJ[0]))
+            tastes = list(map(CommentTaste, preference_TD, share_BTJ[0]))
         best_T = self._comments.rank_under_each(
             ranked.row_K, user, preference_TD, query.comments_per_video
         )
@@ -336,7 +253,7 @@ class Ranker:
         )
 
     def _comment_items(
-        self, ranked: Ranked, user: User, taste: _CommentTaste | None, explain: bool
+        self, ranked: Ranked, user: User, taste: CommentTaste | None, explain: bool
     ) -> tuple[RankedComment, ...]:
         because: Because = None
         if explain:

@@ -1,6 +1,7 @@
 """Encodes the histories of one batch of queries.
 
-Shape suffixes: B users, I and J slots of the video and comment side, K comments a slot, D width.
+Shape suffixes: B users, A of them whose comments are asked for, I and J slots of the video and
+comment side, K comments a slot, F numbers of a profile, D width, X of a target and one more.
 """
 
 import logging
@@ -15,11 +16,53 @@ from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch, LatestHistories
 from service.engine.candidate_index import Candidates
 from service.engine.engine import OpenBundle
+from service.engine.first_look import CommentLook, CommentTastes, FirstLook
 from service.engine.known_events import KnownBatch, KnownEvents
 from service.engine.profile_similarity import Profile, ProfileSimilarity
 from service.errors import EngineFailedError, EngineLostError
 
 logger = logging.getLogger(__name__)
+
+
+class CommentAsked(msgspec.Struct, frozen=True, eq=False):
+    """What is asked about one user's comments.
+
+    Attributes:
+        target_X: float32; a vector for the comment head to look for, and how much of the user's own
+            preference comes to it.
+        count: Of all comments, how many candidates to fetch.
+        count_with_profile: The same for a user who has a profile.
+    """
+
+    target_X: NDArray[np.float32]
+    count: int = 0
+    count_with_profile: int = 0
+
+
+class Asked(msgspec.Struct, frozen=True, eq=False):
+    """What is asked about one user.
+
+    Attributes:
+        videos: Candidates to fetch.
+        weight: Of the prior in choosing these.
+        comments: None where nobody asks for any.
+    """
+
+    videos: int = 0
+    weight: float = 0.0
+    comments: CommentAsked | None = None
+
+
+class CommentTaste(msgspec.Struct, frozen=True, eq=False):
+    """What the comment head said of one user and one target.
+
+    Attributes:
+        fetched: The comments nearest to the preference, as many as were asked for.
+    """
+
+    preference_D: NDArray[np.float32]
+    share_J: NDArray[np.float32]
+    fetched: Candidates | None = None
 
 
 class EncodedHistory(msgspec.Struct, frozen=True, eq=False):
@@ -31,7 +74,8 @@ class EncodedHistory(msgspec.Struct, frozen=True, eq=False):
         video_share_I: Attention over the video slots.
         comment_JK: Comment rows by slot, newest first, 0 where there are none.
         comment_last_J: The comment head's mask.
-        comment_state_JD: The comment head's input; empty where no comments are asked for.
+        comment_state_JD: The comment head's input; empty where it isn't asked for.
+        taste: Where comments are asked for.
         profile: Where comments are asked for and the bundle has profiles.
         candidates: The videos nearest to the preference.
         used: Events that were read: (videos, comments).
@@ -43,6 +87,7 @@ class EncodedHistory(msgspec.Struct, frozen=True, eq=False):
     comment_JK: NDArray[np.int32]
     comment_last_J: NDArray[np.int32]
     comment_state_JD: NDArray[np.float32]
+    taste: CommentTaste | None
     profile: Profile | None
     candidates: Candidates
     used: tuple[int, int]
@@ -80,10 +125,9 @@ class UserEncoding:
     async def encode(
         self,
         events: KnownBatch,
-        counts: Sequence[int],
-        weights: Sequence[float],
+        asked: Sequence[Asked],
         *,
-        with_comments: bool,
+        with_states: bool,
         until_s: float,
     ) -> list[User]:
         """Encode histories, all in one run.
@@ -93,21 +137,19 @@ class UserEncoding:
 
         Args:
             events: Of each user.
-            counts: Candidate videos to fetch for each.
-            weights: Of the prior in choosing these.
-            with_comments: Whether comments will be ranked.
+            asked: About each.
+            with_states: Whether the comment head will be asked for more.
             until_s: When nobody waits for any of them any more.
         """
         users = [User(known) for known in events.users]
         known_B = [position for position, user in enumerate(users) if not user.events.is_empty]
         if not known_B:
             return users
-        count_B = [counts[position] for position in known_B]
-        weight_B = [weights[position] for position in known_B]
+        asked_B = [asked[position] for position in known_B]
         encoded: list[EncodedHistory | None]
         try:
             known = events.to_encode(known_B)
-            encoded = await self._encode(known, count_B, weight_B, with_comments, until_s)
+            encoded = await self._encode(known, asked_B, with_states, until_s)
         except EngineLostError:  # known and logged where it was lost
             encoded = [None] * len(known_B)
         except Exception as error:  # out of memory, say, or a history that nobody foresaw
@@ -121,9 +163,8 @@ class UserEncoding:
                     for half in (slice(middle), slice(middle, None))
                     for user in await self.encode(
                         KnownBatch.of(events.users[half]),
-                        counts[half],
-                        weights[half],
-                        with_comments=with_comments,
+                        asked[half],
+                        with_states=with_states,
                         until_s=until_s,
                     )
                 ]
@@ -136,9 +177,8 @@ class UserEncoding:
     async def _encode(
         self,
         events: KnownBatch,
-        counts: Sequence[int],
-        weights: Sequence[float],
-        with_comments: bool,
+        asked: Sequence[Asked],
+        with_states: bool,
         until_s: float,
     ) -> list[EncodedHistory | None]:
         manifest, catalogue = self.opened.bundle.manifest, self.opened.bundle.catalogue
@@ -154,15 +194,17 @@ class UserEncoding:
             max_history=manifest.max_history,
         )
         profiles: list[Profile | None] = [None] * len(events.users)
-        if self.similarity is not None and with_comments:
+        with_comments = any(one.comments is not None for one in asked)
+        if self.similarity is not None and (with_states or with_comments):
             profiles = [*self.similarity.profiles(latest.comment_MK, latest.comment_start_B1)]
-        encoded = await self.opened.encode(
-            latest.content_BSF,
-            with_comments=with_comments,
-            counts=counts,
-            weights=weights,
-            until_s=until_s,
+        look = FirstLook(
+            [one.videos for one in asked],
+            [one.weight for one in asked],
+            with_states,
+            self._comment_look(asked, profiles) if with_comments else None,
         )
+        encoded = await self.opened.encode(latest.content_BSF, look, until_s=until_s)
+        tastes = _tastes(look.comments, encoded.comments, latest.comment_slots)
         encoding, history = encoded.encoding, HistoryBatch.unpacked(latest.content_BSF)
         comment = slice(latest.comment_slots)
         is_finite_B = np.all(np.isfinite(encoding.video_preference_BD), axis=1)
@@ -174,6 +216,7 @@ class UserEncoding:
                 comment_JK=history.comment_BJK[row, comment],
                 comment_last_J=history.comment_last_BJ[row, comment],
                 comment_state_JD=encoding.comment_state_BJD[row, comment],
+                taste=tastes.get(row),
                 profile=profiles[row],
                 candidates=candidates,
                 used=latest.used_B[row],
@@ -184,3 +227,29 @@ class UserEncoding:
                 zip(encoding.video_preference_BD, encoded.candidates, strict=True)
             )
         ]
+
+    def _comment_look(
+        self, asked: Sequence[Asked], profiles: Sequence[Profile | None]
+    ) -> CommentLook:
+        """What is asked about comments, of those who ask for any."""
+        about = {user: one.comments for user, one in enumerate(asked) if one.comments is not None}
+        counts = [
+            one.count if profiles[user] is None else one.count_with_profile
+            for user, one in about.items()
+        ]
+        weight_AF = np.zeros((len(about), 0), np.float32)
+        if self.similarity is not None and self.opened.sizes["comment"].takes_parts:
+            temperature = self.opened.bundle.manifest.temperature
+            weight_AF = self.similarity.weights([profiles[user] for user in about], temperature)
+        target_AX = np.stack([one.target_X for one in about.values()])
+        return CommentLook([*about], target_AX, counts, weight_AF)
+
+
+def _tastes(
+    look: CommentLook | None, tastes: CommentTastes | None, slots: int
+) -> dict[int, CommentTaste]:
+    """Of each user whose comments were asked for, by place in the batch."""
+    if look is None or tastes is None:
+        return {}
+    found = zip(tastes.preference_AD, tastes.share_AJ[:, :slots], tastes.candidates, strict=True)
+    return dict(zip(look.users, (CommentTaste(*one) for one in found), strict=True))

@@ -1,6 +1,6 @@
 """A bundle with its encoder and indexes, checked and warmed up, and what is computed with them.
 
-Shape suffixes: B users, X numbers of a query, D width.
+Shape suffixes: B users, A of them whose comments are asked for, X numbers of a query, D width.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 from lsvcr.bundle import Bundle
 from lsvcr.history import HistoryBatch
 from service.engine.candidate_index import CandidateBatch, Index, Kind
-from service.engine.encoder_session import CpuEncoder, Encoding, FloatArray
+from service.engine.encoder_session import CommentHead, CpuEncoder, Encoding, FloatArray
+from service.engine.first_look import CommentLook, CommentTastes, FirstLook
 from service.engine.steps import Steps, go_on
 
 SEARCHED_AT_ONCE = 8
@@ -25,10 +26,24 @@ class EncodedUsers:
     Attributes:
         candidates: For each user the videos nearest to their preference, or with the prior's part
             in it.
+        comments: Where they were asked for.
     """
 
     encoding: Encoding
     candidates: CandidateBatch
+    comments: CommentTastes | None
+
+    @classmethod
+    def join(cls, users: Sequence["EncodedUsers"]) -> "EncodedUsers":
+        """Those of several batches with histories of as many slots; at least one."""
+        if len(users) == 1:
+            return users[0]
+        comments = [one.comments for one in users if one.comments is not None]
+        return cls(
+            Encoding.join([one.encoding for one in users]),
+            CandidateBatch.join([one.candidates for one in users]),
+            CommentTastes.join(comments) if comments else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,43 +56,59 @@ class WarmBundle:
 
     bundle: Bundle
     encoder: CpuEncoder
+    head: CommentHead
     video_index: Index
     comment_index: Index
 
     in_flight = 1
 
-    def encode(
-        self,
-        history: HistoryBatch,
-        with_comments: bool,
-        counts: Sequence[int],
-        weights: Sequence[float],
-    ) -> Steps[EncodedUsers]:
-        """Encode B >= 1 users and fetch candidate videos for each, as `OpenBundle.encode`."""
-        encoding = yield from self.encoder.encode_in_steps(history, with_comments=with_comments)
-        candidates = yield from self.find_videos(encoding.video_preference_BD, counts, weights)
-        return EncodedUsers(encoding, candidates)
+    def encode(self, history: HistoryBatch, look: FirstLook) -> Steps[EncodedUsers]:
+        """Encode B >= 1 users and fetch candidates for each, as `OpenBundle.encode`."""
+        with_states = look.with_states or look.comments is not None
+        encoding = yield from self.encoder.encode_in_steps(history, with_states=with_states)
+        candidates = yield from self.find_videos(
+            encoding.video_preference_BD, look.counts, look.weights
+        )
+        comments = None
+        if look.comments is not None:
+            read = self.head.read(history, encoding, look.comments.users, look.comments.target_AX)
+            comments = yield from self.find_comments(look.comments, *read)
+        return EncodedUsers(encoding, candidates, comments)
 
     def search(
         self, kind: Kind, query_BX: FloatArray, counts: Sequence[int]
     ) -> Steps[CandidateBatch]:
-        """Find each query's nearest rows of one kind."""
-        yield from ()  # it is one step
-        return self.index(kind).search(query_BX, counts)
+        """Find each query's nearest rows of one kind, few at a time: each may take 1 ms."""
+        found = []
+        for start in range(0, len(counts), SEARCHED_AT_ONCE):
+            few = slice(start, start + SEARCHED_AT_ONCE)
+            found.append(self.index(kind).search(query_BX[few], counts[few]))
+            yield go_on
+        return CandidateBatch.join(found)
 
     def find_videos(
         self, preference_BD: FloatArray, counts: Sequence[int], weights: Sequence[float]
     ) -> Steps[CandidateBatch]:
-        """Find each user's nearest videos, few at a time: of a million each takes 1 ms."""
+        """Find each user's nearest videos, with the prior's part where the index takes it."""
         if not any(counts):
             return CandidateBatch.nothing(counts, self.video_index.extent.rows)
-        query_BX = self._queries(preference_BD, weights)
-        found = []
-        for start in range(0, len(counts), SEARCHED_AT_ONCE):
-            few = slice(start, start + SEARCHED_AT_ONCE)
-            found.append(self.video_index.search(query_BX[few], counts[few]))
-            yield go_on
-        return CandidateBatch.join(found)
+        query_BX = _finite(preference_BD)
+        if self.video_index.extent.takes_parts and any(weights):
+            query_BX = np.column_stack([query_BX, self.weight_B(weights)])
+        return (yield from self.search("video", query_BX, counts))
+
+    def find_comments(
+        self, look: CommentLook, preference_AD: FloatArray, share_AJ: FloatArray
+    ) -> Steps[CommentTastes]:
+        """Find what is nearest to what the comment head said, among all, for those who ask."""
+        query_AX = np.column_stack([_finite(preference_AD), look.weight_AF])
+        counts = np.array(look.counts)
+        asking = np.flatnonzero(counts)
+        if not len(asking):
+            rows = self.comment_index.extent.rows
+            return CommentTastes(preference_AD, share_AJ, CandidateBatch.nothing(look.counts, rows))
+        found = yield from self.search("comment", query_AX[asking], counts[asking].tolist())
+        return CommentTastes(preference_AD, share_AJ, found.spread(asking, look.counts))
 
     def index(self, kind: Kind) -> Index:
         """That of items of one kind."""
@@ -92,14 +123,11 @@ class WarmBundle:
         for part in (self.encoder, self.video_index, self.comment_index):
             part.let_go()
 
-    def _queries(self, preference_BD: FloatArray, weights: Sequence[float]) -> FloatArray:
-        """Of videos, with the prior's weight behind them where the index takes parts."""
-        # What isn't finite finds nothing, and must not disturb its neighbours.
-        query_BX = np.where(np.isfinite(preference_BD), preference_BD, np.float32(0))
-        if self.video_index.extent.takes_parts and any(weights):
-            return np.column_stack([query_BX, self.weight_B(weights)])
-        return query_BX
-
     def weight_B(self, weights: Sequence[float]) -> FloatArray:
         """Of the prior, in units of a cosine."""
         return np.array(weights, np.float32) * np.float32(self.bundle.manifest.temperature)
+
+
+def _finite(query_BD: FloatArray) -> FloatArray:
+    """What isn't finite finds nothing, and must not disturb its neighbours."""
+    return np.where(np.isfinite(query_BD), query_BD, np.float32(0))

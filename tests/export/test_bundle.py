@@ -235,7 +235,7 @@ def test_a_bundle_without_weights_is_what_older_versions_wrote(copy: Path) -> No
     bundle = load_bundle(copy)
     verify_bundle(copy)
     history = bundle.golden.history
-    encoding = CpuEncoder(bundle).encode(history, with_comments=True)
+    encoding = CpuEncoder(bundle).encode(history, with_states=True)
     np.testing.assert_allclose(
         encoding.video_preference_BD, bundle.golden.video_preference_BD, atol=1e-4
     )

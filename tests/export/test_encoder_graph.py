@@ -21,6 +21,7 @@ from lsvcr.bundle import (
     HALF_GRAPH,
     HALF_VIDEOS_GRAPH,
     HEAD_GRAPH,
+    ONE_TARGET_HEAD_GRAPH,
     TABLES,
     load_bundle,
 )
@@ -265,10 +266,36 @@ def test_the_graph_for_videos_is_a_part_of_the_whole_one(
     assert sizes[0] < sizes[1]
 
 
+def test_the_head_for_one_target_is_the_head(run: TrainedRun, bundle_folder: Path) -> None:
+    """Whether the target is a video, the user's own preference, or something of both."""
+    whole, one = (
+        ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
+        for name in (HEAD_GRAPH, ONE_TARGET_HEAD_GRAPH)
+    )
+    random, width = np.random.default_rng(3), run.config.model.width
+    state_BJD = random.standard_normal((3, 5, width), np.float32)
+    last_BJ = np.array([[0, 3, NEVER, NEVER, NEVER], [1, 2, 3, 4, 5], [NEVER] * 5], np.int32)
+    preference_BD, video_BD = random.standard_normal((2, 3, width), np.float32)
+    own_B1 = np.array([[0.0], [1.5], [-0.5]], np.float32)
+    video_BD[1] = 0
+    read = {"comment_state": state_BJD, "comment_last": last_BJ}
+    target_B1D = (video_BD + own_B1 * preference_BD)[:, None]
+    outputs = ["comment_preference", "comment_share"]
+    expected = whole.run(outputs, {**read, "target": target_B1D})
+    aim_BX = np.column_stack([video_BD, own_B1])
+    actual = one.run(outputs, {**read, "video_preference": preference_BD, "aim": aim_BX})
+    for array, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, atol=1e-6)
+    assert [one.name for one in one.get_inputs() if "comment" not in one.name] == [
+        "video_preference",
+        "aim",
+    ]
+
+
 def test_graphs_open_without_a_warning(
     bundle_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    graphs = (ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH)
+    graphs = (ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, HEAD_GRAPH, ONE_TARGET_HEAD_GRAPH)
     for name in graphs:
         ort.InferenceSession(str(bundle_folder / name), providers=["CPUExecutionProvider"])
     assert capfd.readouterr().err == ""

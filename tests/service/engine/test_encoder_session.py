@@ -32,7 +32,7 @@ def test_runs_of_a_graph_yield_what_the_whole_batch_would(ranker: Ranker, seed: 
     history = random_histories(ranker, seed)
     tables = ranker.bundle.tables
     preference_BD, state_BJD, share_BI = encode(history, tables)
-    encoding = CpuEncoder(ranker.bundle).encode(history, with_comments=True)
+    encoding = CpuEncoder(ranker.bundle).encode(history, with_states=True)
     np.testing.assert_allclose(encoding.video_preference_BD, preference_BD, atol=1e-5)
     np.testing.assert_allclose(encoding.comment_state_BJD, state_BJD, atol=1e-5)
     np.testing.assert_allclose(encoding.video_share_BI, share_BI, atol=1e-5)
@@ -48,7 +48,7 @@ def test_runs_of_a_graph_yield_what_the_whole_batch_would(ranker: Ranker, seed: 
 
 def test_without_comments_the_videos_are_the_same(ranker: Ranker) -> None:
     history = random_histories(ranker, 7)
-    both = CpuEncoder(ranker.bundle).encode(history, with_comments=True)
-    alone = CpuEncoder(ranker.bundle).encode(history, with_comments=False)
+    both = CpuEncoder(ranker.bundle).encode(history, with_states=True)
+    alone = CpuEncoder(ranker.bundle).encode(history, with_states=False)
     np.testing.assert_array_equal(alone.video_preference_BD, both.video_preference_BD)
     assert alone.comment_state_BJD.shape[1] == 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.engine_messages import Beat, Encode, Frames, Question, frame
+from service.engine.first_look import CommentLook, FirstLook
 from service.errors import EngineLostError
 
 
@@ -47,12 +48,23 @@ def test_what_is_sent_in_one_turn_leaves_together(
     asyncio.run(main())
 
 
+def look(users: int) -> FirstLook:
+    """Every second one is about comments, too."""
+    comments = None
+    if users % 2:
+        target_AX = np.full((users, 5), users, np.float32)
+        comments = CommentLook([*range(users)], target_AX, [2] * users, target_AX[:, :0])
+    return FirstLook([1] * users, [0.0] * users, comments=comments)
+
+
+def about(question: Encode) -> list[CommentLook]:
+    return [] if question.look.comments is None else [question.look.comments]
+
+
 @given(st.lists(st.integers(0, 3), max_size=6), st.lists(st.integers(1, 120), max_size=40))
 def test_messages_arrive_whole_however_they_were_cut(users: list[int], cuts: list[int]) -> None:
     sent = [
-        Encode(
-            number, "v", 0.5, True, [1] * few, [0.0] * few, np.arange(few * 12).reshape(few, 3, 4)
-        )
+        Encode(number, "v", 0.5, look(few), np.arange(few * 12).reshape(few, 3, 4))
         for number, few in enumerate(users)
     ]
     stream = b"".join(map(frame, sent))
@@ -63,5 +75,9 @@ def test_messages_arrive_whole_however_they_were_cut(users: list[int], cuts: lis
         stream = stream[cut:]
     assert [one.number for one in received] == list(range(len(users)))
     for one, original in zip(received, sent, strict=True):
-        assert (one.counts, one.weights) == (original.counts, original.weights)
+        assert (one.look.counts, one.look.weights) == (original.look.counts, original.look.weights)
+        for comments, wanted in zip(about(one), about(original), strict=True):
+            assert (comments.users, comments.counts) == (wanted.users, wanted.counts)
+            np.testing.assert_array_equal(comments.target_AX, wanted.target_AX)
+            np.testing.assert_array_equal(comments.weight_AF, wanted.weight_AF)
         np.testing.assert_array_equal(one.history_BSF, original.history_BSF)

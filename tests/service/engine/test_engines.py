@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from engine_questions import ExactIndex, answer_all, ask_comments, ask_videos, history, open_ranker
 from msgspec.structs import replace
-from stand_in_gpu import LaunchedOnCpu, SlowStream, lane_of
+from stand_in_gpu import HeadBehind, LaunchedOnCpu, SlowStream, lane_of
 from tiny_bundle_builder import PRIOR, SEED_HOUR, TINY_VERSIONS, sign, write_tiny_bundle
 
 from lsvcr.bundle import load_bundle
@@ -26,6 +26,7 @@ from service.engine.bundle_opening import open_warm
 from service.engine.candidate_index import Kind
 from service.engine.cuda_bundle import WarmCudaBundle
 from service.engine.cuda_encoder import CudaEncoder
+from service.engine.cuda_head import CudaHead
 from service.engine.cuda_stream import Lane
 from service.engine.engine import Engine, InlineEngine, LocalBundle
 from service.engine.engine_client import BEAT_S, RemoteEngine
@@ -45,6 +46,7 @@ from service.engine.engine_messages import (
     unpack_users,
 )
 from service.engine.engine_server import EngineServer, encode_together, search_together
+from service.engine.first_look import CommentLook, FirstLook
 from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import LiveCounts
 from service.engine.queries import Answer, FeedQuery, Query, SimilarQuery
@@ -172,8 +174,9 @@ def test_versions_stand_side_by_side_and_bad_ones_are_refused(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("is_read_there", [True, False])
 def test_what_is_launched_is_answered_as_if_it_were_not_and_a_stuck_gpu_shows(
-    tiny_registry: Path,
+    tiny_registry: Path, is_read_there: bool
 ) -> None:
     """How a GPU is used; here it is the CPU."""
     expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
@@ -182,10 +185,11 @@ def test_what_is_launched_is_answered_as_if_it_were_not_and_a_stuck_gpu_shows(
     streams = SlowStream(), SlowStream()
     lanes: dict[Kind, Lane] = {"video": lane_of(streams[0]), "comment": lane_of(streams[1])}
     encoder = cast(CudaEncoder, LaunchedOnCpu(bundle))
-    indexes = warm.video_index, warm.comment_index
+    head_there = cast(CudaHead, HeadBehind(bundle)) if is_read_there else None
+    parts = encoder, warm.head, warm.video_index, warm.comment_index
 
     async def main() -> None:
-        on_gpu = WarmCudaBundle(bundle, encoder, *indexes, lanes=lanes)
+        on_gpu = WarmCudaBundle(bundle, *parts, lanes=lanes, head_there=head_there)
         opened = LocalBundle(on_gpu, wanted="cuda", cpu_reason=None)
         ranker = Ranker(opened)
         together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
@@ -208,20 +212,29 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
     ranker = open_ranker(tiny_registry / FIRST)
     arrays = list(ranker.bundle.golden.history.arrays().values())
 
-    def ask(rows: slice, slots: int, with_comments: bool, counts: list[int]) -> Encode:
+    def ask(rows: slice, slots: int, look: FirstLook) -> Encode:
         part = type(ranker.bundle.golden.history)(*(array[rows, :slots] for array in arrays))
-        weights = [0.0] * len(counts)
-        return Encode(1, FIRST, float("inf"), with_comments, counts, weights, part.packed())
+        return Encode(1, FIRST, float("inf"), look, part.packed())
+
+    def about_comments(users: list[int], counts: list[int]) -> CommentLook:
+        rng, width = np.random.default_rng(len(users)), ranker.bundle.manifest.width
+        target_AX = rng.standard_normal((len(users), width + 1), np.float32)
+        return CommentLook(users, target_AX, counts, target_AX[:, :0])
 
     slots = arrays[0].shape[1]
-    fewer = slots - 1
-    questions = [ask(slice(0, 2), fewer, True, [5, 9]), ask(slice(2, 3), slots, False, [7])]
+    fewer, nobody = slots - 1, [0.0] * 3
+    questions = [
+        ask(slice(0, 2), fewer, FirstLook([5, 9], nobody[:2], with_states=True)),
+        ask(slice(2, 3), slots, FirstLook([7], nobody[:1])),
+        ask(slice(0, 3), slots, FirstLook([0] * 3, nobody, False, about_comments([2], [0]))),
+        ask(slice(1, 3), fewer, FirstLook([3, 0], [0, 0], False, about_comments([0, 1], [4, 6]))),
+    ]
 
     def unpacked(question: Encode, reply: Encoded | Exception) -> EncodedUsers:
         assert isinstance(reply, Encoded)
-        width, rows = ranker.bundle.manifest.width, ranker.opened.sizes["video"].rows
-        slots = question.history_BSF.shape[1]
-        return unpack_users(reply, width, slots, question.counts, rows)
+        width, slots = ranker.bundle.manifest.width, question.history_BSF.shape[1]
+        sizes = ranker.opened.sizes
+        return unpack_users(reply, question.look, width=width, slots=slots, sizes=sizes)
 
     async def main() -> None:
         together = await encode_together(ranker.opened, questions)
@@ -233,6 +246,17 @@ def test_questions_joined_by_the_engine_are_answered_as_if_alone(tiny_registry: 
             ):
                 np.testing.assert_allclose(array, expected, atol=1e-6)
             for found, wanted in zip(one.candidates, other.candidates, strict=True):
+                assert found.row_N.tolist() == wanted.row_N.tolist()
+            assert (one.comments is None) == (question.look.comments is None)
+            if one.comments is None or other.comments is None:
+                continue
+            for array, expected in (
+                (one.comments.preference_AD, other.comments.preference_AD),
+                (one.comments.share_AJ, other.comments.share_AJ),
+            ):
+                np.testing.assert_allclose(array, expected, atol=1e-6)
+            comments = zip(one.comments.candidates, other.comments.candidates, strict=True)
+            for found, wanted in comments:
                 assert found.row_N.tolist() == wanted.row_N.tolist()
 
     asyncio.run(main())
@@ -423,7 +447,8 @@ def test_searches_joined_by_the_engine_find_what_each_finds(tiny_registry: Path)
         together = await search_together(opened, questions)
         for one, question in zip(together, questions, strict=True):
             assert isinstance(one, Found)
-            found = unpack_found(one, one.found_BX, question.counts, opened.sizes["comment"].rows)
+            whole = one.found_BX, one.error, one.with_parts
+            found = unpack_found(*whole, question.counts, opened.sizes["comment"].rows)
             alone = await opened.search("comment", question.query_BD, question.counts)
             for candidates, expected in zip(found, alone, strict=True):
                 assert candidates.row_N.tolist() == expected.row_N.tolist()
@@ -513,13 +538,7 @@ def test_the_less_busy_engine_is_asked(tiny_registry: Path) -> None:
 
         async def ask() -> None:
             nobody = [0.0] * len(counts)
-            await opened.encode(
-                content_BSF,
-                with_comments=False,
-                counts=counts,
-                weights=nobody,
-                until_s=float("inf"),
-            )
+            await opened.encode(content_BSF, FirstLook(counts, nobody), until_s=float("inf"))
 
         os.kill(pair[1].pid, signal.SIGSTOP)
         stuck: list[asyncio.Task[None]] = []

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -13,15 +13,16 @@ from engine_questions import (
     matches,
     video_preference,
 )
+from numpy.typing import NDArray
 
 from lsvcr.bundle import Bundle
 from lsvcr.catalogue import item_hashes
 from service.engine import popularity
-from service.engine.candidate_index import Candidates
-from service.engine.engine import Kind
+from service.engine.first_look import FirstLook
 from service.engine.popularity import PopularComments, PopularItems
 from service.engine.queries import Answer, FeedQuery, Reason, SimilarQuery, VideoFilter
 from service.engine.ranker import Ranker
+from service.engine.warm_bundle import EncodedUsers
 from service.errors import UnknownVideoError
 
 USER = history(["v1", "v2"], ["c5", "c9"])
@@ -204,22 +205,30 @@ def test_popular_comments_come_level_by_level(
     assert best.score_K == pytest.approx([1 / (place + 1) for _, place in expected])
 
 
-def test_a_batch_asks_the_index_once_and_answers_each_as_if_alone(
+def test_a_batch_is_one_question_to_the_engine_and_answers_each_as_if_alone(
     ranker: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = history(["v9", "v30"], ["c1"])
     queries = [ask_comments(USER, 1), ask_comments(others, 30), ask_comments(USER, 5)]
     alone = [comment_ids(answer(ranker, query)) for query in queries]
-    searched: list[list[int]] = []
-    search = ranker.opened.search
+    asked: list[FirstLook] = []
+    encode = ranker.opened.encode
 
-    async def note(kind: Kind, query_BD: np.ndarray, counts: Sequence[int]) -> list[Candidates]:
-        searched.append([*counts])
-        return await search(kind, query_BD, counts)
+    async def note(
+        history_BSF: NDArray[np.int32], look: FirstLook, *, until_s: float
+    ) -> EncodedUsers:
+        asked.append(look)
+        return await encode(history_BSF, look, until_s=until_s)
 
-    monkeypatch.setattr(ranker.opened, "search", note)
+    async def refuse(*_: object) -> NoReturn:
+        raise AssertionError("the first look is enough")
+
+    monkeypatch.setattr(ranker.opened, "encode", note)
+    monkeypatch.setattr(ranker.opened, "search", refuse)
     mates = [ask_comments(None), ask_comments(USER, video_id="v3"), ask_videos(USER)]
     together = answer_all(ranker, [*queries, *mates])
     assert [comment_ids(result) for result in together[:3]] == alone  # type: ignore[arg-type]
-    assert len(searched) == 1
-    assert len(searched[0]) == len(queries)
+    [look] = asked
+    assert look.comments is not None
+    assert look.comments.users == [0, 1, 2, 3]
+    assert [count > 0 for count in look.comments.counts] == [True, True, True, False]
