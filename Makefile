@@ -40,13 +40,14 @@ SANITIZED := build/sanitized
 sanitize: $(INSTALLED)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -R lsvcr service tests pyproject.toml $(SANITIZED)
 	set -e; include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])'); \
-	for name in _loops _encoder; do \
+	for name in _loops _encoder _nearest; do \
 	  gcc -O1 -g -fsanitize=address,undefined -fno-sanitize-recover -fPIC -shared -I"$$include" \
 	    -o $(SANITIZED)/lsvcr/$$name.abi3.so lsvcr/$$name.c -lm; \
 	done
 	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/lsvcr tests/service/engine/test_profile_similarity.py \
+	  tests/service/engine/test_cpu_nearest.py \
 	  tests/service/engine/test_recommend_*.py tests/service/engine/test_*_ranking.py $(ARGS)
 
 faults: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The functions of `_loops.c` and `_encoder.c`, compiled when the package is installed."""
+"""The functions of this folder's C files, compiled when the package is installed."""
 
 from collections.abc import Sequence, Sized
 from itertools import accumulate
@@ -20,6 +20,7 @@ try:
         read_texts,
         score_rows,
     )
+    from lsvcr._nearest import count_bytes, find_nearest, shorten
 except ImportError as error:
     name = (error.name or "lsvcr._loops").replace(".", "/")
     raise ImportError(
@@ -30,17 +31,20 @@ except ImportError as error:
 __all__ = [
     "build_timelines",
     "choose_best",
+    "count_bytes",
     "count_lanes",
     "count_weights",
     "encode",
     "fill_windows",
     "find_known",
+    "find_nearest",
     "find_rows",
     "latest_histories",
     "rank_pairs",
     "read_halves",
     "read_texts",
     "score_rows",
+    "shorten",
     "starts_of",
 ]
 

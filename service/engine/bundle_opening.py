@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from lsvcr.bundle import GOLDEN_TOLERANCE, Bundle, Golden
 from lsvcr.errors import BundleError, LsvcrError
 from lsvcr.history import HistoryBatch
+from lsvcr.index_file import check_index_file
 from service.engine.candidate_index import CandidateBatch, CandidateIndex, Index, Kind
+from service.engine.cpu_nearest import CpuNearest
 from service.engine.cuda_bundle import WarmCudaBundle
 from service.engine.cuda_encoder import CudaEncoder, expect_cuda
 from service.engine.cuda_head import CudaHead
@@ -108,6 +110,10 @@ def _read_index(bundle: Bundle, kind: Kind) -> Index:
     if entry is None:
         raise BundleError(f"the manifest describes no {kind} index")
     path = bundle.folder / "index" / f"{kind}.faiss"
+    if entry.kind == "flat" and CpuNearest.is_fast():
+        check_index_file(path, entry, rows=len(candidate_VD) - 1, width=candidate_VD.shape[1])
+        takes_part = kind == "video" and bundle.manifest.prior is not None
+        return CpuNearest(candidate_VD, takes_part=takes_part)
     return CandidateIndex.load(path, entry, candidate_VD)
 
 

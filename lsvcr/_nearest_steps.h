@@ -1,0 +1,66 @@
+/* Comparing in short numbers, included once for each set of instructions: `NAME(Sums)` of a panel's
+ * candidates, which `start`, `add` 4 numbers of each, and `reach` tells which of them may be among
+ * the best; `AT_ONCE` queries whose sums fit into the processor's registers.
+ *
+ * Shape suffixes as in _nearest.c.
+ */
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* So many queries, a constant wherever this is called. */
+INLINE void NAME(scan_some)(const Table *table, int64_t panel, int64_t end, Query *query_B,
+                            const int count)
+{
+    int64_t groups = table->groups;
+    for (; panel < end; panel++) {
+        NAME(Sums) sums[AT_ONCE];
+        const uint8_t *row = table->short_NQ4 + panel * PANEL * 4 * groups;
+        int64_t first = panel * PANEL;
+        const float *part = table->part_N ? table->part_N + first : NULL;
+        for (int b = 0; b < count; b++)
+            sums[b] = NAME(start)(query_B[b].offset);
+        for (int64_t g = 0; g < groups; g++)
+            for (int b = 0; b < count; b++)
+                NAME(add)(&sums[b], row + g * PANEL * 4, query_B[b].short_Q[g]);
+        for (int b = 0; b < count; b++) {
+            float score[PANEL];
+            uint32_t reached = NAME(reach)(&sums[b], &query_B[b], table->scale_N + first, part, score);
+            for (; reached; reached &= reached - 1) {
+                int i = __builtin_ctz(reached);
+                note(&query_B[b], score[i], first + i);
+            }
+        }
+    }
+}
+
+static void NAME(scan)(const Table *table, int64_t panel, int64_t end, Query *query_B, int64_t count)
+{
+    for (; count >= AT_ONCE; count -= AT_ONCE, query_B += AT_ONCE)
+        NAME(scan_some)(table, panel, end, query_B, AT_ONCE);
+    for (; count >= 2; count -= 2, query_B += 2)
+        NAME(scan_some)(table, panel, end, query_B, 2);
+    if (count)
+        NAME(scan_some)(table, panel, end, query_B, 1);
+}
+
+static float NAME(multiply)(const float *one, const float *other, int64_t width)
+{
+    float sum[PANEL] = {0}, total = 0;
+    int64_t d = 0;
+    for (; d + PANEL <= width; d += PANEL)
+        for (int i = 0; i < PANEL; i++)
+            sum[i] += one[d + i] * other[d + i];
+    for (int i = 0; d + i < width; i++)
+        sum[i] += one[d + i] * other[d + i];
+    for (int i = 0; i < PANEL; i++)
+        total += sum[i];
+    return total;
+}
+
+static const Steps NAME(steps) = {NAME(scan), NAME(multiply), LEVELS, BYTES};
+
+#undef INLINE
+#undef NAME
+#undef LEVELS
+#undef BYTES
+#undef AT_ONCE
