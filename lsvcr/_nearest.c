@@ -20,7 +20,7 @@
 enum { PANEL = 16 };  /* candidates that stand together, 4 numbers of each after one another */
 enum { BLOCK = 64 };  /* panels that are compared with all queries before the next ones */
 enum { TOGETHER = 8 }; /* queries that are compared at once, at most */
-enum { MOST_WIDTH = 4096, CAPACITY = 4096, STEPS = 512, AHEAD = 12, MOST_BYTES = 64 };
+enum { MOST_WIDTH = 4096, LEAST_MORE = 256, STEPS = 512, AHEAD = 12, MOST_BYTES = 64 };
 /* Of sums of some dozens of products of unit vectors; and of large parts in them. */
 static const float ROUNDING = 1e-5f, RELATIVE = 1e-6f;
 
@@ -41,7 +41,7 @@ typedef struct {
     int32_t *short_Q; /* 4 numbers each */
     float scale, weight, least, slack;
     int32_t offset;
-    int64_t wanted, count, capacity;
+    int64_t wanted, count, limit, capacity; /* what stands in `found` is narrowed at a limit */
     Found *found;
     int has_failed;
 } Query;
@@ -52,6 +52,10 @@ typedef struct {
     int32_t levels;
     int64_t bytes;
 } Steps;
+
+/* As `fmaxf` and `fminf`, which are functions of a library: 0 or -0, and none of what is no number. */
+static inline float larger(float one, float other) { return other > one ? other : one; }
+static inline float smaller(float one, float other) { return other < one ? other : one; }
 
 /* ---- choosing ------------------------------------------------------------------------------ */
 
@@ -97,8 +101,8 @@ static void narrow(Query *query)
 {
     float low = INFINITY, high = -INFINITY;
     for (int64_t i = 0; i < query->count; i++) {
-        low = fminf(low, query->found[i].score);
-        high = fmaxf(high, query->found[i].score);
+        low = smaller(low, query->found[i].score);
+        high = larger(high, query->found[i].score);
     }
     int32_t counts[STEPS] = {0};
     float steps = high > low ? (STEPS - 1) / (high - low) : 0;
@@ -111,8 +115,8 @@ static void narrow(Query *query)
     while (step > 0 && at_least < query->wanted)
         at_least += counts[--step];
     float worst = steps > 0 ? low + (float)step / steps : low;
-    float slack = query->slack + RELATIVE * fmaxf(fabsf(low), fabsf(high));
-    query->least = fmaxf(query->least, worst - slack);
+    float slack = query->slack + RELATIVE * larger(fabsf(low), fabsf(high));
+    query->least = larger(query->least, worst - slack);
     int64_t kept = 0;
     for (int64_t i = 0; i < query->count; i++) {
         query->found[kept] = query->found[i];
@@ -125,7 +129,8 @@ static void narrow(Query *query)
 static void make_room(Query *query)
 {
     narrow(query);
-    if (query->count < query->capacity / 2)
+    query->limit = 2 * query->count + query->wanted + LEAST_MORE;
+    if (query->limit <= query->capacity)
         return;
     size_t capacity = 2 * (size_t)query->capacity;
     Found *found = realloc(query->found, capacity * sizeof *found);
@@ -133,12 +138,13 @@ static void make_room(Query *query)
     if (found) {
         query->found = found;
         query->capacity = (int64_t)capacity;
+        query->limit = query->limit < query->capacity ? query->limit : query->capacity;
     }
 }
 
 static inline void note(Query *query, float score, int64_t row)
 {
-    if (query->count == query->capacity)
+    if (query->count == query->limit)
         make_room(query);
     if (query->count < query->capacity && score >= query->least)
         query->found[query->count++] = (Found){score, (int32_t)row};
@@ -278,7 +284,7 @@ static void shorten(const Table *table, Query *query, int32_t levels)
 {
     float largest = 0, length = 0, lost = 0;
     for (int64_t d = 0; d < table->width; d++) {
-        largest = fmaxf(largest, fabsf(query->query_D[d]));
+        largest = larger(largest, fabsf(query->query_D[d]));
         length += query->query_D[d] * query->query_D[d];
     }
     query->scale = largest / (float)levels;
@@ -300,7 +306,7 @@ static void shorten(const Table *table, Query *query, int32_t levels)
 static int begin(const Table *table, Query *query, int64_t wanted, int32_t levels)
 {
     query->wanted = wanted;
-    query->capacity = wanted > CAPACITY / 2 ? 2 * wanted : CAPACITY;
+    query->limit = query->capacity = 2 * wanted + LEAST_MORE;
     query->short_Q = malloc(4 * (size_t)table->groups);
     query->found = malloc((size_t)query->capacity * sizeof *query->found);
     if (!query->short_Q || !query->found)
@@ -417,7 +423,7 @@ static void shorten_all(const float *candidate_VD, int64_t rows, int64_t filled,
         uint8_t *first = short_NQ4 + row / PANEL * PANEL * groups * 4 + row % PANEL * 4;
         float largest = 0, lost = 0, length = 0;
         for (int64_t d = 0; d < width; d++)
-            largest = fmaxf(largest, fabsf(candidate_D[d]));
+            largest = larger(largest, fabsf(candidate_D[d]));
         scale_N[row] = largest / 127;
         for (int64_t d = 0; d < width && largest > 0; d++) {
             float number = rintf(candidate_D[d] / scale_N[row]), kept = number * scale_N[row];
@@ -425,8 +431,8 @@ static void shorten_all(const float *candidate_VD, int64_t rows, int64_t filled,
             lost += (candidate_D[d] - kept) * (candidate_D[d] - kept);
             length += kept * kept;
         }
-        error = fmaxf(error, lost);
-        longest = fmaxf(longest, length);
+        error = larger(error, lost);
+        longest = larger(longest, length);
     }
     bound[0] = sqrtf(error);
     bound[1] = sqrtf(longest);

@@ -6,6 +6,7 @@
  */
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 8")
 
 /* So many queries, a constant wherever this is called. */
 INLINE void NAME(scan_some)(const Table *table, int64_t panel, int64_t end, Query *query_B,
@@ -17,19 +18,26 @@ INLINE void NAME(scan_some)(const Table *table, int64_t panel, int64_t end, Quer
         const uint8_t *row = table->short_NQ4 + panel * PANEL * 4 * groups;
         int64_t first = panel * PANEL;
         const float *part = table->part_N ? table->part_N + first : NULL;
+        UNROLLED
         for (int b = 0; b < count; b++)
             sums[b] = NAME(start)(query_B[b].offset);
-        for (int64_t g = 0; g < groups; g++)
+        for (int64_t g = 0; g < groups; g++) {
+            UNROLLED
             for (int b = 0; b < count; b++)
                 NAME(add)(&sums[b], row + g * PANEL * 4, query_B[b].short_Q[g]);
-        for (int b = 0; b < count; b++) {
-            float score[PANEL];
-            uint32_t reached = NAME(reach)(&sums[b], &query_B[b], table->scale_N + first, part, score);
-            for (; reached; reached &= reached - 1) {
-                int i = __builtin_ctz(reached);
-                note(&query_B[b], score[i], first + i);
-            }
         }
+        float score_B[AT_ONCE][PANEL];
+        uint32_t reached_B[AT_ONCE], any = 0;
+        UNROLLED
+        for (int b = 0; b < count; b++) {
+            reached_B[b] = NAME(reach)(&sums[b], &query_B[b], table->scale_N + first, part, score_B[b]);
+            any |= reached_B[b];
+        }
+        for (int b = 0; b < count && any; b++)
+            for (uint32_t reached = reached_B[b]; reached; reached &= reached - 1) {
+                int i = __builtin_ctz(reached);
+                note(&query_B[b], score_B[b][i], first + i);
+            }
     }
 }
 
@@ -60,6 +68,7 @@ static float NAME(multiply)(const float *one, const float *other, int64_t width)
 static const Steps NAME(steps) = {NAME(scan), NAME(multiply), LEVELS, BYTES};
 
 #undef INLINE
+#undef UNROLLED
 #undef NAME
 #undef LEVELS
 #undef BYTES
