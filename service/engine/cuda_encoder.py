@@ -14,7 +14,7 @@ from lsvcr.bundle import ENCODER_GRAPH, HALF_GRAPH, HALF_VIDEOS_GRAPH, Bundle
 from lsvcr.errors import LsvcrError
 from lsvcr.history import HistoryBatch
 from service.engine.cuda_memory import GpuArray, JoinedArrays, put_on_gpu, turns
-from service.engine.cuda_stream import Lane, OpenGraph, Stream
+from service.engine.cuda_stream import Lane, OpenGraph, Stream, beside_no_recording
 from service.engine.encoder_session import (
     ENCODER_OUTPUTS,
     VIDEO_OUTPUTS,
@@ -98,7 +98,7 @@ class CudaEncoder(CpuEncoder):
         """As `CpuEncoder.let_go`: each session by itself, as all of them take 50 ms."""
         for held in (self.shapes, self._video_shapes, self._on_gpu):
             while held:
-                with turns.prepare():
+                with turns.prepare(), beside_no_recording():
                     held.popitem()
 
     def _encode_part(self, history: HistoryBatch, with_states: bool) -> Steps[Encoding]:

@@ -14,8 +14,8 @@ import numpy as np
 from lsvcr.bundle import ONE_TARGET_HEAD_GRAPH
 from lsvcr.history import HistoryBatch
 from service.engine.cuda_encoder import CudaEncoder, CudaShape
-from service.engine.cuda_memory import GpuArray, JoinedArrays, pinned, put_on_gpu
-from service.engine.cuda_stream import OpenGraph, RecordedGraph, Stream
+from service.engine.cuda_memory import GpuArray, JoinedArrays, pinned, put_on_gpu, turns
+from service.engine.cuda_stream import OpenGraph, RecordedGraph, Stream, beside_no_recording
 from service.engine.encoder_session import HEAD_OUTPUTS, FloatArray, expect_outputs, one_thread
 from service.engine.first_look import CommentLook
 
@@ -70,7 +70,9 @@ class CudaHead:
 
     def let_go(self) -> None:
         """Free what is held there."""
-        self._behind.clear()
+        with turns.prepare(), beside_no_recording():
+            self._behind.clear()
+            del self._graph
 
 
 class _Behind:

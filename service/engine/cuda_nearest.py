@@ -30,7 +30,7 @@ from lsvcr.bundle import (
 )
 from service.engine.candidate_index import CandidateBatch, IndexSize
 from service.engine.cuda_memory import GpuArray, copy_in_pieces, pinned, put_on_gpu, turns
-from service.engine.cuda_stream import Lane, OpenGraph, RecordedGraph
+from service.engine.cuda_stream import Lane, OpenGraph, RecordedGraph, beside_no_recording
 from service.engine.encoder_session import FloatArray, one_thread
 from service.engine.steps import Steps, at_once, in_thread
 from service.errors import NotReadyError
@@ -189,7 +189,7 @@ class CudaNearest:
             with turns.prepare():
                 self._recorded.popitem()
         while self._graphs:
-            with turns.prepare():
+            with turns.prepare(), beside_no_recording():
                 self._graphs.pop()
         with turns.prepare():
             del self._candidate

@@ -8,7 +8,9 @@ CUDA offers it: any thread launches it, in any stream, and goes on.
 import collections
 import contextlib
 import ctypes
+import enum
 import logging
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +135,47 @@ class Lane:
             yield self.stream.wait
 
 
+class Work(enum.Enum):
+    """What excludes one another."""
+
+    OPENING, RECORDING = enum.auto(), enum.auto()
+
+
+class Rooms:
+    """Two kinds of work, any number of threads at a time at either, but never at both.
+
+    While something is recorded, whatever waits for the whole GPU fails, and spoils the recording:
+    a session does so that is being opened or closed, and libraries where they are used first.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = collections.Counter[Work]()
+
+    @contextlib.contextmanager
+    def enter(self, work: Work) -> Iterator[None]:
+        """Wait until nobody is at the other kind."""
+        others = [other for other in Work if other is not work]
+        with self._changed:
+            self._changed.wait_for(lambda: not any(self._inside[other] for other in others))
+            self._inside[work] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[work] -= 1
+                self._changed.notify_all()
+
+
+_rooms = Rooms()
+"""Of this process."""
+
+
+def beside_no_recording() -> contextlib.AbstractContextManager[None]:
+    """Open or close something, which waits for the whole GPU."""
+    return _rooms.enter(Work.OPENING)
+
+
 class OpenGraph:
     """A graph that the runtime has opened on the GPU, in a stream of its own.
 
@@ -153,7 +196,7 @@ class OpenGraph:
             "arena_extend_strategy": "kSameAsRequested",
         }
         try:
-            with turns.prepare():
+            with turns.prepare(), beside_no_recording():
                 self.session = open_session(path, options, [("CUDAExecutionProvider", provider)])
         except BundleError as error:
             raise NotReadyError(f"device cuda: {path.name} cannot be opened there") from error
@@ -172,11 +215,11 @@ class OpenGraph:
         are launched one after another.
         """
         for _ in range(2):  # takes memory and loads kernels; the second one as each that follows
-            with turns.prepare():
+            with turns.prepare(), beside_no_recording():
                 self.run(binding)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with turns.prepare():
+                with turns.prepare(), _rooms.enter(Work.RECORDING):
                     return RecordedGraph(self, binding, self._record(binding))
             except Exception as error:  # the runtime has a class of its own for each failure
                 logger.info("recording %s, attempt %d: %s", self.name, attempt, error)

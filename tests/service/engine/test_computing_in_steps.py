@@ -5,12 +5,14 @@ The stream here does what it is told on the CPU; what a real one does, `test_cud
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from stand_in_gpu import SlowStream, lane_of
 
+from service.engine.cuda_stream import Rooms, Work
 from service.engine.steps import Steps, at_once, go_on, in_thread, in_turns
 
 SOON_S = 60.0
@@ -109,3 +111,25 @@ def test_a_step_in_a_thread_leaves_the_loop_its_turns() -> None:
         assert asyncio.run(main(thread)) == 8
         with pytest.raises(ValueError, match="invalid literal"):
             at_once(in_thread(thread, int, "x"))
+
+
+def test_nothing_is_opened_while_something_is_recorded() -> None:
+    """Many at once do either, none beside the other."""
+    rooms, inside, seen = Rooms(), list[Work](), list[set[Work]]()
+
+    def work(kind: Work) -> None:
+        for _ in range(200):
+            with rooms.enter(kind):
+                inside.append(kind)
+                seen.append({*inside})
+                time.sleep(0)
+                inside.remove(kind)
+
+    with ThreadPoolExecutor(6) as threads:
+        for done in [threads.submit(work, kind) for kind in [*Work] * 3]:
+            done.result(SOON_S)
+    assert all(len(kinds) == 1 for kinds in seen)
+    with pytest.raises(RuntimeError), rooms.enter(Work.RECORDING):
+        raise RuntimeError("what fails leaves the room")
+    with rooms.enter(Work.OPENING):
+        pass
