@@ -90,25 +90,18 @@ class WarmBundle:
         self, preference_BD: FloatArray, counts: Sequence[int], weights: Sequence[float]
     ) -> Steps[CandidateBatch]:
         """Find each user's nearest videos, with the prior's part where the index takes it."""
-        if not any(counts):
-            return CandidateBatch.nothing(counts, self.video_index.extent.rows)
         query_BX = _finite(preference_BD)
         if self.video_index.extent.takes_parts and any(weights):
             query_BX = np.column_stack([query_BX, self.weight_B(weights)])
-        return (yield from self.search("video", query_BX, counts))
+        return (yield from self._find("video", query_BX, counts))
 
     def find_comments(
         self, look: CommentLook, preference_AD: FloatArray, share_AJ: FloatArray
     ) -> Steps[CommentTastes]:
-        """Find what is nearest to what the comment head said, among all, for those who ask."""
+        """Find what is nearest to what the comment head said, among all."""
         query_AX = np.column_stack([_finite(preference_AD), look.weight_AF])
-        counts = np.array(look.counts)
-        asking = np.flatnonzero(counts)
-        if not len(asking):
-            rows = self.comment_index.extent.rows
-            return CommentTastes(preference_AD, share_AJ, CandidateBatch.nothing(look.counts, rows))
-        found = yield from self.search("comment", query_AX[asking], counts[asking].tolist())
-        return CommentTastes(preference_AD, share_AJ, found.spread(asking, look.counts))
+        found = yield from self._find("comment", query_AX, look.counts)
+        return CommentTastes(preference_AD, share_AJ, found)
 
     def index(self, kind: Kind) -> Index:
         """That of items of one kind."""
@@ -122,6 +115,17 @@ class WarmBundle:
         """Free what is held elsewhere, in many turns: others may be answered there."""
         for part in (self.encoder, self.video_index, self.comment_index):
             part.let_go()
+
+    def _find(
+        self, kind: Kind, query_BX: FloatArray, counts: Sequence[int]
+    ) -> Steps[CandidateBatch]:
+        """Search for those who ask for any."""
+        asking = np.flatnonzero(counts)
+        if not len(asking):
+            return CandidateBatch.nothing(counts, self.index(kind).extent.rows)
+        asked = [counts[place] for place in asking.tolist()]
+        found = yield from self.search(kind, query_BX[asking], asked)
+        return found.spread(asking, counts)
 
     def weight_B(self, weights: Sequence[float]) -> FloatArray:
         """Of the prior, in units of a cosine."""
