@@ -13,7 +13,8 @@
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define HAS_WIDE 1 /* Clang knows no such pragmas as below */
 #include <immintrin.h>
 #endif
 
@@ -53,7 +54,7 @@ typedef struct {
     int64_t bytes;
 } Steps;
 
-/* As `fmaxf` and `fminf`, which are functions of a library: 0 or -0, and none of what is no number. */
+/* As `fmaxf` and `fminf`, which are calls of a library; the first where the second is no number. */
 static inline float larger(float one, float other) { return other > one ? other : one; }
 static inline float smaller(float one, float other) { return other < one ? other : one; }
 
@@ -152,7 +153,7 @@ static inline void note(Query *query, float score, int64_t row)
 
 /* ---- comparing ----------------------------------------------------------------------------- */
 
-#if defined(__x86_64__)
+#ifdef HAS_WIDE
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vnni,avx2,fma")
 #define NAME(name) name##_vnni
@@ -212,10 +213,11 @@ static inline __attribute__((always_inline)) uint32_t reach_avx2(
 {
     uint32_t reached = 0;
     for (int i = 0; i < 2; i++) {
-        __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums->half[i]), _mm256_loadu_ps(scale + 8 * i));
+        __m256 product = _mm256_cvtepi32_ps(sums->half[i]), weight = _mm256_set1_ps(query->weight);
+        product = _mm256_mul_ps(product, _mm256_loadu_ps(scale + 8 * i));
         product = _mm256_mul_ps(product, _mm256_set1_ps(query->scale));
         if (part)
-            product = _mm256_fmadd_ps(_mm256_set1_ps(query->weight), _mm256_loadu_ps(part + 8 * i), product);
+            product = _mm256_fmadd_ps(weight, _mm256_loadu_ps(part + 8 * i), product);
         _mm256_storeu_ps(score + 8 * i, product);
         __m256 is_least = _mm256_cmp_ps(product, _mm256_set1_ps(query->least), _CMP_GE_OQ);
         reached |= (uint32_t)_mm256_movemask_ps(is_least) << 8 * i;
@@ -261,10 +263,10 @@ static inline uint32_t reach_any(const Sums_any *sums, const Query *query, const
 }
 #include "_nearest_steps.h"
 
-/* The fastest steps of at most so many bytes at a time that this processor has the instructions for. */
+/* The fastest steps, of at most so many bytes at a time, that this processor can do. */
 static const Steps *choose_steps(int64_t most)
 {
-#if defined(__x86_64__)
+#ifdef HAS_WIDE
     __builtin_cpu_init();
     int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (most >= 64 && has_avx2 && __builtin_cpu_supports("avx512vnni") &&
@@ -323,7 +325,8 @@ static void fetch(const float *candidate_D, int64_t width)
 }
 
 /* Compares exactly what may be among the best, and tells them in order. */
-static void end(const Steps *steps, const Table *table, Query *query, int32_t *row_K, float *score_K)
+static void end(const Steps *steps, const Table *table, Query *query, int32_t *row_K,
+                float *score_K)
 {
     narrow(query);
     for (int64_t i = 0; i < query->count; i++) {
@@ -348,8 +351,10 @@ static int find(const Steps *steps, const Table *table, Query *query_B, int64_t 
     int64_t panels = table->rows / PANEL;
     for (int64_t panel = 0; panel < panels; panel += BLOCK) {
         int64_t end = panel + BLOCK < panels ? panel + BLOCK : panels;
-        for (int64_t b = 0; b < queries; b += TOGETHER)
-            steps->scan(table, panel, end, query_B + b, queries - b < TOGETHER ? queries - b : TOGETHER);
+        for (int64_t b = 0; b < queries; b += TOGETHER) {
+            int64_t count = queries - b < TOGETHER ? queries - b : TOGETHER;
+            steps->scan(table, panel, end, query_B + b, count);
+        }
     }
     for (int64_t b = 0; b < queries; b++)
         if (query_B[b].has_failed)

@@ -30,7 +30,8 @@ INLINE void NAME(scan_some)(const Table *table, int64_t panel, int64_t end, Quer
         uint32_t reached_B[AT_ONCE], any = 0;
         UNROLLED
         for (int b = 0; b < count; b++) {
-            reached_B[b] = NAME(reach)(&sums[b], &query_B[b], table->scale_N + first, part, score_B[b]);
+            const float *scale = table->scale_N + first;
+            reached_B[b] = NAME(reach)(&sums[b], &query_B[b], scale, part, score_B[b]);
             any |= reached_B[b];
         }
         for (int b = 0; b < count && any; b++)
