@@ -6,7 +6,8 @@
     encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
     nearest_rows.onnx   any vectors -> as a GPU compares them
     nearest_parts.onnx  those and queries -> the nearest of all; nearest_few.onnx: for few queries
-    comment_head.onnx   comment states and target videos -> comment preferences
+    comment_head.onnx   comment states and target videos -> comment preferences;
+                        comment_head_one_target.onnx: behind a GPU's encoder
     tables/             rows that histories look up, and candidate vectors
     index/              FAISS indexes over the candidate vectors
     catalogue/          ids, texts, categories, authors, times (`lsvcr.catalogue`)
