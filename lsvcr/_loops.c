@@ -8,6 +8,7 @@
  */
 
 #include "_calls.h"
+#include "_inner_product.h"
 
 #include <float.h>
 #include <stdlib.h>
@@ -651,24 +652,6 @@ static int latest_histories(int64_t users, int64_t most, Given video, const int6
 }
 
 /* ---- scoring and batch_ranking ----------------------------------------------------------- */
-
-enum { LANES = 16 };
-
-/* The inner product, summed in the same order whatever stands where: equal vectors score alike. */
-static float inner_product(const float *one, const float *other, int64_t width)
-{
-    float lane[LANES] = {0}, rest = 0;
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES)
-        for (int64_t j = 0; j < LANES; j++)
-            lane[j] += one[i + j] * other[i + j];
-    for (; i < width; i++)
-        rest += one[i] * other[i];
-    for (int64_t half = LANES / 2; half; half /= 2)
-        for (int64_t j = 0; j < half; j++)
-            lane[j] += lane[j + half];
-    return lane[0] + rest;
-}
 
 static int score_rows(const float *candidate_VD, int64_t rows, int64_t width, const int64_t *row_N,
                       int64_t count, const float *preference_BD, const int64_t *start_B1,

@@ -9,6 +9,7 @@
  */
 
 #include "_calls.h"
+#include "_inner_product.h"
 
 #include <float.h>
 #include <math.h>

@@ -54,16 +54,7 @@ static void NAME(scan)(const Table *table, int64_t panel, int64_t end, Query *qu
 
 static float NAME(multiply)(const float *one, const float *other, int64_t width)
 {
-    float sum[PANEL] = {0}, total = 0;
-    int64_t d = 0;
-    for (; d + PANEL <= width; d += PANEL)
-        for (int i = 0; i < PANEL; i++)
-            sum[i] += one[d + i] * other[d + i];
-    for (int i = 0; d + i < width; i++)
-        sum[i] += one[d + i] * other[d + i];
-    for (int i = 0; i < PANEL; i++)
-        total += sum[i];
-    return total;
+    return inner_product(one, other, width);
 }
 
 static const Steps NAME(steps) = {NAME(scan), NAME(multiply), LEVELS, BYTES};

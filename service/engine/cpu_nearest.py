@@ -67,9 +67,8 @@ class CpuNearest:
         count = min(max(counts, default=0), rows)
         if count < 1:
             return CandidateBatch.nothing(counts, rows)
-        part_N = self._part_N
-        with_parts = part_N is not None and query_BX.shape[1] > width
-        weight_B = query_BX[:, width] if with_parts else np.zeros(len(query_BX))
+        part_N = self._part_N if query_BX.shape[1] > width else None
+        weight_B = np.zeros(len(query_BX)) if part_N is None else query_BX[:, width]
         row_BK = np.empty((len(query_BX), count), np.int32)
         score_BK = np.empty(row_BK.shape, np.float32)
         loops.find_nearest(
@@ -79,7 +78,7 @@ class CpuNearest:
             len(self._scale_N),
             self._short_NQ4,
             self._scale_N,
-            part_N if with_parts and part_N is not None else np.empty(0, np.float32),
+            np.empty(0, np.float32) if part_N is None else part_N,
             self._bound,
             len(self._candidate_VD),
             self._candidate_VD,
@@ -90,7 +89,7 @@ class CpuNearest:
             row_BK,
             score_BK,
         )
-        return CandidateBatch(row_BK, score_BK, counts, rows, 0.0, with_parts)
+        return CandidateBatch(row_BK, score_BK, counts, rows, with_parts=part_N is not None)
 
     def set_part(self, part_V: NDArray[np.float32]) -> None:
         """As `Index.set_part`; searches under way go on with the one before."""

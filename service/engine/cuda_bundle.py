@@ -71,12 +71,8 @@ class WarmCudaBundle(WarmBundle):
         if candidates is None:
             preference_BD = encoding.video_preference_BD
             candidates = yield from self.find_videos(preference_BD, look.counts, look.weights)
-        comments = None
-        if look.comments is not None:
-            if read is None:
-                asked = look.comments.users, look.comments.target_AX
-                read = self.head.read(history, encoding, *asked)
-            comments = yield from self.find_comments(look.comments, *read)
+        comments = yield from self.look_at_comments(history, encoding, look.comments, read)
+        encoding = encoding if look.with_states else encoding.without_states()
         return EncodedUsers(encoding, candidates, comments)
 
     def _encode_in_turn(self, history: HistoryBatch, look: FirstLook) -> Steps[_InTurn]:

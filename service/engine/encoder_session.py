@@ -6,7 +6,7 @@ videos, D width, X of a target and one number more.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,10 @@ class Encoding:
     video_preference_BD: FloatArray
     video_share_BI: FloatArray
     comment_state_BJD: FloatArray
+
+    def without_states(self) -> "Encoding":
+        """The same for whom the comment head has read them."""
+        return replace(self, comment_state_BJD=self.comment_state_BJD[:, :0])
 
     @classmethod
     def join(cls, encodings: Sequence["Encoding"]) -> "Encoding":

@@ -51,6 +51,8 @@ class FirstLook(msgspec.Struct, frozen=True, eq=False, array_like=True):
     def take(self, some: slice) -> Self:
         """What is asked about some users in a row."""
         start, end, _ = some.indices(len(self.counts))
+        if end - start == len(self.counts):
+            return self
         comments = self.comments
         if comments is not None:
             asked = [at for at, user in enumerate(comments.users) if start <= user < end]

@@ -69,10 +69,8 @@ class WarmBundle:
         candidates = yield from self.find_videos(
             encoding.video_preference_BD, look.counts, look.weights
         )
-        comments = None
-        if look.comments is not None:
-            read = self.head.read(history, encoding, look.comments.users, look.comments.target_AX)
-            comments = yield from self.find_comments(look.comments, *read)
+        comments = yield from self.look_at_comments(history, encoding, look.comments)
+        encoding = encoding if look.with_states else encoding.without_states()
         return EncodedUsers(encoding, candidates, comments)
 
     def search(
@@ -95,10 +93,23 @@ class WarmBundle:
             query_BX = np.column_stack([query_BX, self.weight_B(weights)])
         return (yield from self._find("video", query_BX, counts))
 
-    def find_comments(
-        self, look: CommentLook, preference_AD: FloatArray, share_AJ: FloatArray
-    ) -> Steps[CommentTastes]:
-        """Find what is nearest to what the comment head said, among all."""
+    def look_at_comments(
+        self,
+        history: HistoryBatch,
+        encoding: Encoding,
+        look: CommentLook | None,
+        read: tuple[FloatArray, FloatArray] | None = None,
+    ) -> Steps[CommentTastes | None]:
+        """Find what is nearest to what the comment head says, among all; None where nobody asks.
+
+        Args:
+            read: What it said, where that is known already.
+        """
+        if look is None:
+            return None
+        if read is None:
+            read = self.head.read(history, encoding, look.users, look.target_AX)
+        preference_AD, share_AJ = read
         query_AX = np.column_stack([_finite(preference_AD), look.weight_AF])
         found = yield from self._find("comment", query_AX, look.counts)
         return CommentTastes(preference_AD, share_AJ, found)

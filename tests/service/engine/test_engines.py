@@ -176,10 +176,13 @@ def test_versions_stand_side_by_side_and_bad_ones_are_refused(
 
 @pytest.mark.parametrize("is_read_there", [True, False])
 def test_what_is_launched_is_answered_as_if_it_were_not_and_a_stuck_gpu_shows(
-    tiny_registry: Path, is_read_there: bool
+    tiny_registry: Path, is_read_there: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """How a GPU is used; here it is the CPU."""
     expected = without_timings(answer_all(open_ranker(tiny_registry / FIRST), QUERIES))
+    # Encoded in parts of two, of which only the first wants comments, and nobody wants states.
+    mixed = [ask_comments(USER, 30), ask_comments(USER, video_id="v3"), ask_videos(USER)]
+    mixed_alone = without_timings(answer_all(open_ranker(tiny_registry / FIRST), mixed))
     bundle = load_bundle(tiny_registry / FIRST)
     warm, _ = open_warm(bundle, "cpu", max_batch=16)
     streams = SlowStream(), SlowStream()
@@ -195,6 +198,8 @@ def test_what_is_launched_is_answered_as_if_it_were_not_and_a_stuck_gpu_shows(
         together = await asyncio.gather(*(ranker.answer([query]) for query in QUERIES))
         assert without_timings([answer for [answer] in together]) == expected
         assert without_timings(await ranker.answer(QUERIES)) == expected
+        assert without_timings(await ranker.answer(mixed)) == mixed_alone
+        assert "failed" not in caplog.text, "else it was done again in halves"
         await opened.reach()
         for stream in streams:
             stream.done.clear()
