@@ -80,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         paths=routes_by_path(recommend.router.routes),
         metrics=metrics,
         max_wait_s=settings.deadline_ms / 1000 * _WAITING_SHARE,
+        most=min(settings.max_under_way, settings.max_queue),
     )
 
     @contextlib.asynccontextmanager

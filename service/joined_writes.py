@@ -25,12 +25,16 @@ class JoinedWrites:
 
     def write(self, data: bytes) -> None:
         """Write with what is held, or hold until the next piece comes or the turn ends."""
-        held, self._held = self._held, b""
-        if held:
-            self._transport.write(held + data)
+        if self._held:
+            self.write_whole(data)
         else:
             self._held = data
             self._loop.call_soon(self._write_held)
+
+    def write_whole(self, data: bytes) -> None:
+        """Write the last piece of an answer, with what is held: nothing comes to join it."""
+        held, self._held = self._held, b""
+        self._transport.write(held + data)
 
     def close(self) -> None:
         """Write what is held, and close."""
@@ -48,6 +52,8 @@ class JoinedWrites:
 
 class JoinedWritesProtocol(HttpToolsProtocol):
     """uvicorn's protocol on a transport that joins its writes."""
+
+    transport: JoinedWrites  # type: ignore[assignment] # instead of a transport
 
     def connection_made(  # type: ignore[override] # as uvicorn's own
         self, transport: asyncio.Transport

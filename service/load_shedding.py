@@ -5,7 +5,6 @@ as a request's head is read, without a task or the application, which costs a th
 least answer of an application does (docs/decisions/0074).
 """
 
-import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any, cast
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from service.errors import OverloadedError
-from service.ignored_upgrades import Answered, IgnoredUpgradesProtocol
+from service.ignored_upgrades import ANSWERED, IgnoredUpgradesProtocol
 from service.metrics import Metrics
 from service.problem_details import MEDIA_TYPE, Problem, describe_problem
 from service.request_context import choose_request_id
@@ -38,6 +37,8 @@ class LoadShedding:
     Args:
         paths: Whose requests are counted, and refused where too many are under way.
         max_wait_s: How long a request may wait for those before it.
+        most: Requests under way that are too many however fast they are answered: what refuses more
+            inside of the application has spent most of a request on each by then.
         clock: Seconds, monotonic.
     """
 
@@ -47,22 +48,26 @@ class LoadShedding:
         paths: Collection[str],
         metrics: Metrics,
         max_wait_s: float,
+        most: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._paths = frozenset(paths)
         self._metrics = metrics
         self._max_wait_s = max_wait_s
         self._clock = clock
-        self._limit = math.inf
+        self._most = most
+        self._limit: float = most
         self._under_way = 0
         self._busy_from_s = 0.0
         self._busy_s = 0.0
         self._answered = 0
         self._sample = FIRST_SAMPLE
         error = OverloadedError("more requests are under way than can be answered soon")
-        self._problem, headers = describe_problem(error, request_id="")
+        problem, headers = describe_problem(error, request_id="")
         lines = {**headers, "content-type": MEDIA_TYPE}.items()
+        self._status = problem.status
         self._headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines).encode()
+        self._body = msgspec.json.encode(problem).removesuffix(b'""}')
 
     def counts(self, path: str) -> bool:
         """Whether requests for a path are counted, and refused."""
@@ -87,8 +92,8 @@ class LoadShedding:
 
     def refuse(self, path: str, request_id: str) -> bytes:
         """Most of the header lines of an answer 503, and its body."""
-        self._metrics.record_request(path, self._problem.status, 0.0)
-        body = msgspec.json.encode(msgspec.structs.replace(self._problem, request_id=request_id))
+        self._metrics.record_request(path, self._status, 0.0)
+        body = b"%b%b}" % (self._body, msgspec.json.encode(request_id))
         own = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), request_id.encode())
         return self._headers + own + body
 
@@ -101,7 +106,7 @@ class LoadShedding:
         self._busy_from_s = now_s
         if self._answered >= self._sample:
             answers_within = self._max_wait_s * self._answered / max(self._busy_s, 1e-9)
-            self._limit = max(ALWAYS, answers_within)
+            self._limit = min(max(ALWAYS, answers_within), self._most)
             self._busy_s, self._answered = 0.0, 0
             self._sample = min(2 * self._sample, SAMPLE)
 
@@ -171,8 +176,8 @@ class SheddingProtocol(IgnoredUpgradesProtocol):
         if not keeps_alive:
             headers.append(b"connection: close\r\n")
         refusal = self._shedding.refuse(path, request_id)
-        self.transport.write(b"".join([STATUS_LINE[503], *headers, refusal]))
-        self.cycle = cast("RequestResponseCycle", Answered())
+        self.transport.write_whole(b"".join([STATUS_LINE[503], *headers, refusal]))
+        self.cycle = cast("RequestResponseCycle", ANSWERED)
         if not keeps_alive:
             self.transport.close()
         self.on_response_complete()

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
+from app_client import make_settings, serve
 from asgi_server import serving
 from starlette.types import Receive, Scope, Send
 
@@ -32,10 +34,19 @@ class Clock:
         return self.now_s
 
 
-def warmed(max_wait_s: float, answers: int = SAMPLE) -> tuple[LoadShedding, Metrics, Clock]:
-    """After some requests, of `REQUEST_SECONDS` each, beside some that were under way."""
+def new_shedding(max_wait_s: float, most: int = 10_000) -> tuple[LoadShedding, Metrics, Clock]:
     clock, metrics = Clock(), Metrics(max_queue=1)
-    shedding = LoadShedding(paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, clock=clock)
+    shedding = LoadShedding(
+        paths=[PATH], metrics=metrics, max_wait_s=max_wait_s, most=most, clock=clock
+    )
+    return shedding, metrics, clock
+
+
+def warmed(
+    max_wait_s: float, answers: int = SAMPLE, most: int = 10_000
+) -> tuple[LoadShedding, Metrics, Clock]:
+    """After some requests, of `REQUEST_SECONDS` each, beside some that were under way."""
+    shedding, metrics, clock = new_shedding(max_wait_s, most)
     for _ in range(BUSY - 1):
         shedding.begin()
     for _ in range(answers):
@@ -80,9 +91,24 @@ def test_what_a_few_requests_take_is_no_measure() -> None:
 
 
 def test_all_are_let_in_until_it_is_known_how_fast_they_are() -> None:
-    metrics = Metrics(max_queue=1)
-    shedding = LoadShedding(paths=[PATH], metrics=metrics, max_wait_s=0, clock=Clock())
+    shedding, _, _ = new_shedding(max_wait_s=0)
     assert let_in(shedding, 10 * ALWAYS) == 10 * ALWAYS
+
+
+@pytest.mark.parametrize("most", [10, 90])
+def test_no_more_are_let_in_than_the_application_takes(most: int) -> None:
+    not_yet_measured, _, _ = new_shedding(max_wait_s=100 * REQUEST_SECONDS, most=most)
+    assert let_in(not_yet_measured, 150) == most
+    measured, _, _ = warmed(max_wait_s=100 * REQUEST_SECONDS, most=most)
+    assert let_in(measured, 150) == most
+
+
+@pytest.mark.parametrize("setting", ["max_queue", "max_under_way"])
+def test_whatever_else_would_refuse_is_never_reached(
+    setting: str, tiny_master: Path, store_url: str
+) -> None:
+    with serve(make_settings(tiny_master, store_url, **{setting: 70})) as client:
+        assert let_in(client.app_state["load_shedding"], 150) == 70
 
 
 class App:
