@@ -92,7 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.models = await _open_models(settings, app.state.store, metrics, stack)
             app.state.reporter = StateReporter(app.state.models, app.state.store, metrics, quality)
             stack.callback(app.state.reporter.report)  # what was counted last
-            stack.callback(asyncio.create_task(app.state.reporter.follow()).cancel)
+            for telling in (app.state.reporter.follow(), app.state.reporter.watch_index()):
+                stack.callback(asyncio.create_task(telling).cancel)
             await _open_experiments(app, store_url, settings, stack)
             if settings.drain_s:
                 drain_on_sigterm(app, settings.drain_s)

@@ -1,8 +1,8 @@
 """Tells the metrics, again and again, what state this process is in."""
 
 import asyncio
-import itertools
 import logging
+import random
 import sys
 from datetime import datetime
 from typing import Any
@@ -18,8 +18,8 @@ EVERY_S = 0.5
 TOLD_TOGETHER = 100
 """Answers whose counts are told in one turn of the event loop: 1 to 2 ms, in which nothing else is
 done, a quarter of it for any answers at all."""
-RECALL_EVERY = 120
-"""Reports from one check of the index to the next: a scan takes milliseconds of a core."""
+CHECK_EVERY_S = 60.0
+"""From one check of the index to the next: a scan takes milliseconds of a core."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,24 @@ class StateReporter:
 
     async def follow(self) -> None:
         """Report until cancelled."""
-        for turn in itertools.count():
+        while True:
             try:
                 while self._settle(TOLD_TOGETHER):
                     await asyncio.sleep(0)
                 self._tell_state()
-                if turn % RECALL_EVERY == 0:
-                    await self.check_recall()
             except Exception:
                 logger.exception("reporting the state failed")
             await asyncio.sleep(EVERY_S)
+
+    async def watch_index(self) -> None:
+        """Check the index until cancelled; processes that began together do so at other times."""
+        await asyncio.sleep(CHECK_EVERY_S * random.random())
+        while True:
+            try:
+                await self.check_recall()
+            except Exception:
+                logger.exception("checking the index failed")
+            await asyncio.sleep(CHECK_EVERY_S)
 
     def report(self) -> None:
         """Report now, and have all that was counted until now told as well."""

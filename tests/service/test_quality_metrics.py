@@ -7,7 +7,6 @@ from app_client import make_settings, serve
 from experiment_apps import definition, put, recommend, units_of
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from running_service import wait_for
 from starlette.testclient import TestClient
 
 from service.embedded_store import EmbeddedStore
@@ -102,7 +101,8 @@ def test_the_index_is_checked_for_who_asked_last(tiny_master: Path, store_url: s
         reporter = client.app.state.reporter  # type: ignore[attr-defined]
         assert client.portal is not None
         name = "lsvcr_index_checked_videos_total"
-        wait_for(lambda: counted(client, name, outcome="found") == 50)  # by what warmed it up
+        client.portal.call(reporter.check_recall)
+        assert counted(client, name, outcome="found") == 50  # by what warmed it up
         recommend(client, None)
         for _ in range(2):  # the second time nobody has asked since
             client.portal.call(reporter.check_recall)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from service.engine import recall_check
 from service.engine.candidate_index import Candidates
 from service.engine.engine import InlineEngine, Kind, LocalBundle
 from service.engine.recall_check import RecallCheck, check_recall
@@ -30,11 +32,28 @@ def open_bundle(tiny_master: Path, folder: Path) -> LocalBundle:
     return asyncio.run(engine.open(folder.name))
 
 
-def test_an_exact_index_misses_nothing(tiny_master: Path, tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("at_once", [7, 50, recall_check.AT_ONCE])
+def test_an_exact_index_misses_nothing(
+    at_once: int, tiny_master: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall_check, "AT_ONCE", at_once)
     opened = open_bundle(tiny_master, tiny_bundle)
     for preference_D in opened.bundle.golden.video_preference_BD:
         check = asyncio.run(check_recall(opened, preference_D))
         assert check == RecallCheck(found=50, missed=0)  # all videos there are
+
+
+def test_as_many_are_compared_as_rankings_look_at(
+    tiny_master: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall_check, "AT_ONCE", 7)
+    monkeypatch.setattr(recall_check, "CHECKED", 10)
+    opened = open_bundle(tiny_master, tiny_bundle)
+    preference_D = opened.bundle.golden.video_preference_BD[-1]
+    assert asyncio.run(check_recall(opened, preference_D)) == RecallCheck(10, 0)
+    halved = EverySecond(opened)
+    check = asyncio.run(check_recall(halved, preference_D))  # type: ignore[arg-type]
+    assert check == RecallCheck(5, 5)
 
 
 def test_what_an_index_loses_is_told(tiny_master: Path, tiny_bundle: Path) -> None:
