@@ -9,6 +9,7 @@ written is tried again, so that an entry may be there twice: readers know it by 
 
 import asyncio
 import logging
+import random
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -110,7 +111,11 @@ class ExposureLog:
             self._waiting.append(exposure)
 
     async def follow(self) -> None:
-        """Write what has gathered, again and again."""
+        """Write what has gathered, again and again; each process at other times.
+
+        What came from all of them together, others' reads would wait for in the store.
+        """
+        await asyncio.sleep(EVERY_S * random.random())
         while True:
             await asyncio.sleep(EVERY_S)
             try:

@@ -40,7 +40,11 @@ class StateReporter:
         self._quality = quality
 
     async def follow(self) -> None:
-        """Report until cancelled."""
+        """Report now, and until cancelled; processes that began together do so at other times.
+
+        Together they'd keep all cores from answers, twice a second.
+        """
+        pause_s = EVERY_S * random.random()
         while True:
             try:
                 while self._settle(TOLD_TOGETHER):
@@ -48,7 +52,8 @@ class StateReporter:
                 self._tell_state()
             except Exception:
                 logger.exception("reporting the state failed")
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = EVERY_S
 
     async def watch_index(self) -> None:
         """Check the index until cancelled; processes that began together do so at other times."""
