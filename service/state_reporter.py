@@ -18,6 +18,8 @@ EVERY_S = 0.5
 TOLD_TOGETHER = 100
 """Answers whose counts are told in one turn of the event loop: 1 to 2 ms, in which nothing else is
 done, a quarter of it for any answers at all."""
+PAUSE_S = 0.01
+"""Until the next are told: one after another they took up to 10 ms of a worker at its limit."""
 CHECK_EVERY_S = 60.0
 """From one check of the index to the next: a scan takes milliseconds of a core."""
 
@@ -48,7 +50,7 @@ class StateReporter:
         while True:
             try:
                 while self._settle(TOLD_TOGETHER):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(PAUSE_S)
                 self._tell_state()
             except Exception:
                 logger.exception("reporting the state failed")
