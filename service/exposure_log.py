@@ -9,7 +9,6 @@ written is tried again, so that an entry may be there twice: readers know it by 
 
 import asyncio
 import logging
-import random
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import msgspec
 
 from service.errors import HistoryStoreError
+from service.own_times import repeat
 from service.store_connection import finish_within
 
 MAX_WAITING = 20_000
@@ -111,19 +111,8 @@ class ExposureLog:
             self._waiting.append(exposure)
 
     async def follow(self) -> None:
-        """Write what has gathered, again and again; each process at other times.
-
-        What came from all of them together, others' reads would wait for in the store.
-        """
-        await asyncio.sleep(EVERY_S * random.random())
-        while True:
-            await asyncio.sleep(EVERY_S)
-            try:
-                await self.flush()
-            except HistoryStoreError as error:
-                logger.warning("%d exposures wait: %s", len(self._waiting), error)
-            except Exception:
-                logger.exception("writing exposures failed")
+        """Write what has gathered, again and again."""
+        await repeat(self._flush_or_wait, every_s=EVERY_S, name="writing exposures")
 
     async def flush(self) -> None:
         """Write all that waits now: what comes meanwhile is better written with more of it.
@@ -170,6 +159,12 @@ class ExposureLog:
             await asyncio.sleep(2 * EVERY_S)
             if not await self._erase_written(user_id):
                 break
+
+    async def _flush_or_wait(self) -> None:
+        try:
+            await self.flush()
+        except HistoryStoreError as error:
+            logger.warning("%d exposures wait: %s", len(self._waiting), error)
 
     async def _erase_written(self, user_id: str) -> int:
         """How many there were."""

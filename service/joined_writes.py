@@ -42,9 +42,8 @@ class JoinedWrites:
         self._transport.close()
 
     def _write_held(self) -> None:
-        held, self._held = self._held, b""
-        if held:
-            self._transport.write(held)
+        if self._held:
+            self.write_whole(b"")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -63,11 +63,9 @@ class LoadShedding:
         self._answered = 0
         self._sample = FIRST_SAMPLE
         error = OverloadedError("more requests are under way than can be answered soon")
-        problem, headers = describe_problem(error, request_id="")
+        self._problem, headers = describe_problem(error, request_id="")
         lines = {**headers, "content-type": MEDIA_TYPE}.items()
-        self._status = problem.status
         self._headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines).encode()
-        self._body = msgspec.json.encode(problem).removesuffix(b'""}')
 
     def counts(self, path: str) -> bool:
         """Whether requests for a path are counted, and refused."""
@@ -92,8 +90,8 @@ class LoadShedding:
 
     def refuse(self, path: str, request_id: str) -> bytes:
         """Most of the header lines of an answer 503, and its body."""
-        self._metrics.record_request(path, self._status, 0.0)
-        body = b"%b%b}" % (self._body, msgspec.json.encode(request_id))
+        self._metrics.record_request(path, self._problem.status, 0.0)
+        body = msgspec.json.encode(msgspec.structs.replace(self._problem, request_id=request_id))
         own = b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(body), request_id.encode())
         return self._headers + own + body
 

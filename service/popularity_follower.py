@@ -1,8 +1,5 @@
 """How what is watched reaches every bundle of a process, whichever process it was sent to."""
 
-import asyncio
-import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,14 +10,13 @@ from service.engine.model_pool import ModelPool
 from service.engine.popularity_prior import CountsByHash, LiveCounts
 from service.errors import HistoryStoreError
 from service.history_store import HistoryStore
+from service.own_times import repeat
 from service.popularity_counters import HOUR_S, HOURS
 
 LATE_HOURS = 3 * HOURS_A_DAY
 """Hours that are looked at again and again, as events come late; all others once a day."""
 HOURS_AT_ONCE = HOURS_A_DAY
 """Between two such readings the loop does other things."""
-
-logger = logging.getLogger(__name__)
 
 
 class PopularityFollower:
@@ -50,13 +46,7 @@ class PopularityFollower:
         Processes that began together do so one after another: where an hour has ended each has as
         much to compute as for a thousand requests.
         """
-        await asyncio.sleep(every_s * random.random())
-        while True:
-            try:
-                await self.refresh()
-            except Exception:
-                logger.exception("refreshing the popularity prior failed")
-            await asyncio.sleep(every_s)
+        await repeat(self.refresh, every_s=every_s, name="refreshing the popularity prior")
 
     async def refresh(self) -> None:
         """Read what has changed and pass it on; without the store, what was known before."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import sys
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from lsvcr.errors import LsvcrError
 from service.engine.model_pool import ModelPool
 from service.history_store import HistoryStore
 from service.metrics import Metrics, ModelState
+from service.own_times import attempt, repeat
 from service.quality_metrics import QualityMetrics
 
 EVERY_S = 0.5
@@ -22,6 +22,8 @@ PAUSE_S = 0.01
 """Until the next are told: one after another they took up to 10 ms of a worker at its limit."""
 CHECK_EVERY_S = 60.0
 """From one check of the index to the next: a scan takes milliseconds of a core."""
+
+_REPORTING = "reporting the state"
 
 logger = logging.getLogger(__name__)
 
@@ -42,34 +44,22 @@ class StateReporter:
         self._quality = quality
 
     async def follow(self) -> None:
-        """Report now, and until cancelled; processes that began together do so at other times.
-
-        Together they'd keep all cores from answers, twice a second.
-        """
-        pause_s = EVERY_S * random.random()
-        while True:
-            try:
-                while self._settle(TOLD_TOGETHER):
-                    await asyncio.sleep(PAUSE_S)
-                self._tell_state()
-            except Exception:
-                logger.exception("reporting the state failed")
-            await asyncio.sleep(pause_s)
-            pause_s = EVERY_S
+        """Report now, and again and again until cancelled."""
+        await attempt(self._report_in_pieces, name=_REPORTING)
+        await repeat(self._report_in_pieces, every_s=EVERY_S, name=_REPORTING)
 
     async def watch_index(self) -> None:
-        """Check the index until cancelled; processes that began together do so at other times."""
-        await asyncio.sleep(CHECK_EVERY_S * random.random())
-        while True:
-            try:
-                await self.check_recall()
-            except Exception:
-                logger.exception("checking the index failed")
-            await asyncio.sleep(CHECK_EVERY_S)
+        """Check the index until cancelled."""
+        await repeat(self.check_recall, every_s=CHECK_EVERY_S, name="checking the index")
 
     def report(self) -> None:
         """Report now, and have all that was counted until now told as well."""
         self._settle(sys.maxsize)
+        self._tell_state()
+
+    async def _report_in_pieces(self) -> None:
+        while self._settle(TOLD_TOGETHER):
+            await asyncio.sleep(PAUSE_S)
         self._tell_state()
 
     def _settle(self, most: int) -> bool:
