@@ -18,7 +18,6 @@ from export.candidate_index import IndexOptions, build_index, write_index
 from export.encoder_graph import export_graphs
 from export.encoder_weights import lay_out_weights, shape_of
 from export.item_vectors import build_profile_table, build_tables, forget_untrained_ids, query_norm
-from export.nearest_graph import write_nearest_graphs
 from export.parity import BundleGraphs, build_golden, invent_histories, measure_parity
 from export.trained_run import TrainedRun
 from lsvcr.bundle import (
@@ -85,7 +84,6 @@ def write_bundle(
         model = run.config.model
         sequence = run.recommender.sequence
         export_graphs(sequence, folder, comments_per_event=model.comments_per_event)
-        write_nearest_graphs(folder)
     return complete_bundle(
         run, folder, version=version, created_at=created_at, options=options, step=step
     )

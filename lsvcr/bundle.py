@@ -4,8 +4,6 @@
     encoder.onnx        histories and tables -> video preference and comment states
     encoder_weights.npy what of it loops of our own read, which are faster on a CPU
     encoder_half.onnx   the same, faster on a GPU; encoder_half_videos.onnx: for videos alone
-    nearest_rows.onnx   any vectors -> as a GPU compares them
-    nearest_parts.onnx  those and queries -> the nearest of all; nearest_few.onnx: for few queries
     comment_head.onnx   comment states and target videos -> comment preferences;
                         comment_head_one_target.onnx: behind a GPU's encoder
     tables/             rows that histories look up, and candidate vectors
@@ -21,7 +19,6 @@ agree.
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import stat
@@ -67,7 +64,6 @@ ONE_TARGET_HEAD_GRAPH = "comment_head_one_target.onnx"
 HALF_GRAPH, HALF_VIDEOS_GRAPH = "encoder_half.onnx", "encoder_half_videos.onnx"
 ENCODER_WEIGHTS = "encoder_weights.npy"
 PROFILE_TABLE = "tables/comment_profile_CF.npy"
-NEAREST_ROWS_GRAPH = "nearest_rows.onnx"
 SHORTEST_PROFILE = 1e-6
 """A shorter row of that table has no direction, as in training."""
 GOLDEN_TOLERANCE = 1e-3
@@ -77,48 +73,6 @@ VERSION_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_COMPONENT = 1e4
 """Largest number in a vector that scores are computed from: the sums stay numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class NearestGraph:
-    """How a graph finds the nearest of all candidates: first the best of groups of them.
-
-    Candidates lie in parts, each an input of the graph, and those at one place of all parts are a
-    group. Of these, or of candidates where there is one part, some are a group of the next level.
-
-    Attributes:
-        name: File in the bundle.
-        parts: As many inputs.
-        groups: Members of a group, level by level, behind the first where there are parts.
-        found: As many are, whatever is wanted; None where that is an input.
-    """
-
-    name: str
-    parts: int
-    groups: tuple[int, ...]
-    found: int | None = None
-
-    @property
-    def levels(self) -> range:
-        """0, the candidates', and each level of groups."""
-        return range(len(self.members) + 1)
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        """Of a group, at each level."""
-        return self.groups if self.parts == 1 else (self.parts, *self.groups)
-
-    def sizes(self, candidates: int) -> list[int]:
-        """How many candidates there are, and how many groups at each level."""
-        return [candidates // math.prod(self.members[:level]) for level in self.levels]
-
-
-NEAREST = NearestGraph("nearest_parts.onnx", parts=8, groups=(16, 8))
-NEAREST_FEW_FOUND = 256
-NEAREST_FEW = NearestGraph("nearest_few.onnx", parts=1, groups=(64,), found=NEAREST_FEW_FOUND)
-"""The same for few queries: its shapes can all be known beforehand."""
-NEAREST_FILLED = math.lcm(*(math.prod(graph.members) for graph in (NEAREST, NEAREST_FEW)))
-"""What these are given is filled to a multiple of it: to whole groups of either."""
 
 
 class _Frozen(BaseModel):

@@ -89,14 +89,12 @@ def _prove(warm: WarmBundle, max_batch: int) -> WarmBundle:
 
 
 def _put_on_gpu(bundle: Bundle, kind: Kind, lane: Lane) -> Index:
-    folder, candidate_VD = bundle.folder, bundle.tables[_CANDIDATES[kind]]
-    if CudaNearest.can_search(folder, candidate_VD):
+    candidate_VD = bundle.tables[_CANDIDATES[kind]]
+    if CudaNearest.can_search(candidate_VD):
         try:
             profile_CF = bundle.comment_profile_CF if kind == "comment" else None
             has_prior = kind == "video" and bundle.manifest.prior is not None
-            return CudaNearest(
-                folder, candidate_VD, lane, parts_VF=profile_CF, takes_part=has_prior
-            )
+            return CudaNearest(candidate_VD, lane, parts_VF=profile_CF, takes_part=has_prior)
         except NotReadyError as error:  # the CPU answers the same, only later
             logger.warning("%ss are searched for on the CPU: %s", kind, error)
     return _read_index(bundle, kind)

@@ -187,6 +187,7 @@ def _open(calling: type[ctypes.CDLL]) -> ctypes.CDLL:
         library.cudaMemcpy2DAsync.argtypes = [place, size, place, size, size, size, kind, place]
         library.cudaMalloc.argtypes = [places, size]
         library.cudaFree.argtypes = [place]
+        library.cudaDeviceGetAttribute.argtypes = [ctypes.POINTER(kind), kind, kind]
         library.cudaHostAlloc.argtypes = [places, size, ctypes.c_uint]
         library.cudaFreeHost.argtypes = [place]
         library.cudaStreamCreateWithFlags.argtypes = [places, ctypes.c_uint]

@@ -6,12 +6,9 @@ waited for it would have to have Python's lock again afterwards, which the event
 
 import asyncio
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor, wait
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 ResultT = TypeVar("ResultT")
-P = ParamSpec("P")
 
 Wait = Callable[[], object]
 Steps = Generator[Wait, None, ResultT]
@@ -42,13 +39,3 @@ def at_once(steps: Steps[ResultT]) -> ResultT:
             result: ResultT = end.value
             return result
         wait()
-
-
-def in_thread(
-    thread: Executor, compute: Callable[P, ResultT], *args: P.args, **kwargs: P.kwargs
-) -> Steps[ResultT]:
-    """One step that a thread does."""
-    computed = thread.submit(compute, *args, **kwargs)
-    while not computed.done():
-        yield partial(wait, [computed])
-    return computed.result()

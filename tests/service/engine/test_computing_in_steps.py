@@ -4,7 +4,6 @@ The stream here does what it is told on the CPU; what a real one does, `test_cud
 """
 
 import asyncio
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from stand_in_gpu import SlowStream, lane_of
 
 from service.engine.cuda_stream import Rooms, Work
-from service.engine.steps import Steps, at_once, go_on, in_thread, in_turns
+from service.engine.steps import Steps, at_once, go_on, in_turns
 
 SOON_S = 60.0
 
@@ -90,27 +89,6 @@ def test_a_lane_waits_for_its_stream_and_what_failed_leaves_it_to_others() -> No
         await next_one
 
     asyncio.run(main())
-
-
-def test_a_step_in_a_thread_leaves_the_loop_its_turns() -> None:
-    may_end, turns = threading.Event(), list[int]()
-
-    async def main(thread: ThreadPoolExecutor) -> int:
-        computing = asyncio.create_task(in_turns(in_thread(thread, int, "7")))
-        waiting = asyncio.create_task(in_turns(in_thread(thread, may_end.wait, SOON_S)))
-        assert await computing == 7
-        for turn in range(3):
-            turns.append(turn)
-            await asyncio.sleep(0)
-        assert not waiting.done()
-        may_end.set()
-        assert await waiting
-        return await asyncio.to_thread(at_once, in_thread(thread, int, "8"))
-
-    with ThreadPoolExecutor(1) as thread:
-        assert asyncio.run(main(thread)) == 8
-        with pytest.raises(ValueError, match="invalid literal"):
-            at_once(in_thread(thread, int, "x"))
 
 
 def test_nothing_is_opened_while_something_is_recorded() -> None:
