@@ -20,6 +20,8 @@ FLAT_BELOW = 200_000
 MIN_RECALL = 0.99
 RECALL_AT = 100
 TRAINING_VECTORS_PER_LIST = 64
+NPROBE_STEPS = 16
+"""One of so many parts of the lists that are probed may be too much."""
 TIE = 1e-6
 """Scores this close are equal: many comments share a text and therefore a vector."""
 
@@ -74,7 +76,7 @@ def probe_enough(
     askers: Sequence[FloatArray],
     most_probed: float,
 ) -> IndexEntry:
-    """Set `nprobe` to the smallest power of two whose recall suffices, searching as is served.
+    """Set `nprobe` to the fewest lists whose recall suffices, or a few more; search as is served.
 
     Args:
         index: Inverted lists of all candidates.
@@ -88,16 +90,25 @@ def probe_enough(
         for query_QD in askers
     ]
     packed = faiss.IndexIVFPQFastScan(index)
-    packed.nprobe = 1
-    while True:
-        recall = min(
+
+    def probe(lists: int) -> float:
+        packed.nprobe = lists
+        return min(
             recall_by_score(exact_QK, search_refined(packed, candidate_ND, query_QD, best)[0])
             for query_QD, exact_QK in zip(askers, expected, strict=True)
         )
-        if recall >= MIN_RECALL or packed.nprobe * 2 > int(index.nlist * most_probed):
-            index.nprobe = packed.nprobe
-            return IndexEntry(kind="ivf_pq", nprobe=index.nprobe, recall_at_100=recall)
-        packed.nprobe *= 2
+
+    few, enough = 0, 1
+    while (recall := probe(enough)) < MIN_RECALL and enough * 2 <= int(index.nlist * most_probed):
+        few, enough = enough, enough * 2
+    while recall >= MIN_RECALL and enough - few > max(1, enough // NPROBE_STEPS):
+        between = (few + enough) // 2
+        if (found := probe(between)) >= MIN_RECALL:
+            enough, recall = between, found
+        else:
+            few = between
+    index.nprobe = enough
+    return IndexEntry(kind="ivf_pq", nprobe=enough, recall_at_100=recall)
 
 
 def write_index(index: faiss.Index, path: Path) -> None:

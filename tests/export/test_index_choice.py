@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from export.candidate_index import (
+    NPROBE_STEPS,
     IndexOptions,
     build_index,
     recall_by_score,
@@ -55,7 +56,7 @@ def test_inverted_lists_have_the_recall_that_is_stated_when_they_are_served(tmp_
 
     assert entry.nprobe is not None and 1 < entry.nprobe < 32  # else the test shows nothing
     assert entry.recall_at_100 == pytest.approx(recall(entry.nprobe))
-    assert entry.recall_at_100 >= 0.99 > recall(entry.nprobe // 2)
+    assert entry.recall_at_100 >= 0.99 > recall(entry.nprobe - max(1, entry.nprobe // NPROBE_STEPS))
 
 
 def test_lists_that_all_would_have_to_be_probed_give_way_to_exact_search() -> None:
