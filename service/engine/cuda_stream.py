@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import enum
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ _BESIDE_OTHERS = 1
 """A stream that waits for nobody (`cudaStreamNonBlocking`)."""
 _THIS_THREAD = 1
 """While a graph is recorded other threads do as they like (`cudaStreamCaptureModeThreadLocal`)."""
-_NOT_READY = 600
+_NO_DEVICE, _NOT_READY = 100, 600
 _FROM_GPU, _ON_GPU = 2, 3
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class Stream:
     def __init__(self) -> None:
         place = ctypes.c_void_p()
         status = runtime().cudaStreamCreateWithFlags(ctypes.byref(place), _BESIDE_OTHERS)
+        if status == _NO_DEVICE:
+            which = os.environ.get("CUDA_VISIBLE_DEVICES")  # as `--gpus` sets it
+            named = f"no GPU {which}, counted from 0" if which else "no GPU"
+            raise NotReadyError(f"device cuda: there is {named}")
         if status or place.value is None:
             raise NotReadyError(f"device cuda: no stream (status {status})")
         self.address: int = place.value

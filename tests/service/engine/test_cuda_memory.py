@@ -27,6 +27,26 @@ def test_who_prepares_pauses_only_where_others_are_answered(
     assert 0 <= pause_s <= 0.005
 
 
+@pytest.mark.parametrize(
+    ("visible", "said"), [("2", "there is no GPU 2, counted from 0"), (None, "there is no GPU")]
+)
+def test_a_gpu_that_is_not_there_is_named(
+    visible: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two are wanted and `--gpus 2` is said, in place of `0,1`."""
+
+    class NoDevice:
+        def cudaStreamCreateWithFlags(self, *_: object) -> int:
+            return 100
+
+    monkeypatch.setattr("service.engine.cuda_stream.runtime", NoDevice)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(NotReadyError, match=f"^device cuda: {said}$"):
+        Stream()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
 def test_memory_of_a_gpu_is_as_large_as_its_array_and_goes_with_it() -> None:
