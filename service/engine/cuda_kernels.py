@@ -22,6 +22,8 @@ NUMBER, PLACE, PART = ctypes.c_int, ctypes.c_ulonglong, ctypes.c_float
 Numbers = tuple[tuple[str, int], ...]
 """Macros: names and values."""
 
+HEADER = Path(__file__).with_name("cuda_ptx.h")
+
 _COMPILERS = ("libnvrtc.so.13", "libnvrtc.so.12")
 _DRIVER = "libcuda.so.1"
 _MAJOR, _MINOR, _SHARED_BYTES, _PROCESSORS = 75, 76, 97, 16
@@ -52,7 +54,7 @@ class Kernels:
     """A source file's functions, loaded on the GPU.
 
     Args:
-        source: A file in CUDA C++ that includes nothing.
+        source: A file in CUDA C++ that includes nothing but `HEADER`.
         numbers: That it is told.
 
     Raises:
@@ -140,7 +142,9 @@ def compile_for(source: Path, numbers: Numbers, architecture: int) -> bytes:
     options += [f"-D{name}={number}" for name, number in numbers]
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     content, name = source.read_bytes(), source.name.encode()
-    made = compiler.nvrtcCreateProgram(ctypes.byref(program), content, name, 0, None, None)
+    header, its_name = ctypes.c_char_p(HEADER.read_bytes()), ctypes.c_char_p(HEADER.name.encode())
+    headers = 1, ctypes.byref(header), ctypes.byref(its_name)
+    made = compiler.nvrtcCreateProgram(ctypes.byref(program), content, name, *headers)
     if made:
         raise NotReadyError(f"device cuda: {source.name} cannot be compiled (status {made})")
     try:

@@ -5,15 +5,13 @@
 // groups are scored once more, in single precision.
 //
 // Told to the compiler are WIDTH, numbers of a vector, a multiple of 16, and STAGES, tiles of candidates
-// on their way. Candidates are half precision,
-// their row 0 and those from `rows` on are none. Keys are unsigned, and in the order of the scores;
-// 0 is nothing.
+// on their way. Candidates are in half precision; row 0 and those from `rows` on are none. Keys are
+// unsigned, and in the order of the scores; 0 is nothing.
 //
 // Shape suffixes: B queries, N candidates, filled to whole runs, G groups, M of whatever is chosen
 // from, K chosen, W the width.
 
-using Half = unsigned short;
-using Two = unsigned int;  // halves, as tensor cores read them
+#include "cuda_ptx.h"
 
 constexpr int QUERIES = 64;             // compared with a candidate at once
 constexpr int GROUP = 32;               // candidates
@@ -31,35 +29,8 @@ constexpr int MOST = 4096;              // put in order
 constexpr unsigned ALL = ~0u;
 constexpr float NONE = -3.4e38f;
 
-template <int BYTES>
-struct Bytes {
-    static constexpr int value = BYTES;
-};
-
-__device__ Half half_of(float number) {
-    Half half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(number));
-    return half;
-}
-
-__device__ float float_of(Half half) {
-    float number;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(number) : "h"(half));
-    return number;
-}
-
 __device__ Two two_of(const float* number) {
     return half_of(number[0]) | static_cast<Two>(half_of(number[1])) << 16;
-}
-
-// Scores of 16 candidates and 8 queries, some numbers of each more.
-__device__ void add_product(float (&score)[4], const Two (&candidate)[4], const Two (&query)[2]) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(score[0]), "+f"(score[1]), "+f"(score[2]), "+f"(score[3])
-        : "r"(candidate[0]), "r"(candidate[1]), "r"(candidate[2]), "r"(candidate[3]), "r"(query[0]),
-          "r"(query[1]));
 }
 
 // A thread copies what it will read itself into its own places, so no thread waits for another. It
@@ -67,22 +38,16 @@ __device__ void add_product(float (&score)[4], const Two (&candidate)[4], const 
 // them as they lie, 16 bytes at once: the queries' are taken alike.
 __device__ void copy_tile(uint4* there, const Half* candidate_NW, long long first_row) {
     const int high = threadIdx.x % 32 / 4, low = threadIdx.x % 4;
-    const auto copy = [](void* to, const Half* from, auto bytes) {
-        const unsigned place = __cvta_generic_to_shared(to);
-        if (bytes.value == 16)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
-        else
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(place), "l"(from) : "memory");
-    };
 #pragma unroll
     for (int other = 0; other < 2; other++) {
         const Half* candidate_W = candidate_NW + (first_row + high + 8 * other) * WIDTH;
 #pragma unroll
         for (int piece = 0; piece < WHOLE; piece++)
-            copy(there + (2 * piece + other) * THREADS, candidate_W + piece * 32 + low * 8, Bytes<16>());
+            begin_to_copy<16>(there + (2 * piece + other) * THREADS,
+                              candidate_W + piece * 32 + low * 8);
         if (HALVED)
-            copy(reinterpret_cast<uint2*>(there + 2 * WHOLE * THREADS) + other,
-                 candidate_W + WHOLE * 32 + low * 4, Bytes<8>());
+            begin_to_copy<8>(reinterpret_cast<uint2*>(there + 2 * WHOLE * THREADS) + other,
+                             candidate_W + WHOLE * 32 + low * 4);
     }
 }
 
@@ -129,13 +94,12 @@ best_of_groups(const Half* candidate_NW, const float* query_BW, int queries, int
 
     const int runs = groups / RUN, step = gridDim.x * WARPS;
     // Tiles on their way: the next ones, of this run and then of those behind.
-    extern __shared__ uint4 ring[];
     int asked_run = blockIdx.x * WARPS + warp, asked_tile = 0, asked_stage = 0, stage = 0;
     const auto ask = [&] {
         uint4* there = ring + asked_stage * PIECES * THREADS + threadIdx.x;
         if (asked_run < runs)
             copy_tile(there, candidate_NW, (asked_run * (RUN * GROUP / TILE) + asked_tile) * TILE);
-        asm volatile("cp.async.commit_group;" ::: "memory");
+        end_group_of_copies();
         asked_stage = asked_stage + 1 == STAGES ? 0 : asked_stage + 1;
         if (++asked_tile == RUN * GROUP / TILE) asked_tile = 0, asked_run += step;
     };
@@ -150,7 +114,7 @@ best_of_groups(const Half* candidate_NW, const float* query_BW, int queries, int
 #pragma unroll
             for (int part = 0; part < GROUP / TILE; part++) {
                 const int row = first_row + group * GROUP + part * TILE;
-                asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+                wait_for_copies<STAGES - 2>();
                 const uint4* here = ring + stage * PIECES * THREADS + threadIdx.x;
                 float score[TILES][4] = {};
 #pragma unroll
@@ -264,25 +228,29 @@ __device__ void choose(const Key* key_M, int members, int count, unsigned long l
         return reaching;
     });
 
-    const auto take = [&](auto is_taken) {
+    // Those that reach it; or, where these are too many, as the best lie together in few parts or are
+    // alike, those that are better than a key which enough reach, and then those that have this one.
+    unsigned most = ALL;
+    for (int pass = 0; pass < 3; pass++) {
         look([&](int, unsigned key, int member) {
-            if (!key || !is_taken(key)) return;
+            if (key < max(least, 1u) || key > most) return;
             const int place = atomicAdd(&taken, 1);
             if (place < MOST) found[place] = static_cast<unsigned long long>(key) << 32 | member;
         });
         __syncthreads();
-    };
-    take([&](unsigned key) { return key >= least; });
-    if (taken > MOST) { // the best lie together in few parts, or are alike
-        least = reached_by(count, 8 * sizeof(Key), places, turn, [&](unsigned key) {
-            int reaching = 0;
-            look([&](int, unsigned found, int) { reaching += found >= key; });
-            return reaching;
-        });
-        if (threadIdx.x == 0) taken = 0;
-        __syncthreads();
-        take([&](unsigned key) { return key > least; });
-        take([&](unsigned key) { return key == least; });
+        if (pass == 0) {
+            if (taken <= MOST) break;
+            least = reached_by(count, 8 * sizeof(Key), places, turn, [&](unsigned key) {
+                int reaching = 0;
+                look([&](int, unsigned found, int) { reaching += found >= key; });
+                return reaching;
+            });
+            if (threadIdx.x == 0) taken = 0;
+            __syncthreads();
+            least++;
+        } else {
+            most = --least;
+        }
     }
 
     int size = 2;
@@ -359,27 +327,5 @@ choose_rows(const unsigned* key_BM, const int* chosen_BK, int count, int* row_BK
         const int group = key ? chosen_BK[first + member / GROUP] : -1;
         row_BK[first + one] = key ? group * GROUP + static_cast<int>(member % GROUP) : -1;
         part_BK[first + one] = key ? __uint_as_float(bits) : NONE;
-    }
-}
-
-// Vectors in half precision, with the directions of parts behind them; a warp each. Shorter ones than
-// `shortest` have none; null where there are no parts.
-extern "C" __global__ void __launch_bounds__(THREADS)
-lay_out(const float* vector_ND, int width, const Half* part_NF, int parts_width, float shortest,
-        int rows, Half* row_NW) {
-    const int lane = threadIdx.x % 32, row = blockIdx.x * WARPS + threadIdx.x / 32;
-    if (row >= rows) return;
-    const Half* part_F = part_NF + static_cast<long long>(row) * parts_width;
-    float square = 0;
-    for (int one = lane; part_NF && one < parts_width; one += 32)
-        square += float_of(part_F[one]) * float_of(part_F[one]);
-    for (int apart = 16; apart > 0; apart /= 2) square += __shfl_xor_sync(ALL, square, apart);
-    const float divisor = fmaxf(sqrtf(square), shortest);
-    for (int one = lane; one < WIDTH; one += 32) {
-        const bool is_part = part_NF && one >= width && one < width + parts_width;
-        const float number = one < width ? vector_ND[static_cast<long long>(row) * width + one]
-                             : is_part   ? float_of(part_F[one - width]) / divisor
-                                         : 0;
-        row_NW[static_cast<long long>(row) * WIDTH + one] = half_of(number);
     }
 }

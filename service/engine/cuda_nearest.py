@@ -11,6 +11,7 @@ numbers of a part, W both, X of a query, with parts or without.
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,7 @@ ALIGNED = 16
 ROWS_AT_ONCE = 1 << 16
 """Candidates that are laid out on the GPU together."""
 
-_SOURCE = Path(__file__).with_name("cuda_nearest.cu")
+_SOURCE, _ROWS_SOURCE = (Path(__file__).with_name(f"cuda_{of}.cu") for of in ("nearest", "rows"))
 _QUERIES, _GROUP, _RUN, _WARPS, _CHOOSING = 64, 32, 16, 8, 1024
 """As there: queries a block, candidates a group, groups a run; warps of a block, and threads of one
 that chooses."""
@@ -79,8 +80,8 @@ class CudaNearest:
         self._lane = lane
         parts_width = 1 if parts_VF is None else parts_VF.shape[1]
         width = self._width + parts_width
-        self._search = _Search(rows, width + -width % ALIGNED)
-        self._search.lay_out(candidate_VD, parts_VF, lane.stream)
+        width += -width % ALIGNED
+        self._search = _Search(candidate_VD, parts_VF, width, lane.stream)
         has_parts = parts_VF is not None
         self.extent = IndexSize(rows - 1, MOST_FOUND, takes_parts=takes_part or has_parts)
         self._largest_part = 1.0 if has_parts else None
@@ -211,19 +212,29 @@ class _Search:
         NotReadyError: If there is no memory for it, or the GPU isn't made for it.
     """
 
-    def __init__(self, rows: int, width: int) -> None:
-        gpu, threads = Gpu(), 32 * _WARPS
+    def __init__(
+        self,
+        candidate_VD: FloatArray,
+        parts_VF: NDArray[np.floating] | None,
+        width: int,
+        stream: Stream,
+    ) -> None:
+        rows, gpu, threads = len(candidate_VD), Gpu(), 32 * _WARPS
         stages = min(_STAGES, (gpu.shared_bytes - _DECLARED_BYTES) // (threads * width))
         if gpu.architecture < _OLDEST or stages < 2:
             raise NotReadyError(f"device cuda: sm_{gpu.architecture} can't compare {width} numbers")
         self.width, self._rows = width, rows
         self._groups = -(-rows // (_GROUP * _RUN)) * _RUN
         self._processors = gpu.processors
-        self.table = GpuArray((self._groups * _GROUP, width), np.float16)
+        with ThreadPoolExecutor(1) as beside:  # half a second, while candidates are copied
+            numbers = ("WIDTH", width), ("STAGES", stages)
+            compiled = beside.submit(Kernels, _SOURCE, numbers, gpu)
+            self.table = GpuArray((self._groups * _GROUP, width), np.float16)
+            _lay_out(candidate_VD, parts_VF, self.table, gpu, stream)
+            self._kernels = compiled.result()
         self._best = GpuArray((TOGETHER, self._groups), np.uint16)
         self._chosen = GpuArray((TOGETHER, MOST_FOUND), np.int32)
         self._key = GpuArray((TOGETHER, MOST_FOUND, _GROUP), np.uint32)
-        self._kernels = Kernels(_SOURCE, (("WIDTH", width), ("STAGES", stages)), gpu)
         function = self._kernels.function
         self._best_of_groups = function(
             "best_of_groups",
@@ -240,33 +251,6 @@ class _Search:
         self._choose_rows = function(
             "choose_rows", (PLACE, PLACE, NUMBER, PLACE, PLACE), threads=_CHOOSING
         )
-        self._lay_out = function(
-            "lay_out", (PLACE, NUMBER, PLACE, NUMBER, PART, NUMBER, PLACE), threads=threads
-        )
-
-    def lay_out(
-        self, candidate_VD: FloatArray, parts_VF: NDArray[np.floating] | None, stream: Stream
-    ) -> None:
-        """Fill the table: vectors, rounded, and the directions of parts behind them."""
-        rows, width = candidate_VD.shape
-        parts_width = 0 if parts_VF is None else parts_VF.shape[1]
-        most = min(ROWS_AT_ONCE, rows)
-        vectors = GpuArray((most, width), np.float32)
-        parts = GpuArray((most, parts_width), np.float16)
-        place = 0 if parts_VF is None else parts.address
-        for start in range(0, rows, most):
-            some = slice(start, start + most)
-            size = len(candidate_VD[some])
-            copy_in_pieces(np.ascontiguousarray(candidate_VD[some], np.float32), vectors)
-            if parts_VF is not None:
-                copy_in_pieces(np.ascontiguousarray(parts_VF[some], np.float16), parts)
-            there = self.table.address + start * self.width * self.table.dtype.itemsize
-            of = vectors.address, width, place, parts_width, SHORTEST_PROFILE, size, there
-            with turns.prepare(), beside_no_recording():  # a first time loads it
-                self._lay_out.launch(stream, (-(-size // _WARPS), 1), *of)
-                stream.wait()
-        with turns.prepare():  # frees memory
-            del vectors, parts
 
     def launch(
         self, queries: int, count: int, query: GpuArray, found: GpuArray, stream: Stream
@@ -292,3 +276,36 @@ class _Search:
             del self._best, self._chosen, self._key
         with turns.prepare():
             self._kernels.let_go()
+
+
+def _lay_out(
+    candidate_VD: FloatArray,
+    parts_VF: NDArray[np.floating] | None,
+    table: GpuArray,
+    gpu: Gpu,
+    stream: Stream,
+) -> None:
+    """Fill a table (N, W): vectors, rounded, and the directions of parts behind them."""
+    (rows, width), whole_width = candidate_VD.shape, table.shape[1]
+    kernels = Kernels(_ROWS_SOURCE, (("WIDTH", whole_width),), gpu)
+    kinds = PLACE, NUMBER, PLACE, NUMBER, PART, NUMBER, PLACE
+    lay_out = kernels.function("lay_out", kinds, threads=32 * _WARPS)
+    parts_width = 0 if parts_VF is None else parts_VF.shape[1]
+    most = min(ROWS_AT_ONCE, rows)
+    vectors = GpuArray((most, width), np.float32)
+    parts = GpuArray((most, parts_width), np.float16)
+    place = 0 if parts_VF is None else parts.address
+    for start in range(0, rows, most):
+        some = slice(start, start + most)
+        size = len(candidate_VD[some])
+        copy_in_pieces(np.ascontiguousarray(candidate_VD[some], np.float32), vectors)
+        if parts_VF is not None:
+            copy_in_pieces(np.ascontiguousarray(parts_VF[some], np.float16), parts)
+        there = table.address + start * whole_width * table.dtype.itemsize
+        of = vectors.address, width, place, parts_width, SHORTEST_PROFILE, size, there
+        with turns.prepare(), beside_no_recording():  # a first time loads it
+            lay_out.launch(stream, (-(-size // _WARPS), 1), *of)
+            stream.wait()
+    with turns.prepare():  # frees memory
+        del vectors, parts
+    kernels.let_go()

@@ -1,11 +1,12 @@
-"""A GPU finds what is nearest, all candidates compared; its kernels compile without one."""
+"""What a GPU finds is nearest, all candidates compared: by a real one, and by one of fibers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fiber_gpu import fiber_gpu, needs_fibers
 from numpy.typing import NDArray
 from tiny_bundle_builder import unit
 
@@ -20,10 +21,41 @@ from service.engine.steps import Steps, at_once
 from service.errors import NotReadyError
 
 WIDTH = 16
-ROWS = FEWEST + 1_000
-SOURCE = Path(service.engine.__file__).with_name("cuda_nearest.cu")
+ENGINE = Path(service.engine.__file__).parent
+SOURCE, ROWS_SOURCE = ENGINE / "cuda_nearest.cu", ENGINE / "cuda_rows.cu"
 
-needs_gpu = pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU")
+REAL, FIBERS = FEWEST + 1_000, 6_000
+"""Candidates for a real GPU, and for one of fibers, which takes its time."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fibers")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(FIBERS, marks=needs_fibers, id="fibers"),
+        pytest.param(
+            REAL,
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not has_cuda(), reason="needs an NVIDIA GPU"),
+            ],
+            id="real",
+        ),
+    ]
+)
+def rows(
+    request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[int]:
+    """How many candidates there are to be compared on the GPU that is there meanwhile."""
+    if request.param == REAL:
+        expect_cuda()
+        yield REAL
+        return
+    with fiber_gpu(folder, monkeypatch):
+        yield FIBERS
 
 
 def vectors(rows: int, width: int = WIDTH) -> NDArray[np.float32]:
@@ -56,8 +88,9 @@ def expect_best(found: CandidateBatch, exact_BV: NDArray[np.float32], *, certain
 def test_kernels_compile_for_every_gpu_that_can_run_them(architecture: int, width: int) -> None:
     program = compile_for(SOURCE, (("WIDTH", width), ("STAGES", 2)), architecture)
     assert program.startswith(b"\x7fELF")
-    for name in (b"best_of_groups", b"choose_groups", b"score_groups", b"choose_rows", b"lay_out"):
+    for name in (b"best_of_groups", b"choose_groups", b"score_groups", b"choose_rows"):
         assert name in program
+    assert b"lay_out" in compile_for(ROWS_SOURCE, (("WIDTH", width),), architecture)
 
 
 def test_what_does_not_compile_says_so(tmp_path: Path) -> None:
@@ -80,19 +113,16 @@ def test_without_a_gpu_it_says_so() -> None:
         CudaNearest(vectors(100), Lane(Stream()))
 
 
-@pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("width", [16, 40, 64, 127])
 def test_a_gpu_finds_the_best_in_batches_of_any_size(
-    width: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expect_cuda()
-    monkeypatch.setattr("service.engine.cuda_nearest.ROWS_AT_ONCE", 10_000)
-    monkeypatch.setattr("service.engine.cuda_nearest.TOGETHER", 200)
-    table_VD = vectors(ROWS, width)
+    monkeypatch.setattr("service.engine.cuda_nearest.ROWS_AT_ONCE", 1_000)
+    monkeypatch.setattr("service.engine.cuda_nearest.TOGETHER", 66)
+    table_VD = vectors(rows, width)
     nearest = CudaNearest(table_VD, Lane(Stream()))
-    for queries, count in ((1, 1), (3, 20), (64, 150), (65, 400), (200, 33), (300, 100)):
-        query_BD = near(table_VD, range(ROWS - queries, ROWS))
+    for queries, count in ((1, 1), (3, 20), (7, 400), (65, 33), (70, 100)):
+        query_BD = near(table_VD, range(rows - queries, rows))
         counts = [count - number % 2 for number in range(queries)]
         found = nearest.search(query_BD, counts)
         assert [len(one.row_N) for one in found] == counts
@@ -101,14 +131,11 @@ def test_a_gpu_finds_the_best_in_batches_of_any_size(
     nearest.let_go()
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_a_gpu_finds_as_many_as_there_are_groups_and_more() -> None:
-    """There are 1,056 groups, and the best of all queries but one lie in few of them."""
-    expect_cuda()
-    table_VD = vectors(ROWS)
+def test_a_gpu_finds_as_many_as_there_are_groups_and_more(rows: int) -> None:
+    """The best of one query lie in few of them."""
+    table_VD = vectors(rows)
     query_BD = near(table_VD, [7, 4_711])
-    table_VD[10_000:13_000] = near(np.repeat(query_BD[:1], 3_000, axis=0), range(3_000))
+    table_VD[1_000:4_000] = near(np.repeat(query_BD[:1], 3_000, axis=0), range(3_000))
     nearest = CudaNearest(table_VD, Lane(Stream()))
     found = nearest.search(query_BD, [MOST_FOUND] * 2)
     expect_best(found, query_BD @ table_VD.T, certain=MOST_FOUND * 4 // 5)
@@ -116,12 +143,9 @@ def test_a_gpu_finds_as_many_as_there_are_groups_and_more() -> None:
     nearest.let_go()
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_a_gpu_finds_each_but_once_where_all_are_alike() -> None:
+def test_a_gpu_finds_each_but_once_where_all_are_alike(rows: int) -> None:
     """As for a query of nothing; one that is no number finds anything, and changes no other."""
-    expect_cuda()
-    table_VD = vectors(ROWS)
+    table_VD = vectors(rows)
     query_BD = near(table_VD, [7, 4_711, 99])
     query_BD[0], query_BD[1] = 0, np.nan
     nearest = CudaNearest(table_VD, Lane(Stream()))
@@ -133,37 +157,48 @@ def test_a_gpu_finds_each_but_once_where_all_are_alike() -> None:
     nearest.let_go()
 
 
-@pytest.mark.gpu
-@needs_gpu
+@pytest.mark.usefixtures("rows")
+def test_better_ones_are_found_among_thousands_that_are_alike() -> None:
+    """More than are put in order, both of groups and of candidates."""
+    table_VD, better = np.zeros((140_001, WIDTH), np.float32), range(133_600, 140_000, 32)
+    table_VD[1:, :2], table_VD[better, :2] = (0.6, 0.8), (0.8, 0.6)
+    nearest = CudaNearest(table_VD, Lane(Stream()))
+    [found] = nearest.search(table_VD[better[:1]], [300])
+    assert {*found.row_N[: len(better)]} == {*better}
+    assert len({*found.row_N}) == 300
+    nearest.let_go()
+
+
+@pytest.mark.usefixtures("rows")
 def test_padding_is_never_a_candidate() -> None:
     """All vectors but the padding's point away from the query; what fills up a run is nothing."""
-    expect_cuda()
     table_VD = -np.abs(vectors(300))
+    table_VD[200] = -np.eye(WIDTH)[0]
     query_BD = unit(np.ones((1, WIDTH))).astype(np.float32)
     nearest = CudaNearest(table_VD, Lane(Stream()))
     [found] = nearest.search(query_BD, [MOST_FOUND])
     assert sorted(found.row_N) == [*range(1, 301)]
+    [found_first] = nearest.search(query_BD, [1])
+    assert [*found_first.row_N] == [200]
     assert found.floor == -np.inf
     nearest.let_go()
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_the_same_is_found_from_any_thread_and_behind_others() -> None:
-    expect_cuda()
-    table_VD, lane = vectors(ROWS), Lane(Stream())
+def test_the_same_is_found_from_any_thread_and_behind_others(rows: int) -> None:
+    table_VD, lane = vectors(rows), Lane(Stream())
     nearest = CudaNearest(table_VD, lane, takes_part=True)
     query_BD = near(table_VD, [*range(1, 257)])
     weight_B = np.linspace(0, 0.3, 256).astype(np.float32)
+    sizes = (2, 5, 32, 64, 256) if rows == REAL else (2, 9)
     query_BX, there = np.column_stack([query_BD, weight_B]), put_on_gpu(query_BD)
-    logit_V = np.random.default_rng(7).normal(-2, 1.5, ROWS + 1).astype(np.float32)
+    logit_V = np.random.default_rng(7).normal(-2, 1.5, rows + 1).astype(np.float32)
     with ThreadPoolExecutor(3) as others:
         for is_told in (False, True):
             if is_told:
                 nearest.set_part(logit_V)
-            for size in (2, 5, 32, 64, 256):
+            for size in sizes:
                 counts = [100] * size
-                many = [others.submit(nearest.search, query_BX[:size], counts) for _ in range(9)]
+                many = [others.submit(nearest.search, query_BX[:size], counts) for _ in sizes]
                 expected = nearest.search(query_BX[:size], [513] * size)
                 behind = at_once(lane.take(find_behind(nearest, lane, there, weight_B[:size])))
                 for found in (behind, *(one.result() for one in many)):
@@ -183,11 +218,8 @@ def find_behind(
     return find()
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_a_gpu_chooses_by_the_part_that_it_was_told_last() -> None:
-    expect_cuda()
-    table_VD = vectors(ROWS)
+def test_a_gpu_chooses_by_the_part_that_it_was_told_last(rows: int) -> None:
+    table_VD = vectors(rows)
     nearest = CudaNearest(table_VD, Lane(Stream()), takes_part=True)
     assert nearest.extent.takes_parts
     query_BD = near(table_VD, [*range(1, 20)])
@@ -199,7 +231,7 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last() -> None:
     plain = CudaNearest(table_VD, Lane(Stream())).search(query_BD, counts)
     np.testing.assert_allclose(untold.part_BN, plain.part_BN, atol=HALF_ERROR)
     for seed in (7, 8):
-        logit_V = np.random.default_rng(seed).normal(-2, 1.5, ROWS + 1).astype(np.float32)
+        logit_V = np.random.default_rng(seed).normal(-2, 1.5, rows + 1).astype(np.float32)
         nearest.set_part(logit_V)
         told = nearest.search(query_BX, counts)
         assert told.with_parts
@@ -210,11 +242,8 @@ def test_a_gpu_chooses_by_the_part_that_it_was_told_last() -> None:
         np.testing.assert_allclose(without.part_BN, plain.part_BN, atol=HALF_ERROR)
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_a_gpu_chooses_by_vectors_behind_vectors() -> None:
-    expect_cuda()
-    table_VD, parts_VF = vectors(ROWS), vectors(ROWS)[::-1, :5]
+def test_a_gpu_chooses_by_vectors_behind_vectors(rows: int) -> None:
+    table_VD, parts_VF = vectors(rows), vectors(rows)[::-1, :5]
     nearest = CudaNearest(table_VD, Lane(Stream()), parts_VF=7 * parts_VF)
     length_V = np.linalg.norm(parts_VF, axis=1, keepdims=True)
     parts_VF = parts_VF / np.maximum(length_V, 1e-6)
