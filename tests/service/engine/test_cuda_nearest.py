@@ -113,7 +113,7 @@ def test_without_a_gpu_it_says_so() -> None:
         CudaNearest(vectors(100), Lane(Stream()))
 
 
-@pytest.mark.parametrize("width", [16, 40, 64, 127])
+@pytest.mark.parametrize("width", [16, 40, 127])
 def test_a_gpu_finds_the_best_in_batches_of_any_size(
     rows: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_gpu_finds_the_best_in_batches_of_any_size(
     monkeypatch.setattr("service.engine.cuda_nearest.TOGETHER", 66)
     table_VD = vectors(rows, width)
     nearest = CudaNearest(table_VD, Lane(Stream()))
-    for queries, count in ((1, 1), (3, 20), (7, 400), (65, 33), (70, 100)):
+    for queries, count in ((1, 1), (3, 20), (7, 400), (70, 33)):
         query_BD = near(table_VD, range(rows - queries, rows))
         counts = [count - number % 2 for number in range(queries)]
         found = nearest.search(query_BD, counts)
