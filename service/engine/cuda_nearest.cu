@@ -230,27 +230,24 @@ __device__ void choose(const Key* key_M, int members, int count, unsigned long l
 
     // Those that reach it; or, where these are too many, as the best lie together in few parts or are
     // alike, those that are better than a key which enough reach, and then those that have this one.
-    unsigned most = ALL;
+    // One loop for all three: the compiler takes long for what is done with each key.
     for (int pass = 0; pass < 3; pass++) {
+        const unsigned from = pass == 1 ? least + 1 : max(least, 1u), to = pass == 2 ? least : ALL;
         look([&](int, unsigned key, int member) {
-            if (key < max(least, 1u) || key > most) return;
+            if (key < from || key > to) return;
             const int place = atomicAdd(&taken, 1);
             if (place < MOST) found[place] = static_cast<unsigned long long>(key) << 32 | member;
         });
         __syncthreads();
-        if (pass == 0) {
-            if (taken <= MOST) break;
-            least = reached_by(count, 8 * sizeof(Key), places, turn, [&](unsigned key) {
-                int reaching = 0;
-                look([&](int, unsigned found, int) { reaching += found >= key; });
-                return reaching;
-            });
-            if (threadIdx.x == 0) taken = 0;
-            __syncthreads();
-            least++;
-        } else {
-            most = --least;
-        }
+        if (pass > 0) continue;
+        if (taken <= MOST) break;
+        least = reached_by(count, 8 * sizeof(Key), places, turn, [&](unsigned key) {
+            int reaching = 0;
+            look([&](int, unsigned found, int) { reaching += found >= key; });
+            return reaching;
+        });
+        if (threadIdx.x == 0) taken = 0;
+        __syncthreads();
     }
 
     int size = 2;

@@ -39,7 +39,6 @@ def fiber_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         folder: Where it is built; what is there already is used.
     """
     runtime = _build(folder / "libruntime.so", _SOURCES / "runtime.cpp", ())
-
     building = threading.Lock()
 
     def compile_for(source: Path, numbers: cuda_kernels.Numbers, architecture: int) -> bytes:
